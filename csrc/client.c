@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The client half: what Python calls in the process whose memory is paged.
+ */
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "mover.h"
+#include "sys.h"
+
+enum { STAGING = 4 << 20 }; /* two of the largest blocks */
+
+struct us_client {
+    us_space_t space;
+    us_mover_t mover;
+};
+
+uint32_t us_version(void) { return US_SPACE_VERSION; }
+
+int us_client_open(us_client_t **out, int uffd, int space_fd, int doorbell, int notify, int drop) {
+    us_client_t *c = calloc(1, sizeof *c);
+    if (c == NULL)
+        return -ENOMEM;
+    int err = us_space_map(&c->space, space_fd, false);
+    if (err < 0)
+        goto fail;
+    void *staging = mmap(NULL, STAGING, PROT_READ | PROT_WRITE,
+                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (staging == MAP_FAILED) {
+        err = -errno;
+        goto unmap;
+    }
+    us_mover_t *m = &c->mover;
+    *m = (us_mover_t){.space = &c->space,
+                      .uffd = uffd,
+                      .doorbell = doorbell,
+                      .notify = notify,
+                      .self = us_sys_pidfd(getpid()),
+                      .pager = -1,
+                      .staging = (uint64_t)(uintptr_t)staging,
+                      .staging_len = STAGING,
+                      .vector = drop == US_DROP_VECTOR};
+    err = us_client_register(c, m->staging, STAGING);
+    if (err == 0)
+        err = us_mover_start(m);
+    if (err == 0) {
+        *out = c;
+        return 0;
+    }
+    if (m->self >= 0)
+        close(m->self);
+    munmap(staging, STAGING);
+unmap:
+    us_space_unmap(&c->space);
+fail:
+    free(c);
+    return err;
+}
+
+int us_client_watch(us_client_t *c, int pidfd) {
+    atomic_store(&c->mover.pager, pidfd);
+    return us_sys_eventfd_ring(c->mover.doorbell);
+}
+
+uint64_t us_client_staging(us_client_t *c, uint64_t *len) {
+    *len = c->mover.staging_len;
+    return c->mover.staging;
+}
+
+int us_client_tid(us_client_t *c) { return atomic_load(&c->mover.tid); }
+
+int us_client_register(us_client_t *c, uint64_t addr, uint64_t len) {
+    void *at = (void *)(uintptr_t)addr;
+    /* A kernel without huge pages says EINVAL, and then there is nothing to keep off. */
+    if (madvise(at, len, MADV_NOHUGEPAGE) < 0 && errno != EINVAL)
+        return -errno;
+    if (madvise(at, len, MADV_DONTFORK) < 0)
+        return -errno;
+    int err = us_sys_register(c->mover.uffd, addr, len);
+    if (err != 0)
+        madvise(at, len, MADV_DOFORK);
+    return err;
+}
+
+int us_client_unregister(us_client_t *c, uint64_t addr, uint64_t len, int hugepage) {
+    int err = us_sys_unregister(c->mover.uffd, addr, len);
+    if (err != 0)
+        return err;
+    madvise((void *)(uintptr_t)addr, len, MADV_DOFORK);
+    if (hugepage)
+        madvise((void *)(uintptr_t)addr, len, MADV_HUGEPAGE);
+    return 0;
+}
+
+int us_client_states(us_client_t *c, uint64_t first, uint64_t n, uint8_t *out) {
+    if (first + n > c->space.at.table_cap || first + n < first)
+        return -EINVAL;
+    for (uint64_t i = 0; i < n; i++)
+        out[i] = __atomic_load_n(&c->space.table[first + i].state, __ATOMIC_RELAXED);
+    return 0;
+}
+
+int us_client_stats(us_client_t *c, us_stats_t *out) {
+    const uint64_t *from = (const uint64_t *)&c->space.stats->s;
+    uint64_t *to = (uint64_t *)out;
+    for (size_t i = 0; i < sizeof *out / sizeof *to; i++)
+        to[i] = __atomic_load_n(&from[i], __ATOMIC_RELAXED);
+    out->move_retries = atomic_load(&c->space.ring->move_retries);
+    return 0;
+}
+
+uint64_t us_client_quantile(us_client_t *c, int kind, double q) {
+    if (kind < 0 || kind >= US_KINDS)
+        return 0;
+    return us_hist_quantile(&c->space.stats->hist[kind], q);
+}
+
+int us_client_close(us_client_t *c) {
+    us_mover_stop(&c->mover);
+    us_sys_unregister(c->mover.uffd, c->mover.staging, c->mover.staging_len);
+    munmap((void *)(uintptr_t)c->mover.staging, c->mover.staging_len);
+    if (c->mover.self >= 0)
+        close(c->mover.self);
+    us_space_unmap(&c->space);
+    free(c);
+    return 0;
+}
+
+int us_child_cover(uint64_t addr, uint64_t len) {
+#ifndef MAP_FIXED_NOREPLACE
+#define MAP_FIXED_NOREPLACE 0x100000
+#endif
+    void *at = (void *)(uintptr_t)addr;
+    void *m = mmap(at, len, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE,
+                   -1, 0);
+    if (m == MAP_FAILED)
+        return -errno;
+    if (m != at) { /* a kernel before 4.17 takes it as a hint */
+        munmap(m, len);
+        return -EEXIST;
+    }
+    return 0;
+}

@@ -1,0 +1,287 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The state machine of a block. Every change of an entry is made here, by the loop, in one store.
+ *
+ *                     +------------------- write: gen + 1 -------------------+
+ *                     |                                                      |
+ *    EMPTY  ------+   |                                            take      v
+ *    FILLED ------+--bring-->  RESIDENT (clean, copy kept) ---dirty--->  RESIDENT (changed)
+ *    POOLED ------+               |          ^      ^                       |        ^
+ *       ^                        drop      stay    bring                   take     stay
+ *       |                         v          |      |                       v        |
+ *       +--------left-------  LEAVING -------+   OUTBOX  <------left----  LEAVING ---+
+ *       |                                           |
+ *       +----------------pressed--------------------+
+ *
+ *   transition      function              who asks
+ *   bring           us_entry_bring        fault.c (inline), evict.c (a worker's read-ahead, or put back)
+ *   reserve         us_entry_reserve      fault.c: locked while a worker brings it in
+ *   unreserve       us_entry_unreserve    evict.c: the worker is done
+ *   dirty           us_entry_dirty        fault.c: first write to a clean block
+ *   drop, take      us_entry_leave        evict.c, with the command
+ *   left            us_entry_left         evict.c: the mover's status is 0
+ *   stay            us_entry_stay         evict.c: the mover's status is an error
+ *   pressed         us_entry_pressed      evict.c: a worker has compressed the slot
+ *   uncopy          us_entry_uncopy       evict.c: the copy's room is wanted
+ *   moved           us_entry_moved        pool.c, while it merges spans
+ *   forget          us_entry_forget       pager.c: the region goes
+ *
+ * In each state holds, beside E1 to E7 of types.h:
+ *   EMPTY, FILLED, POOLED   no page of the block is in the client, but while a worker brings it in (LOCKED)
+ *   OUTBOX                  the same; the slot's job is queued, busy, or done and not yet looked at
+ *   RESIDENT clean          every page is there and write-protected
+ *   RESIDENT changed        pages may be missing (the user gave them back): those are zeros
+ *   LEAVING                 each page is in the client, in staging or in the slot, as the status says
+ */
+#include "pager.h"
+
+#include <string.h>
+
+#include "sys.h"
+
+static void put(us_pager_t *p, uint32_t i, us_entry_t e) { us_entry_store(&p->space.table[i], e); }
+
+static uint64_t where_of(uint64_t off) { return (uint64_t)US_TIER_POOL << 56 | off; }
+static uint64_t offset_of(us_entry_t e) { return e.where & ((1ull << 56) - 1); }
+
+static void unlock(us_pager_t *p, uint32_t i, us_entry_t *e) {
+    if (e->flags & US_F_WAITED)
+        us_event(p, (us_event_t){.kind = US_EV_UNLOCKED, .entry = i});
+    e->flags &= (uint8_t)~(US_F_LOCKED | US_F_WAITED | US_F_WAKE);
+}
+
+static void resident_add(us_pager_t *p, uint64_t len) {
+    p->resident += len;
+    p->s->resident = p->resident;
+    if (p->resident > p->s->peak_resident)
+        p->s->peak_resident = p->resident;
+}
+
+static void resident_sub(us_pager_t *p, uint64_t len) {
+    p->resident -= len;
+    p->s->resident = p->resident;
+}
+
+void us_entry_free_object(us_pager_t *p, us_entry_t e) {
+    if (US_CODEC_OF(e) != US_FILL)
+        us_pool_free(p->pool, offset_of(e), US_LENGTH_OF(e));
+}
+
+/* The copy of a clean block goes; its bytes are in the client's pages. */
+static void drop_copy(us_pager_t *p, us_entry_t *e) {
+    if (e->flags & US_F_KEPT) {
+        us_entry_free_object(p, *e);
+        if (US_CODEC_OF(*e) != US_FILL)
+            p->s->kept -= US_LENGTH_OF(*e);
+    }
+    e->flags &= (uint8_t)~(US_F_CLEAN | US_F_KEPT);
+    e->size = 0;
+    e->where = 0;
+}
+
+void us_entry_bring(us_pager_t *p, us_region_t *r, uint32_t i, bool clean) {
+    us_entry_t e = p->space.table[i];
+    const uint32_t len = us_block_len(r, i);
+    const uint8_t old = e.state;
+    US_DELAY(US_D_SERVED);
+    switch (old) {
+    case US_EMPTY: /* a copy of zeros costs nothing */
+        e.size = US_SIZE(US_FILL, 0);
+        e.where = 0;
+        break;
+    case US_FILLED:
+        p->s->filled -= len;
+        break;
+    case US_POOLED:
+        p->s->pooled_raw -= len;
+        p->s->pooled -= US_LENGTH_OF(e);
+        p->s->kept += US_LENGTH_OF(e);
+        break;
+    default: /* OUTBOX: its job goes on, and makes a copy if the block stays clean */
+        p->s->outbox -= len;
+        if (!clean) {
+            us_job_t *job = p->outbox.job[e.where];
+            uint8_t queued = US_QUEUED;
+            if (job != NULL)
+                atomic_compare_exchange_strong(&job->phase, &queued, US_CANCELLED);
+        }
+        e.size = 0;
+        e.where = 0;
+    }
+    e.state = US_RESIDENT;
+    e.flags = (uint8_t)((e.flags & ~(US_F_CLEAN | US_F_KEPT)) | US_F_CLEAN | (old == US_OUTBOX ? 0 : US_F_KEPT));
+    if (!clean) {
+        drop_copy(p, &e);
+        e.gen++;
+    }
+    unlock(p, i, &e);
+    put(p, i, e);
+    resident_add(p, len);
+    us_policy_in(p, r, i);
+}
+
+void us_entry_reserve(us_pager_t *p, us_region_t *r, uint32_t i) {
+    us_entry_t e = p->space.table[i];
+    e.flags |= US_F_LOCKED;
+    put(p, i, e);
+    resident_add(p, us_block_len(r, i));
+}
+
+void us_entry_unreserve(us_pager_t *p, us_region_t *r, uint32_t i) {
+    us_entry_t e = p->space.table[i];
+    unlock(p, i, &e);
+    put(p, i, e);
+    resident_sub(p, us_block_len(r, i));
+}
+
+void us_entry_dirty(us_pager_t *p, uint32_t i) {
+    us_entry_t e = p->space.table[i];
+    drop_copy(p, &e);
+    e.gen++;
+    put(p, i, e);
+}
+
+void us_entry_leave(us_pager_t *p, us_region_t *r, uint32_t i, uint32_t slot) {
+    us_entry_t e = p->space.table[i];
+    e.state = US_LEAVING;
+    e.flags |= US_F_LOCKED;
+    if (slot != US_NONE) { /* a take; a drop keeps flags and copy as they are */
+        e.flags &= (uint8_t)~(US_F_CLEAN | US_F_KEPT);
+        e.gen++;
+        e.size = 0;
+        e.where = slot;
+    }
+    put(p, i, e);
+    p->leaving += us_block_len(r, i);
+}
+
+void us_entry_left(us_pager_t *p, us_region_t *r, uint32_t i) {
+    us_entry_t e = p->space.table[i];
+    const uint32_t len = us_block_len(r, i);
+    if (e.flags & US_F_KEPT) {
+        if (US_CODEC_OF(e) == US_FILL) {
+            e.state = US_FILLED;
+            p->s->filled += len;
+        } else {
+            e.state = US_POOLED;
+            p->s->kept -= US_LENGTH_OF(e);
+            p->s->pooled += US_LENGTH_OF(e);
+            p->s->pooled_raw += len;
+        }
+        e.flags &= (uint8_t)~(US_F_CLEAN | US_F_KEPT);
+        p->s->dropped_blocks++;
+    } else {
+        e.state = US_OUTBOX;
+        p->s->outbox += len;
+        p->s->taken_blocks++;
+    }
+    unlock(p, i, &e);
+    put(p, i, e);
+    resident_sub(p, len);
+    p->leaving -= len;
+    p->s->evicted += len;
+    p->s->evicted_blocks++;
+    us_policy_left(p, r, i);
+}
+
+void us_entry_stay(us_pager_t *p, us_region_t *r, uint32_t i) {
+    us_entry_t e = p->space.table[i];
+    e.state = US_RESIDENT;
+    if (!(e.flags & US_F_KEPT)) {
+        e.size = 0;
+        e.where = 0;
+    }
+    unlock(p, i, &e);
+    put(p, i, e);
+    p->leaving -= us_block_len(r, i);
+    us_policy_in(p, r, i);
+}
+
+int us_entry_pressed(us_pager_t *p, const us_job_t *job) {
+    const uint32_t i = job->entry;
+    us_entry_t e = p->space.table[i];
+    if (e.gen != job->gen)
+        return 0; /* the bytes have changed since, or were taken again: what was compressed is garbage */
+    const bool out = e.state == US_OUTBOX;
+    if (!out && !(e.state == US_RESIDENT && (e.flags & US_F_CLEAN) && !(e.flags & US_F_KEPT)))
+        return 0;
+    if (job->codec == US_FILL) {
+        e.size = US_SIZE(US_FILL, 0);
+        e.where = job->word;
+    } else {
+        uint64_t off;
+        int err = us_pool_alloc(p->pool, job->len, i, e.gen, &off);
+        if (err != 0)
+            return out ? err : 0; /* a copy is worth no trouble */
+        memcpy(us_pool_at(p->pool, off), job->codec == US_CODEC_NONE ? job->src : job->out, job->len);
+        e.size = US_SIZE(job->codec, job->len);
+        e.where = where_of(off);
+    }
+    if (!out) {
+        e.flags |= US_F_KEPT;
+        if (job->codec != US_FILL)
+            p->s->kept += job->len;
+    } else {
+        p->s->outbox -= job->raw;
+        if (job->codec == US_FILL) {
+            e.state = US_FILLED;
+            p->s->filled += job->raw;
+        } else {
+            e.state = US_POOLED;
+            p->s->pooled_raw += job->raw;
+            p->s->pooled += job->len;
+        }
+    }
+    put(p, i, e);
+    return 0;
+}
+
+void us_entry_uncopy(us_pager_t *p, uint32_t i) {
+    us_entry_t e = p->space.table[i];
+    us_entry_free_object(p, e);
+    p->s->kept -= US_LENGTH_OF(e);
+    e.flags &= (uint8_t)~US_F_KEPT;
+    e.size = 0;
+    e.where = 0;
+    put(p, i, e);
+    p->s->reclaimed_copies++;
+}
+
+bool us_entry_moved(void *pager, uint32_t owner, uint32_t tag, uint64_t from, uint64_t to) {
+    us_pager_t *p = pager;
+    (void)tag;
+    us_entry_t e = p->space.table[owner];
+    if (e.flags & US_F_LOCKED) /* a worker may be reading it */
+        return false;
+    if (e.where != where_of(from))
+        return false;
+    e.where = where_of(to);
+    put(p, owner, e);
+    return true;
+}
+
+void us_entry_forget(us_pager_t *p, us_region_t *r, uint32_t i) {
+    us_entry_t e = p->space.table[i];
+    const uint32_t len = us_block_len(r, i);
+    switch (e.state) {
+    case US_RESIDENT:
+        drop_copy(p, &e);
+        if (e.flags & US_F_QUEUED)
+            us_policy_out(p, r, i);
+        resident_sub(p, len);
+        break;
+    case US_FILLED:
+        p->s->filled -= len;
+        break;
+    case US_POOLED:
+        us_entry_free_object(p, e);
+        p->s->pooled_raw -= len;
+        p->s->pooled -= US_LENGTH_OF(e);
+        break;
+    default:
+        break;
+    }
+    put(p, i, (us_entry_t){0}); /* no job of the region is left, so the generation may begin anew */
+    p->stamp[i] = 0;
+    p->pins[i] = 0;
+}

@@ -1,0 +1,384 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The way out: victims to commands, commands to the outbox, the outbox to the pool. us_pump commits what
+ * mover and workers have finished; nothing here waits for either.
+ *
+ *    us_evict_some   resident > high mark: a batch of victims -> ring
+ *    us_pump         status 0 of a take -> OUTBOX, job for a worker;  of a drop -> POOLED or FILLED
+ *                    finished job       -> POOLED or FILLED, slot free
+ *
+ * Room. A take is posted only when the pool could hold the block raw, together with all that is pending;
+ * copies of clean blocks make room first. When the pool still has none in the end (spans of the wrong
+ * sizes), the block goes back to where it came from: it stays resident, over the limit if need be.
+ */
+#include "pager.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "sys.h"
+
+enum { GATE_NS = 50 * 1000 * 1000, BATCH_BYTES = 2 << 20, NO_ROOM_SCAN = 32 };
+
+/* ---- the outbox ------------------------------------------------------------------------------------- */
+
+static uint32_t slot_alloc(us_outbox_t *o, uint32_t pages) {
+    if (o->used == 0) /* start anew where the caches are warm */
+        o->head = o->tail = 0;
+    uint32_t at = o->head;
+    if (o->used > 0 && o->head <= o->tail) { /* wrapped: the free part is [head, tail) */
+        if (o->tail - o->head < pages)
+            return US_NONE;
+    } else if (o->pages - o->head < pages) { /* the end is too short: fill it up and begin in front */
+        if (o->tail < pages)
+            return US_NONE;
+        uint32_t rest = o->pages - o->head;
+        if (rest > 0) {
+            o->span[o->head] = rest | US_SLOT_FREE;
+            o->used += rest;
+        }
+        at = 0;
+    }
+    o->span[at] = pages;
+    o->job[at] = NULL;
+    o->used += pages;
+    o->head = at + pages == o->pages ? 0 : at + pages;
+    return at;
+}
+
+void us_slot_free(us_pager_t *p, uint32_t slot) {
+    us_outbox_t *o = &p->outbox;
+    o->span[slot] |= US_SLOT_FREE;
+    o->job[slot] = NULL;
+    while (o->used > 0 && (o->span[o->tail] & US_SLOT_FREE)) {
+        uint32_t n = o->span[o->tail] & ~US_SLOT_FREE;
+        o->used -= n;
+        o->tail = o->tail + n == o->pages ? 0 : o->tail + n;
+    }
+}
+
+/* ---- room in the pool ------------------------------------------------------------------------------- */
+
+/* Gives up copies of clean blocks until `bytes` of payload are freed. false: there are too few. */
+bool us_reclaim(us_pager_t *p, uint64_t bytes) {
+    const uint64_t want = us_pool_used(p->pool) > bytes ? us_pool_used(p->pool) - bytes : 0;
+    uint32_t left = 0;
+    for (uint32_t k = 0; k < p->live; k++)
+        left += p->byfirst[k]->count;
+    us_region_t *r = NULL;
+    while (us_pool_used(p->pool) > want && p->s->kept > 0 && left-- > 0) {
+        if (r == NULL || p->kept_hand >= r->first + r->count) {
+            r = us_region_of(p, p->kept_hand);
+            if (r == NULL) { /* between regions, or past the last: on to the next one */
+                uint32_t next = US_NONE;
+                for (uint32_t k = 0; k < p->live; k++) {
+                    if (p->byfirst[k]->first >= p->kept_hand) {
+                        next = k;
+                        break;
+                    }
+                }
+                if (p->live == 0)
+                    return false;
+                r = p->byfirst[next == US_NONE ? 0 : next];
+                p->kept_hand = r->first;
+            }
+        }
+        const us_entry_t e = p->space.table[p->kept_hand];
+        if ((e.flags & US_F_KEPT) && e.state == US_RESIDENT && !(e.flags & US_F_LOCKED) &&
+            US_CODEC_OF(e) != US_FILL)
+            us_entry_uncopy(p, p->kept_hand);
+        p->kept_hand++;
+    }
+    return us_pool_used(p->pool) <= want;
+}
+
+/* Nothing more is taken for a while, unless much is freed: one warning, one counter, no retries in a loop. */
+static void say_noroom(us_pager_t *p) {
+    p->gate_until = us_now_ns() + GATE_NS;
+    p->gate_used = us_pool_used(p->pool);
+    p->s->refused_noroom++;
+    if (!p->said_noroom) {
+        p->said_noroom = true;
+        us_event(p, (us_event_t){.kind = US_EV_NOROOM});
+    }
+}
+
+static bool pool_has_room(us_pager_t *p, uint32_t len) {
+    if (p->gate_until != 0) {
+        if (us_now_ns() < p->gate_until && us_pool_used(p->pool) + (256 << 10) > p->gate_used)
+            return false;
+        p->gate_until = 0;
+    }
+    const uint64_t need = us_pool_used(p->pool) + p->pending + len;
+    if (need <= p->cfg.pool)
+        return true;
+    if (us_reclaim(p, need - p->cfg.pool))
+        return true;
+    say_noroom(p);
+    return false;
+}
+
+/* ---- victims ---------------------------------------------------------------------------------------- */
+
+static void post(us_pager_t *p, us_region_t *r, uint32_t i, uint32_t op, uint32_t slot, us_job_t *job) {
+    p->posted[p->head & (US_RING - 1)] = (us_posted_t){.entry = i, .region = r->id, .job = job};
+    us_cmd_t *c = &p->space.ring->cmd[p->head & (US_RING - 1)];
+    c->op = op;
+    c->addr = us_block_addr(r, i);
+    c->len = us_block_len(r, i);
+    c->slot = slot;
+    atomic_store_explicit(&c->status, US_PENDING, memory_order_relaxed);
+    p->head++;
+}
+
+static void ring_mover(us_pager_t *p) {
+    us_ring_t *r = p->space.ring;
+    atomic_store(&r->head, p->head); /* before mover_asleep is looked at */
+    if (atomic_load(&r->mover_asleep) != 0)
+        us_sys_eventfd_ring(p->cfg.doorbell);
+}
+
+/* A victim of a batch: drops before takes, both by address, so that vectors and runs form. */
+typedef struct us_pick {
+    uint32_t op, entry;
+    us_region_t *region;
+} us_pick_t;
+
+static int by_place(const void *a, const void *b) {
+    const us_pick_t *x = a, *y = b;
+    if (x->op != y->op)
+        return x->op < y->op ? -1 : 1;
+    return x->entry < y->entry ? -1 : x->entry > y->entry;
+}
+
+enum { CAN, NOT_NOW, NO_SLOT, NO_ROOM };
+
+/* Can block i leave now? Then it is picked. */
+static int pick(us_pager_t *p, us_region_t *r, uint32_t i, us_pick_t *out, uint32_t *takes) {
+    const us_entry_t e = p->space.table[i];
+    if (!r->active || r->frozen || p->pins[i] != 0 || e.state != US_RESIDENT || (e.flags & US_F_LOCKED))
+        return NOT_NOW;
+    if (e.flags & US_F_KEPT) {
+        *out = (us_pick_t){US_CMD_DROP, i, r};
+        return CAN;
+    }
+    const uint32_t len = us_block_len(r, i);
+    if (*takes >= p->crew.idle_n || p->pending + len > (uint64_t)p->outbox.pages << US_PAGE_SHIFT)
+        return NO_SLOT;
+    if (!pool_has_room(p, len))
+        return NO_ROOM;
+    *out = (us_pick_t){p->cfg.take == US_TAKE_COPY ? US_CMD_COPY : US_CMD_MOVE, i, r};
+    p->pending += len;
+    (*takes)++;
+    return CAN;
+}
+
+static void send(us_pager_t *p, us_pick_t *v, uint32_t n) {
+    if (n == 0)
+        return;
+    qsort(v, n, sizeof *v, by_place);
+    for (uint32_t k = 0; k < n; k++) {
+        us_region_t *r = v[k].region;
+        const uint32_t i = v[k].entry, len = us_block_len(r, i);
+        uint32_t slot = US_NONE;
+        us_job_t *job = NULL;
+        if (v[k].op != US_CMD_DROP) {
+            slot = slot_alloc(&p->outbox, len >> US_PAGE_SHIFT);
+            if (slot == US_NONE) { /* the ring's end was too short for it: next time */
+                p->pending -= len;
+                us_policy_in(p, r, i);
+                continue;
+            }
+            job = us_crew_job(&p->crew);
+            p->outbox.job[slot] = job;
+            r->jobs++;
+        } else {
+            us_policy_dropped(r);
+        }
+        us_entry_leave(p, r, i, slot);
+        post(p, r, i, v[k].op, slot, job);
+    }
+    ring_mover(p);
+}
+
+static bool in_flight(const us_pager_t *p) { return p->head != p->seen || us_crew_busy(&p->crew) > 0; }
+
+static uint32_t ring_room(const us_pager_t *p) { return US_RING - (uint32_t)(p->head - p->seen); }
+
+void us_evict_some(us_pager_t *p) {
+    us_pick_t v[US_BATCH];
+    uint32_t n = 0, takes = 0, looked = 0;
+    uint64_t bytes = 0;
+    const uint64_t staying = p->resident - p->leaving;
+    const uint64_t want = us_min(staying > p->mark_low ? staying - p->mark_low : 0, BATCH_BYTES);
+    while (bytes < want && n < US_BATCH && n < ring_room(p) && looked++ < 2 * US_BATCH) {
+        const uint32_t i = us_policy_victim(p);
+        if (i == US_NONE)
+            break;
+        us_region_t *r = us_region_of(p, i);
+        int can = pick(p, r, i, &v[n], &takes);
+        if (can == CAN) {
+            us_policy_out(p, r, i);
+            bytes += us_block_len(r, i);
+            n++;
+        } else if (can == NO_SLOT || (can == NO_ROOM && (n > 0 || looked > NO_ROOM_SCAN))) {
+            break;
+        } else { /* behind a block that can't leave there may be one that can, a clean one at least */
+            us_policy_requeue(p, r, i);
+        }
+    }
+    send(p, v, n);
+}
+
+int us_evict_range(us_pager_t *p, us_region_t *r, uint32_t *i, uint32_t last) {
+    us_pick_t v[US_BATCH];
+    uint32_t n = 0, takes = 0;
+    int result = US_DONE;
+    for (; *i < last; (*i)++) {
+        if (n == US_BATCH || n >= ring_room(p)) {
+            result = US_WAIT_ROOM;
+            break;
+        }
+        const uint32_t e = r->first + *i;
+        int can = pick(p, r, e, &v[n], &takes);
+        if (can == CAN) {
+            us_policy_out(p, r, e);
+            n++;
+        } else if (can == NO_SLOT || (can == NO_ROOM && (n > 0 || in_flight(p)))) {
+            result = US_WAIT_ROOM;
+            break;
+        }
+    }
+    send(p, v, n);
+    if (result == US_WAIT_ROOM)
+        p->want_progress = true;
+    return result;
+}
+
+int us_evict_room(us_pager_t *p, uint64_t len) {
+    if (p->resident - p->leaving + len > p->mark_high)
+        us_evict_some(p);
+    if (p->resident + len <= p->cfg.limit)
+        return US_DONE;
+    if (in_flight(p)) {
+        p->want_progress = true;
+        return US_WAIT_ROOM;
+    }
+    return -ENOSPC;
+}
+
+/* ---- completions ------------------------------------------------------------------------------------ */
+
+static void commit_command(us_pager_t *p, us_posted_t q, const us_cmd_t *c, int status) {
+    us_region_t *r = p->region[q.region];
+    US_DELAY(US_D_COMMIT);
+    if (status != 0) {
+        if (status == -EBUSY || status == -EAGAIN)
+            p->s->refused_pinned++;
+        us_entry_stay(p, r, q.entry);
+        if (q.job != NULL) {
+            r->jobs--;
+            p->pending -= c->len;
+            us_slot_free(p, c->slot);
+            us_crew_free(&p->crew, q.job);
+        }
+        return;
+    }
+    us_entry_left(p, r, q.entry);
+    if (q.job == NULL)
+        return;
+    us_job_t *j = q.job;
+    j->kind = US_JOB_PRESS;
+    j->gen = p->space.table[q.entry].gen;
+    j->entry = q.entry;
+    j->region = q.region;
+    j->raw = c->len;
+    j->len = 0;
+    j->slot = c->slot;
+    j->src = p->space.outbox + (uint64_t)c->slot * US_PAGE;
+    j->out = p->outbox.press + (uint64_t)c->slot * US_PAGE;
+    us_crew_post(&p->crew, j);
+}
+
+/* false: the job is not over, and was posted again. */
+static bool commit_press(us_pager_t *p, us_region_t *r, us_job_t *j) {
+    if (atomic_load_explicit(&j->phase, memory_order_relaxed) == US_CANCELLED)
+        return true;
+    US_DELAY(US_D_COMMIT);
+    int err = us_entry_pressed(p, j);
+    if (err == -ENOSPC) {
+        us_pool_compact(p->pool, 8 << 20, us_entry_moved, p);
+        err = us_entry_pressed(p, j);
+    }
+    if (err == -ENOSPC && us_reclaim(p, 4ull * j->len + (256 << 10))) {
+        us_pool_compact(p->pool, 8 << 20, us_entry_moved, p);
+        err = us_entry_pressed(p, j);
+    }
+    if (err != 0) { /* back to where it came from */
+        say_noroom(p);
+        if (us_fault_install(p, r, j->entry, true) != US_DONE) {
+            us_crew_post(&p->crew, j);
+            us_crew_ring(&p->crew);
+            return false;
+        }
+        return true;
+    }
+    p->s->compressed_blocks++;
+    p->s->compressed_raw += j->raw;
+    p->s->compressed_out += j->codec == US_FILL ? 0 : j->len;
+    p->s->incompressible_blocks += j->codec == US_CODEC_NONE && j->status > 0;
+    p->s->skipped_blocks += j->status == 2;
+    return true;
+}
+
+static void commit_bring(us_pager_t *p, us_region_t *r, us_job_t *j) {
+    US_DELAY(US_D_COMMIT);
+    const uint64_t addr = us_block_addr(r, j->entry);
+    const bool wake = (p->space.table[j->entry].flags & US_F_WAKE) != 0;
+    bool clean = j->clean;
+    us_entry_unreserve(p, r, j->entry);
+    if (j->status == -EEXIST) { /* a page was there: protect nothing that may have been written */
+        int r2 = us_fault_install(p, r, j->entry, true);
+        (void)r2; /* US_AGAIN: stays out, the next fault tries again */
+    } else if (j->status == 0) {
+        us_entry_bring(p, r, j->entry, clean);
+    }
+    if (wake)
+        us_sys_wake(p->cfg.uffd, addr, us_block_len(r, j->entry));
+}
+
+void us_pump(us_pager_t *p) {
+    bool moved = false, pressing = false;
+    while (p->seen < p->head) {
+        us_cmd_t *c = &p->space.ring->cmd[p->seen & (US_RING - 1)];
+        int status = atomic_load_explicit(&c->status, memory_order_acquire);
+        if (status == US_PENDING)
+            break;
+        const us_posted_t q = p->posted[p->seen & (US_RING - 1)];
+        const us_cmd_t done = {.op = c->op, .addr = c->addr, .len = c->len, .slot = c->slot};
+        p->seen++;
+        commit_command(p, q, &done, status);
+        pressing |= q.job != NULL && status == 0;
+        moved = true;
+    }
+    if (pressing)
+        us_crew_ring(&p->crew);
+    for (us_job_t *j; (j = us_crew_done(&p->crew)) != NULL;) {
+        us_region_t *r = p->region[j->region];
+        moved = true;
+        if (j->kind == US_JOB_PRESS) {
+            if (!commit_press(p, r, j))
+                continue;
+            p->pending -= j->raw;
+            us_slot_free(p, j->slot);
+        } else {
+            commit_bring(p, r, j);
+        }
+        r->jobs--;
+        us_crew_free(&p->crew, j);
+    }
+    if (moved && p->want_progress) {
+        p->want_progress = false;
+        us_event(p, (us_event_t){.kind = US_EV_PROGRESS});
+    }
+}

@@ -1,0 +1,311 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The way in. us_fault_serve settles what needs no waiting; what does goes to Python, where a task takes
+ * the entry's lock, waits for what the answer names, and asks again.
+ *
+ *    EMPTY FILLED OUTBOX POOLED   room?  ->  bytes  ->  UFFDIO_COPY (which wakes)  ->  RESIDENT
+ *    RESIDENT                     written while protected: lift it;  else somebody was faster: wake
+ *    LEAVING                      wait for the mover's status
+ *    locked by a worker           nothing: its copy wakes; if it fails, US_F_WAKE does
+ *
+ * No fault is lost between COPY and the waiting thread: the kernel looks at the page table once more after
+ * it has queued the thread, and COPY wakes the queue after it has set the page table.
+ */
+#include "pager.h"
+
+#include <fcntl.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "sys.h"
+
+enum { COPY_TRIES = 16, FOLLOW_MIN = 8, FOLLOW_MAX = 64 };
+
+/* ---- bytes into pages ------------------------------------------------------------------------------- */
+
+static const uint8_t *fill_bytes(us_pager_t *p, uint64_t word, uint32_t len) {
+    if (word == 0)
+        return p->zero;
+    if (word != p->filled_word || len > p->filled_len) {
+        us_fill(p->filled, len, word);
+        p->filled_word = word;
+        p->filled_len = len;
+    }
+    return p->filled;
+}
+
+static const uint8_t *bytes_of(us_pager_t *p, us_entry_t e, uint32_t len) {
+    switch (e.state) {
+    case US_EMPTY:
+        return p->zero;
+    case US_FILLED:
+        return fill_bytes(p, e.where, len);
+    case US_OUTBOX:
+        return p->space.outbox + e.where * US_PAGE;
+    default:
+        break;
+    }
+    const uint8_t *object = us_pool_at(p->pool, e.where & ((1ull << 56) - 1));
+    if (US_CODEC_OF(e) == US_CODEC_NONE)
+        return object;
+    if (us_decompress(p->codec, (int)US_CODEC_OF(e), object, US_LENGTH_OF(e), p->raw, len) != 0)
+        return NULL;
+    return p->raw;
+}
+
+int us_fault_install(us_pager_t *p, us_region_t *r, uint32_t i, bool write) {
+    const us_entry_t e = p->space.table[i];
+    const uint32_t len = us_block_len(r, i);
+    const uint64_t dst = us_block_addr(r, i);
+    const uint8_t *src = bytes_of(p, e, len);
+    if (src == NULL) { /* the pool is our own memory: this can't be the disk's fault, only ours */
+        fprintf(stderr, "uswap: block at %#llx does not decompress (codec %u, %u bytes); ending the pager\n",
+                (unsigned long long)dst, US_CODEC_OF(e), US_LENGTH_OF(e));
+        abort();
+    }
+    bool clean = !write && us_policy_clean(r), was_there = false;
+    uint64_t off = 0;
+    int tries = 0;
+    while (off < len) {
+        uint64_t done;
+        int err = us_sys_copy(p->cfg.uffd, dst + off, src + off, len - off, clean, &done);
+        off += done;
+        if (err == 0)
+            break;
+        if (err == -EEXIST) { /* left by a try that was cut short, and perhaps written since */
+            was_there = true;
+            off += US_PAGE;
+        } else if (err == -EAGAIN && ++tries < COPY_TRIES) {
+            p->s->copy_retries++;
+        } else if (err == -EAGAIN || err == -ENOMEM) {
+            return US_AGAIN;
+        } else {
+            return err; /* ENOENT, ESRCH: the memory or the process is gone */
+        }
+    }
+    if (was_there && clean) {
+        us_sys_protect(p->cfg.uffd, dst, len, false);
+        clean = false;
+    }
+    us_entry_bring(p, r, i, clean);
+    if (was_there)
+        us_sys_wake(p->cfg.uffd, dst, len);
+    return US_DONE;
+}
+
+/* Hands block i to a worker. false: it can't be had now without waiting. */
+bool us_fault_ahead(us_pager_t *p, us_region_t *r, uint32_t i, bool clean) {
+    const us_entry_t e = p->space.table[i];
+    const uint32_t len = us_block_len(r, i);
+    if (p->crew.idle_n <= US_JOBS / 4 || p->resident + len > p->cfg.limit)
+        return false;
+    us_job_t *j = us_crew_job(&p->crew);
+    j->kind = US_JOB_BRING;
+    j->clean = clean;
+    j->entry = i;
+    j->region = r->id;
+    j->raw = len;
+    j->dst = us_block_addr(r, i);
+    j->gen = e.gen;
+    j->word = 0;
+    j->src = NULL;
+    if (e.state == US_POOLED) {
+        j->codec = (uint8_t)US_CODEC_OF(e);
+        j->len = US_LENGTH_OF(e);
+        j->src = us_pool_at(p->pool, e.where & ((1ull << 56) - 1));
+    } else {
+        j->codec = US_FILL;
+        j->word = e.state == US_FILLED ? e.where : 0;
+    }
+    us_entry_reserve(p, r, i);
+    r->jobs++;
+    us_crew_post(&p->crew, j);
+    return true;
+}
+
+int us_fault_unprotect(us_pager_t *p, us_region_t *r, uint32_t i) {
+    int err = 0;
+    for (int tries = 0; tries < COPY_TRIES; tries++) {
+        err = us_sys_protect(p->cfg.uffd, us_block_addr(r, i), us_block_len(r, i), false);
+        if (err != -EAGAIN)
+            break;
+    }
+    if (err == -EAGAIN)
+        return US_AGAIN;
+    if (err != 0)
+        return err;
+    if (p->space.table[i].flags & US_F_CLEAN)
+        us_entry_dirty(p, i);
+    return US_DONE;
+}
+
+/* ---- one fault -------------------------------------------------------------------------------------- */
+
+static void record(us_pager_t *p, int kind, const us_event_t *f) {
+    p->s->faults[kind]++;
+    us_hist_add(&p->space.stats->hist[kind], us_now_ns() - f->since);
+}
+
+/* The pages are said to be there, but this one was not when the thread came by. Either somebody was
+ * faster, or the user has given the page back: then it is zeros, and the block is not what it was. */
+static int serve_present(us_pager_t *p, us_region_t *r, uint32_t i, uint64_t page) {
+    int err = us_sys_zero(p->cfg.uffd, page, US_PAGE);
+    if (err == -EEXIST) {
+        us_sys_wake(p->cfg.uffd, page, US_PAGE);
+        return US_DONE;
+    }
+    if (err == -EAGAIN)
+        return US_AGAIN;
+    if (err == 0 && (p->space.table[i].flags & US_F_CLEAN))
+        return us_fault_unprotect(p, r, i);
+    return err;
+}
+
+/* A hole in what the mover copies: zeros, protected like the rest of the block. */
+static int serve_mover(us_pager_t *p, uint64_t page) {
+    uint64_t done;
+    int err = us_sys_copy(p->cfg.uffd, page, p->zero, US_PAGE, true, &done);
+    if (err == -EEXIST)
+        us_sys_wake(p->cfg.uffd, page, US_PAGE);
+    return err == -EAGAIN ? US_AGAIN : US_DONE;
+}
+
+int us_fault_serve(us_pager_t *p, const us_event_t *f) {
+    const uint64_t page = f->addr & ~(uint64_t)(US_PAGE - 1);
+    const bool waited = f->kind == US_EV_FAULT;
+    us_region_t *r = us_region_at(p, f->addr);
+    US_DELAY(US_D_SERVE);
+    if (r == NULL) {
+        if (page - p->cfg.staging < p->cfg.staging_len) {
+            int err = us_sys_zero(p->cfg.uffd, page, US_PAGE);
+            if (err == -EEXIST)
+                us_sys_wake(p->cfg.uffd, page, US_PAGE);
+            return err == -EAGAIN ? US_AGAIN : US_DONE;
+        }
+        return US_STRAY;
+    }
+    const uint32_t i = r->first + (uint32_t)((page - r->addr) >> r->shift);
+    us_entry_t e = p->space.table[i];
+    const bool write = (f->flags & US_FAULT_WRITE) != 0;
+    int kind;
+    switch (e.state) {
+    case US_RESIDENT: {
+        int res;
+        if (f->flags & US_FAULT_WP) {
+            kind = US_KIND_PROTECTED;
+            if (e.flags & US_F_CLEAN)
+                us_policy_wrote(r);
+            res = us_fault_unprotect(p, r, i);
+        } else {
+            kind = US_KIND_PRESENT;
+            res = serve_present(p, r, i, page);
+        }
+        if (res == US_DONE)
+            record(p, waited ? US_KIND_WAITED : kind, f);
+        return res < 0 ? US_DONE : res;
+    }
+    case US_LEAVING:
+        if (f->tid == (uint32_t)p->cfg.mover_tid)
+            return serve_mover(p, page);
+        if (!(e.flags & US_F_WAITED)) {
+            e.flags |= US_F_WAITED;
+            us_entry_store(&p->space.table[i], e);
+        }
+        atomic_store_explicit(&p->space.ring->urgent, 1, memory_order_relaxed);
+        if (!waited)
+            p->s->waited_locked++;
+        return US_WAIT_ENTRY;
+    case US_EMPTY:
+        kind = US_KIND_EMPTY;
+        break;
+    case US_FILLED:
+        kind = US_KIND_FILLED;
+        break;
+    case US_OUTBOX:
+        kind = US_KIND_OUTBOX;
+        break;
+    default:
+        kind = US_KIND_POOLED;
+    }
+    if (e.flags & US_F_LOCKED) { /* a worker brings it in */
+        if (!(e.flags & US_F_WAKE)) {
+            e.flags |= US_F_WAKE;
+            us_entry_store(&p->space.table[i], e);
+        }
+        us_policy_ahead(p, r, i, write);
+        record(p, US_KIND_PRESENT, f);
+        return US_DONE;
+    }
+    int room = us_evict_room(p, us_block_len(r, i));
+    if (room == US_WAIT_ROOM) {
+        if (!waited)
+            p->s->throttled++;
+        atomic_store_explicit(&p->space.ring->urgent, 1, memory_order_relaxed);
+        return US_WAIT_ROOM;
+    }
+    if (room < 0)
+        p->s->over_limit++;
+    int res = us_fault_install(p, r, i, write);
+    if (res == US_AGAIN)
+        return US_AGAIN;
+    if (res == US_DONE) {
+        record(p, waited ? US_KIND_WAITED : kind, f);
+        us_policy_ahead(p, r, i, write);
+    }
+    return US_DONE;
+}
+
+/* ---- following the CPU ------------------------------------------------------------------------------ */
+
+static int stat_fd(us_pager_t *p, uint32_t tid) {
+    uint32_t k = tid % (sizeof p->follow / sizeof p->follow[0]);
+    if (p->follow[k].tid == tid)
+        return p->follow[k].fd;
+    if (p->follow[k].tid != 0 && p->follow[k].fd >= 0)
+        close(p->follow[k].fd);
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%d/task/%u/stat", p->cfg.client_pid, tid);
+    p->follow[k].tid = tid;
+    p->follow[k].fd = open(path, O_RDONLY | O_CLOEXEC);
+    return p->follow[k].fd;
+}
+
+/* The 39th field: the CPU the thread last ran on. */
+static int cpu_of(us_pager_t *p, uint32_t tid) {
+    char text[512];
+    int fd = stat_fd(p, tid);
+    ssize_t n = fd < 0 ? -1 : pread(fd, text, sizeof text - 1, 0);
+    if (n <= 0)
+        return -1;
+    text[n] = 0;
+    const char *at = strrchr(text, ')'); /* the name may hold anything but ends here */
+    for (int field = 2; at != NULL && field < 39; field++)
+        at = strchr(at + 1, ' ');
+    return at == NULL ? -1 : atoi(at + 1);
+}
+
+/* A wake-up across CPUs costs more than the rest of a fault, so the loop runs where the faulting thread
+ * runs, and so does the mover, which shares the address space. Looked at each 8th fault, each 64th while
+ * nothing changes. */
+void us_follow(us_pager_t *p, uint32_t tid) {
+    if (!p->cfg.follow || tid == 0 || ++p->follow_count < p->follow_every)
+        return;
+    p->follow_count = 0;
+    int cpu = cpu_of(p, tid);
+    if (cpu < 0 || cpu == p->cpu) {
+        p->follow_every = (uint32_t)us_min(p->follow_every * 2, FOLLOW_MAX);
+        return;
+    }
+    p->follow_every = FOLLOW_MIN;
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    CPU_SET((size_t)cpu, &set);
+    if (sched_setaffinity(0, sizeof set, &set) == 0) {
+        p->cpu = cpu;
+        p->s->cpu_moves++;
+        sched_setaffinity(p->cfg.mover_tid, sizeof set, &set);
+    }
+}

@@ -1,0 +1,603 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The pager's life, its regions, and the step that the asyncio loop calls whenever something is readable.
+ */
+#include "pager.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "sys.h"
+
+enum { ROUNDS = 512, MAX_BLOCK = 1 << US_BLOCK_MAX_SHIFT };
+
+static void *reserve(uint64_t len) {
+    void *m = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return m == MAP_FAILED ? NULL : m;
+}
+
+/* ---- life ------------------------------------------------------------------------------------------- */
+
+static void set_marks(us_pager_t *p) {
+    const uint64_t limit = p->cfg.limit;
+    const uint64_t slack = us_min(limit / 16, 4u << 20);
+    p->mark_high = limit - slack;
+    p->mark_low = limit - 2 * slack;
+}
+
+static int open_outbox(us_pager_t *p) {
+    us_outbox_t *o = &p->outbox;
+    o->pages = (uint32_t)(p->space.at.outbox_len >> US_PAGE_SHIFT);
+    o->span = calloc(o->pages, sizeof *o->span);
+    o->job = calloc(o->pages, sizeof(us_job_t *));
+    o->press = reserve(p->space.at.outbox_len);
+    return o->span == NULL || o->job == NULL || o->press == NULL ? -ENOMEM : 0;
+}
+
+static int open_all(us_pager_t *p) {
+    int err = us_space_map(&p->space, p->cfg.space_fd, true);
+    if (err < 0)
+        return err;
+    p->cfg.layout = p->space.at;
+    p->s = &p->space.stats->s;
+    p->s->limit = p->cfg.limit;
+    p->s->pool_budget = p->cfg.pool;
+    err = us_pool_init(&p->pool, p->cfg.space_fd, p->space.at.pool_off, p->space.pool, p->space.at.pool_len,
+                       p->cfg.pool);
+    if (err < 0)
+        return err;
+    const uint64_t cap = p->space.at.table_cap;
+    p->node = reserve(cap * sizeof *p->node);
+    p->stamp = reserve(cap * sizeof *p->stamp);
+    p->pins = reserve(cap * sizeof *p->pins);
+    p->raw = reserve(MAX_BLOCK);
+    p->filled = reserve(MAX_BLOCK);
+    p->zero = mmap(NULL, MAX_BLOCK, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p->node == NULL || p->stamp == NULL || p->pins == NULL || p->raw == NULL || p->filled == NULL ||
+        p->zero == MAP_FAILED)
+        return -ENOMEM;
+    p->queue[0] = p->queue[1] = (us_queue_t){.head = US_NONE, .tail = US_NONE};
+    err = us_codec_ctx_new(&p->codec, MAX_BLOCK);
+    if (err == 0)
+        err = open_outbox(p);
+    if (err < 0)
+        return err;
+    p->worker_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (p->worker_fd < 0)
+        return -errno;
+    p->crew = (us_crew_t){.uffd = p->cfg.uffd,
+                          .notify = p->worker_fd,
+                          .codec = p->cfg.codec,
+                          .level = p->cfg.level,
+                          .zero = p->zero,
+                          .ring = p->space.ring};
+    return us_crew_start(&p->crew, p->cfg.workers, MAX_BLOCK);
+}
+
+int us_pager_open(us_pager_t **out, const us_pager_config_t *cfg) {
+    us_pager_t *p = aligned_alloc(64, us_align_up(sizeof *p, 64));
+    if (p == NULL)
+        return -ENOMEM;
+    memset(p, 0, sizeof *p);
+    p->cfg = *cfg;
+    p->cpu = -1;
+    p->worker_fd = -1;
+    p->follow_every = 1;
+    int err = open_all(p);
+    if (err < 0) {
+        us_pager_close(p);
+        return err;
+    }
+    set_marks(p);
+    *out = p;
+    return 0;
+}
+
+static void unreserve(void *m, uint64_t len) {
+    if (m != NULL)
+        munmap(m, len);
+}
+
+void us_pager_close(us_pager_t *p) {
+    us_crew_stop(&p->crew);
+    const uint64_t cap = p->space.at.table_cap;
+    for (uint32_t i = 0; i < p->regions; i++)
+        free(p->region[i]);
+    free(p->region);
+    free(p->byaddr);
+    free(p->byfirst);
+    free(p->event);
+    if (p->worker_fd >= 0)
+        close(p->worker_fd);
+    if (p->codec != NULL)
+        us_codec_ctx_free(p->codec);
+    if (p->pool != NULL)
+        us_pool_destroy(p->pool);
+    free(p->outbox.span);
+    free(p->outbox.job);
+    unreserve(p->outbox.press, p->space.at.outbox_len);
+    unreserve(p->node, cap * sizeof *p->node);
+    unreserve(p->stamp, cap * sizeof *p->stamp);
+    unreserve(p->pins, cap * sizeof *p->pins);
+    unreserve(p->raw, MAX_BLOCK);
+    unreserve(p->filled, MAX_BLOCK);
+    if (p->zero != MAP_FAILED)
+        unreserve((void *)(uintptr_t)p->zero, MAX_BLOCK);
+    us_space_unmap(&p->space);
+    free(p);
+}
+
+int us_pager_worker_fd(us_pager_t *p) { return p->worker_fd; }
+
+/* ---- regions ---------------------------------------------------------------------------------------- */
+
+/* How many of the n regions of a begin at or before key (by address or by first entry). */
+static uint32_t upto(us_region_t **a, uint32_t n, uint64_t key, bool by_addr) {
+    uint32_t lo = 0, hi = n;
+    while (lo < hi) {
+        uint32_t mid = (lo + hi) / 2;
+        uint64_t at = by_addr ? a[mid]->addr : a[mid]->first;
+        if (at <= key)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo;
+}
+
+us_region_t *us_region_at(us_pager_t *p, uint64_t addr) {
+    uint32_t k = upto(p->byaddr, p->live, addr, true);
+    if (k == 0 || addr - p->byaddr[k - 1]->addr >= p->byaddr[k - 1]->len)
+        return NULL;
+    return p->byaddr[k - 1];
+}
+
+us_region_t *us_region_of(us_pager_t *p, uint32_t entry) {
+    uint32_t k = upto(p->byfirst, p->live, entry, false);
+    if (k == 0 || entry - p->byfirst[k - 1]->first >= p->byfirst[k - 1]->count)
+        return NULL;
+    return p->byfirst[k - 1];
+}
+
+static int grow(us_pager_t *p) {
+    const uint32_t n = p->regions == 0 ? 16 : p->regions * 2;
+    us_region_t **a = realloc(p->region, n * sizeof *a);
+    if (a != NULL)
+        p->region = a;
+    us_region_t **b = realloc(p->byaddr, n * sizeof *b);
+    if (b != NULL)
+        p->byaddr = b;
+    us_region_t **c = realloc(p->byfirst, n * sizeof *c);
+    if (c != NULL)
+        p->byfirst = c;
+    if (a == NULL || b == NULL || c == NULL)
+        return -ENOMEM;
+    memset(p->region + p->regions, 0, (n - p->regions) * sizeof *a);
+    p->regions = n;
+    return 0;
+}
+
+/* The first gap of the table that holds n entries. */
+static uint32_t find_gap(const us_pager_t *p, uint64_t n) {
+    uint64_t at = 0;
+    for (uint32_t k = 0; k < p->live; k++) {
+        if (p->byfirst[k]->first - at >= n)
+            return (uint32_t)at;
+        at = (uint64_t)p->byfirst[k]->first + p->byfirst[k]->count;
+    }
+    return at + n <= p->space.at.table_cap ? (uint32_t)at : US_NONE;
+}
+
+static void insert(us_region_t **a, uint32_t n, uint32_t at, us_region_t *r) {
+    memmove(a + at + 1, a + at, (n - at) * sizeof(us_region_t *));
+    a[at] = r;
+}
+
+static void erase(us_region_t **a, uint32_t n, const us_region_t *r) {
+    for (uint32_t k = 0; k < n; k++) {
+        if (a[k] == r) {
+            memmove(a + k, a + k + 1, (n - k - 1) * sizeof(us_region_t *));
+            return;
+        }
+    }
+}
+
+int us_pager_add(us_pager_t *p, uint64_t addr, uint64_t len, uint32_t block, int resident,
+                 uint64_t *first_entry, uint64_t *entries) {
+    if (len == 0 || addr % US_PAGE != 0 || len % US_PAGE != 0 || (block & (block - 1)) != 0 ||
+        block < (1u << US_BLOCK_MIN_SHIFT) || block > MAX_BLOCK)
+        return -EINVAL;
+    uint32_t k = upto(p->byaddr, p->live, addr + len - 1, true);
+    if (k > 0 && p->byaddr[k - 1]->addr + p->byaddr[k - 1]->len > addr)
+        return -EEXIST;
+    uint32_t id = 0;
+    while (id < p->regions && p->region[id] != NULL)
+        id++;
+    if (id == p->regions && grow(p) < 0)
+        return -ENOMEM;
+    const uint64_t count = (len + block - 1) / block;
+    const uint32_t first = find_gap(p, count);
+    if (first == US_NONE)
+        return -ENOSPC;
+    us_region_t *r = calloc(1, sizeof *r);
+    if (r == NULL)
+        return -ENOMEM;
+    *r = (us_region_t){.addr = addr,
+                       .len = len,
+                       .id = id,
+                       .first = first,
+                       .count = (uint32_t)count,
+                       .shift = (uint8_t)__builtin_ctz(block)};
+    p->region[id] = r;
+    insert(p->byaddr, p->live, upto(p->byaddr, p->live, addr, true), r);
+    insert(p->byfirst, p->live, upto(p->byfirst, p->live, first, false), r);
+    p->live++;
+    p->s->regions++;
+    p->s->region_bytes += len;
+    if (resident) { /* changed, as far as we know: what a wrapped buffer holds was never seen */
+        for (uint32_t i = first; i < first + r->count; i++) {
+            us_entry_store(&p->space.table[i], (us_entry_t){.state = US_RESIDENT});
+            p->resident += us_block_len(r, i);
+            us_policy_in(p, r, i);
+        }
+        p->s->resident = p->resident;
+        p->s->peak_resident = us_max(p->s->peak_resident, p->resident);
+    }
+    *first_entry = first;
+    *entries = count;
+    return (int)id;
+}
+
+static us_region_t *region(us_pager_t *p, int id) {
+    return id < 0 || (uint32_t)id >= p->regions ? NULL : p->region[id];
+}
+
+int us_pager_activate(us_pager_t *p, int id) {
+    us_region_t *r = region(p, id);
+    if (r == NULL)
+        return -EINVAL;
+    r->active = true;
+    return 0;
+}
+
+int us_pager_freeze(us_pager_t *p, int id) {
+    us_region_t *r = region(p, id);
+    if (r == NULL)
+        return -EINVAL;
+    r->frozen = true;
+    return 0;
+}
+
+int64_t us_pager_unsettled(us_pager_t *p, int id, uint32_t first, uint32_t last) {
+    const us_region_t *r = region(p, id);
+    if (r == NULL || first > last || last > r->count)
+        return -EINVAL;
+    int64_t n = r->frozen ? r->jobs : 0;
+    for (uint32_t i = r->first + first; i < r->first + last; i++) {
+        const us_entry_t e = p->space.table[i];
+        n += e.state == US_LEAVING || e.state == US_OUTBOX || (e.flags & US_F_LOCKED);
+    }
+    return n;
+}
+
+int us_pager_remove(us_pager_t *p, int id) {
+    us_region_t *r = region(p, id);
+    if (r == NULL)
+        return -EINVAL;
+    if (!r->frozen || us_pager_unsettled(p, id, 0, r->count) != 0)
+        return -EBUSY;
+    for (uint32_t i = r->first; i < r->first + r->count; i++)
+        us_entry_forget(p, r, i);
+    const uint64_t page_entries = US_PAGE / sizeof(us_entry_t);
+    const uint64_t from = us_align_up(r->first, page_entries);
+    const uint64_t to = (r->first + r->count) & ~(page_entries - 1);
+    if (to > from) /* zeros either way; this gives the memory back too */
+        madvise(&p->space.table[from], (to - from) * sizeof(us_entry_t), MADV_REMOVE);
+    erase(p->byaddr, p->live, r);
+    erase(p->byfirst, p->live, r);
+    p->live--;
+    p->region[id] = NULL;
+    p->s->regions--;
+    p->s->region_bytes -= r->len;
+    free(r);
+    return 0;
+}
+
+/* ---- range calls ------------------------------------------------------------------------------------ */
+
+static us_region_t *range(us_pager_t *p, int id, const uint32_t *cursor, uint32_t last) {
+    us_region_t *r = region(p, id);
+    return r == NULL || last > r->count || *cursor > last ? NULL : r;
+}
+
+int us_pager_evict(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
+    us_region_t *r = range(p, id, cursor, last);
+    return r == NULL ? -EINVAL : us_evict_range(p, r, cursor, last);
+}
+
+static void want(us_pager_t *p) {
+    p->want_progress = true;
+    atomic_store_explicit(&p->space.ring->urgent, 1, memory_order_relaxed);
+}
+
+int us_pager_prefetch(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
+    us_region_t *r = range(p, id, cursor, last);
+    if (r == NULL)
+        return -EINVAL;
+    int result = US_DONE;
+    bool posted = false;
+    for (; *cursor < last && result == US_DONE; (*cursor)++) {
+        const uint32_t i = r->first + *cursor;
+        const us_entry_t e = p->space.table[i];
+        if (e.state == US_RESIDENT || e.state == US_EMPTY || (e.flags & US_F_LOCKED))
+            continue;
+        const int room = us_evict_room(p, us_block_len(r, i));
+        if (room == -ENOSPC)
+            break; /* nothing can leave for it: it is only a hint */
+        if (room == US_DONE && e.state != US_OUTBOX && us_fault_ahead(p, r, i, true)) {
+            posted = true;
+            continue;
+        }
+        if (room == US_DONE && e.state == US_OUTBOX && us_fault_install(p, r, i, false) != US_AGAIN)
+            continue;
+        result = US_WAIT_ROOM;
+        break;
+    }
+    if (posted)
+        us_crew_ring(&p->crew);
+    if (result == US_WAIT_ROOM)
+        want(p);
+    return result;
+}
+
+/* Brings block i in, written or not, whatever it takes; for pins and for the end. */
+static int hold(us_pager_t *p, us_region_t *r, uint32_t i, bool within_limit) {
+    const us_entry_t e = p->space.table[i];
+    if (e.flags & US_F_LOCKED)
+        return US_WAIT_ENTRY;
+    if (e.state == US_RESIDENT)
+        return e.flags & US_F_CLEAN ? us_fault_unprotect(p, r, i) : US_DONE;
+    if (within_limit && us_evict_room(p, us_block_len(r, i)) == US_WAIT_ROOM)
+        return US_WAIT_ROOM;
+    return us_fault_install(p, r, i, true);
+}
+
+static int hold_range(us_pager_t *p, int id, uint32_t *cursor, uint32_t last, bool pin) {
+    us_region_t *r = range(p, id, cursor, last);
+    if (r == NULL)
+        return -EINVAL;
+    enum { SLICE = 64 }; /* blocks; then the loop has its turn */
+    for (int n = 0; *cursor < last; (*cursor)++, n++) {
+        const uint32_t i = r->first + *cursor;
+        if (n == SLICE)
+            return US_AGAIN;
+        if (pin && p->pins[i] == UINT16_MAX)
+            return -EOVERFLOW;
+        int res = hold(p, r, i, pin);
+        if (res != US_DONE) {
+            if (res == US_WAIT_ENTRY || res == US_WAIT_ROOM)
+                want(p);
+            return res;
+        }
+        if (pin && p->pins[i]++ == 0)
+            p->s->pinned += us_block_len(r, i);
+    }
+    return US_DONE;
+}
+
+int us_pager_pin(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
+    return hold_range(p, id, cursor, last, true);
+}
+
+int us_pager_restore(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
+    return hold_range(p, id, cursor, last, false);
+}
+
+int us_pager_unpin(us_pager_t *p, int id, uint32_t first, uint32_t last) {
+    us_region_t *r = range(p, id, &first, last);
+    if (r == NULL)
+        return -EINVAL;
+    for (uint32_t i = r->first + first; i < r->first + last; i++) {
+        if (p->pins[i] == 0)
+            return -EINVAL;
+        if (--p->pins[i] == 0)
+            p->s->pinned -= us_block_len(r, i);
+    }
+    return 0;
+}
+
+/* ---- the step --------------------------------------------------------------------------------------- */
+
+void us_event(us_pager_t *p, us_event_t ev) {
+    if (!p->in_step) /* a range call or a retry: the loop must come and fetch it */
+        us_sys_eventfd_ring(p->worker_fd);
+    if (p->events == p->event_cap) {
+        uint32_t cap = p->event_cap == 0 ? 64 : p->event_cap * 2;
+        us_event_t *e = realloc(p->event, cap * sizeof *e);
+        if (e == NULL)
+            abort(); /* to drop one is to hang a thread */
+        p->event = e;
+        p->event_cap = cap;
+    }
+    p->event[p->events++] = ev;
+}
+
+static void publish(us_pager_t *p) {
+    us_stats_t *s = p->s;
+    s->pool_used = us_pool_used(p->pool);
+    s->pool_allocated = us_pool_allocated(p->pool);
+    uint64_t ns = 0;
+    for (int i = 0; i < p->crew.n; i++)
+        ns += atomic_load_explicit(&p->crew.worker[i].cpu_ns, memory_order_relaxed);
+    s->worker_cpu_ns = ns;
+}
+
+/* Merges spans a little at a time while the pool holds much more than it uses. */
+static void tidy(us_pager_t *p) {
+    const uint64_t used = us_pool_used(p->pool), held = us_pool_allocated(p->pool);
+    if (held > used + used / 8 + (512 << 10)) {
+        int64_t n = us_pool_compact(p->pool, 256 << 10, us_entry_moved, p);
+        if (n > 0) {
+            p->s->compactions++;
+            p->s->compacted += (uint64_t)n;
+        }
+    }
+}
+
+/* Returns how many messages there were; negative when the client is gone. */
+static int drain(us_pager_t *p) {
+    us_msg_t msg[16];
+    int n = us_sys_read(p->cfg.uffd, msg, 16);
+    if (n <= 0)
+        return n;
+    p->s->read_batches++;
+    p->s->messages += (uint64_t)n;
+    us_event_t f = {.since = us_now_ns()};
+    for (int k = 0; k < n; k++) {
+        us_follow(p, msg[k].tid);
+        f.kind = 0;
+        f.addr = msg[k].addr;
+        f.flags = msg[k].flags;
+        f.tid = msg[k].tid;
+        int res = us_fault_serve(p, &f);
+        if (res != US_DONE) {
+            us_region_t *r = us_region_at(p, f.addr);
+            f.entry = r == NULL ? US_NONE : r->first + (uint32_t)((f.addr - r->addr) >> r->shift);
+            f.kind = US_EV_FAULT;
+            if (res == US_STRAY)
+                p->s->stray++;
+            us_event(p, f);
+        }
+    }
+    return n;
+}
+
+static bool completed(us_pager_t *p) {
+    if (p->seen < p->head && atomic_load_explicit(&p->space.ring->cmd[p->seen & (US_RING - 1)].status,
+                                                  memory_order_acquire) != US_PENDING)
+        return true;
+    for (int i = 0; i < p->crew.n; i++) {
+        if (atomic_load(&p->crew.worker[i].done_head) != p->crew.worker[i].done_seen)
+            return true;
+    }
+    return false;
+}
+
+static void clear_eventfd(int fd) {
+    uint64_t n;
+    ssize_t got = read(fd, &n, sizeof n);
+    (void)got;
+}
+
+void us_pager_rung(us_pager_t *p) {
+    clear_eventfd(p->cfg.notify);
+    clear_eventfd(p->worker_fd);
+}
+
+int us_pager_step(us_pager_t *p, us_event_t *ev, int max) {
+    us_ring_t *ring = p->space.ring;
+    p->in_step = true;
+    atomic_store(&ring->loop_asleep, 0);
+    for (int round = 0; round < ROUNDS; round++) {
+        us_pump(p);
+        int n = drain(p);
+        if (n < 0) {
+            us_event(p, (us_event_t){.kind = US_EV_GONE});
+            break;
+        }
+        if (p->events >= 64)
+            break;
+        if (n > 0)
+            continue;
+        if (p->resident - p->leaving > p->mark_high)
+            us_evict_some(p);
+        tidy(p);
+        /* Say that we sleep, then look again: they finish, then look whether we sleep. */
+        atomic_store_explicit(&ring->urgent, p->want_progress, memory_order_relaxed);
+        atomic_store(&ring->loop_asleep, 1);
+        if (!completed(p))
+            break;
+        atomic_store(&ring->loop_asleep, 0);
+    }
+    publish(p);
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    p->s->loop_cpu_ns = (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
+    int n = (int)us_min(p->events, (uint64_t)max);
+    memcpy(ev, p->event, sizeof *ev * (size_t)n);
+    p->events -= (uint32_t)n;
+    memmove(p->event, p->event + n, sizeof *ev * p->events);
+    p->in_step = false;
+    if (p->events > 0) /* come back at once */
+        us_sys_eventfd_ring(p->worker_fd);
+    return n;
+}
+
+int us_pager_serve(us_pager_t *p, const us_event_t *fault) { return us_fault_serve(p, fault); }
+
+int us_pager_pending(us_pager_t *p) {
+    return p->head != p->seen || us_crew_busy(&p->crew) > 0 || p->events > 0;
+}
+
+/* ---- invariants ------------------------------------------------------------------------------------- */
+
+typedef struct us_check {
+    us_pager_t *p;
+    uint64_t objects, named;
+    bool ok;
+} us_check_t;
+
+static bool check_object(void *ctx, uint64_t off, uint32_t len, uint32_t owner, uint32_t tag) {
+    us_check_t *c = ctx;
+    (void)len;
+    (void)tag;
+    const us_entry_t e = c->p->space.table[owner];
+    c->objects++;
+    const bool names = e.state == US_POOLED || (e.flags & US_F_KEPT);
+    if (!names || e.where != ((uint64_t)US_TIER_POOL << 56 | off))
+        c->ok = false;
+    return c->ok;
+}
+
+/* 0 and errno = the number of the broken invariant (EN of types.h), else 1. */
+int us_pager_is_valid(us_pager_t *p) {
+    uint64_t resident = 0, queued = 0, free_to_leave = 0;
+    us_check_t c = {.p = p, .ok = true};
+    for (uint32_t k = 0; k < p->live; k++) {
+        us_region_t *r = p->byfirst[k];
+        for (uint32_t i = r->first; i < r->first + r->count; i++) {
+            const us_entry_t e = p->space.table[i];
+            const bool locked = (e.flags & US_F_LOCKED) != 0;
+            errno = 2;
+            if (e.state == US_LEAVING && !locked)
+                return 0;
+            errno = 3;
+            if ((e.flags & US_F_CLEAN) && e.state != US_RESIDENT && e.state != US_LEAVING)
+                return 0;
+            if ((e.flags & US_F_KEPT) && !(e.flags & US_F_CLEAN))
+                return 0;
+            if (e.state == US_POOLED || ((e.flags & US_F_KEPT) && US_CODEC_OF(e) != US_FILL))
+                c.named++;
+            if (e.state == US_RESIDENT || e.state == US_LEAVING || locked)
+                resident += us_block_len(r, i);
+            if (e.state == US_RESIDENT)
+                free_to_leave += us_block_len(r, i);
+        }
+    }
+    errno = 4;
+    us_pool_walk(p->pool, check_object, &c);
+    if (!c.ok || c.objects != c.named || !us_pool_is_valid(p->pool))
+        return 0;
+    errno = 6;
+    if (resident != p->resident)
+        return 0;
+    errno = 7;
+    if (!us_policy_is_valid(p, &queued) || queued != free_to_leave)
+        return 0;
+    errno = 0;
+    return 1;
+}

@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * What the files of the pager half share. One thread, the loop, owns all of it; what workers touch is in
+ * worker.h and says so.
+ */
+#ifndef US_PAGER_H
+#define US_PAGER_H
+
+#include "pool.h"
+#include "space.h"
+#include "worker.h"
+
+enum { US_STREAMS = 4, US_BATCH = 256 };
+
+/* A run of faults at rising blocks. The blocks before `ahead` are in or on their way, but one, the
+ * marker: it is left out on purpose, so that the fault on it tells how far the reader has come. */
+typedef struct us_stream {
+    uint32_t marker; /* block whose fault starts the next window */
+    uint32_t ahead;  /* first block that no window has covered */
+    uint32_t window; /* blocks; 0: not yet a run */
+    uint32_t used;   /* region's clock, for replacement */
+} us_stream_t;
+
+typedef struct us_region {
+    uint64_t addr, len;
+    uint32_t id, first, count; /* first: index in the table */
+    uint8_t shift;
+    bool active, frozen;
+    uint32_t jobs;       /* of workers, not yet committed */
+    uint32_t clock;
+    uint32_t write_bias; /* 0..US_BIAS_MAX: how often a clean block of ours is written soon */
+    us_stream_t stream[US_STREAMS];
+} us_region_t;
+
+typedef struct us_node {
+    uint32_t prev, next;
+} us_node_t;
+
+typedef struct us_queue {
+    uint32_t head, tail; /* evict at head, insert at tail */
+    uint64_t bytes;
+} us_queue_t;
+
+enum { US_SMALL = 0, US_MAIN = 1 };
+enum { US_BIAS_MAX = 1024, US_BIAS_WRITE = 768, US_STREAM_MIN = 2 };
+
+#define US_SLOT_FREE 0x80000000u
+
+/* The ring of slots: [tail, head) in use, in pages; a freed slot goes when it reaches the tail. */
+typedef struct us_outbox {
+    uint32_t pages, head, tail, used;
+    uint32_t *span;  /* at a slot's first page: its pages, and US_SLOT_FREE when given up */
+    us_job_t **job;  /* at a slot's first page: the job that compresses it */
+    uint8_t *press;  /* private, as large as the outbox: where a slot's job writes its output */
+} us_outbox_t;
+
+typedef struct us_posted {
+    uint32_t entry, region;
+    us_job_t *job; /* of a take; NULL for a drop */
+} us_posted_t;
+
+typedef struct us_pager {
+    us_pager_config_t cfg;
+    us_space_t space;
+    us_stats_t *s;
+    us_pool_t *pool;
+    us_codec_ctx_t *codec; /* the loop's own */
+
+    us_node_t *node;  /* by entry */
+    uint32_t *stamp;  /* by entry: policy clock at which it left; 0 never */
+    uint16_t *pins;   /* by entry */
+    us_queue_t queue[2];
+    uint32_t evict_clock; /* pages that have left, ever */
+
+    us_region_t **region; /* by id; NULL where free */
+    uint32_t regions;     /* length of region[] */
+    us_region_t **byaddr; /* active and inactive ones, by address */
+    us_region_t **byfirst;
+    uint32_t live;
+
+    us_posted_t posted[US_RING];
+    uint64_t head, seen; /* of the ring: posted, and committed */
+    us_outbox_t outbox;
+    us_crew_t crew;      /* the workers */
+
+    uint64_t resident;   /* E6, and what workers are bringing in */
+    uint64_t leaving;    /* of these: in posted commands */
+    uint64_t pending;    /* raw bytes taken or in the outbox: they will want room in the pool */
+    uint64_t mark_high, mark_low;
+    uint64_t gate_until, gate_used; /* no takes until then, unless the pool has emptied */
+    uint32_t kept_hand;
+    bool said_noroom;
+    bool in_step;
+    bool want_progress;  /* somebody in Python waits for room */
+
+    uint8_t *raw;        /* a decompressed block, 2 MiB */
+    const uint8_t *zero; /* 2 MiB of zeros */
+    uint8_t *filled;     /* a filled block, 2 MiB, of filled_word up to filled_len */
+    uint64_t filled_word;
+    uint32_t filled_len;
+
+    us_event_t *event;
+    uint32_t events, event_cap;
+    int worker_fd;
+
+    int cpu;             /* where the loop is bound; -1 nowhere */
+    uint32_t follow_count, follow_every;
+    struct {
+        uint32_t tid;
+        int fd;
+    } follow[16];
+} us_pager_t;
+
+/* ---- regions ---- */
+static inline uint64_t us_block_addr(const us_region_t *r, uint32_t i) {
+    return r->addr + ((uint64_t)(i - r->first) << r->shift);
+}
+static inline uint32_t us_block_len(const us_region_t *r, uint32_t i) {
+    uint64_t off = (uint64_t)(i - r->first) << r->shift;
+    return (uint32_t)us_min(1ull << r->shift, r->len - off);
+}
+us_region_t *us_region_at(us_pager_t *p, uint64_t addr);
+us_region_t *us_region_of(us_pager_t *p, uint32_t entry);
+
+/* ---- events ---- */
+void us_event(us_pager_t *p, us_event_t ev);
+
+/* ---- entry.c: one function a transition ---- */
+void us_entry_bring(us_pager_t *p, us_region_t *r, uint32_t i, bool clean);
+void us_entry_reserve(us_pager_t *p, us_region_t *r, uint32_t i);
+void us_entry_unreserve(us_pager_t *p, us_region_t *r, uint32_t i);
+void us_entry_dirty(us_pager_t *p, uint32_t i);
+void us_entry_leave(us_pager_t *p, us_region_t *r, uint32_t i, uint32_t slot);
+void us_entry_left(us_pager_t *p, us_region_t *r, uint32_t i);
+void us_entry_stay(us_pager_t *p, us_region_t *r, uint32_t i);
+int us_entry_pressed(us_pager_t *p, const us_job_t *job);
+void us_entry_uncopy(us_pager_t *p, uint32_t i);
+bool us_entry_moved(void *pager, uint32_t owner, uint32_t tag, uint64_t from, uint64_t to);
+void us_entry_forget(us_pager_t *p, us_region_t *r, uint32_t i);
+void us_entry_free_object(us_pager_t *p, us_entry_t e);
+
+/* ---- policy.c ---- */
+void us_policy_in(us_pager_t *p, us_region_t *r, uint32_t i);
+void us_policy_out(us_pager_t *p, us_region_t *r, uint32_t i);
+uint32_t us_policy_victim(us_pager_t *p);
+void us_policy_requeue(us_pager_t *p, us_region_t *r, uint32_t i);
+void us_policy_left(us_pager_t *p, us_region_t *r, uint32_t i);
+void us_policy_ahead(us_pager_t *p, us_region_t *r, uint32_t i, bool write);
+/* Whether a block that a read brings in is installed write-protected. */
+bool us_policy_clean(us_region_t *r);
+void us_policy_wrote(us_region_t *r);
+void us_policy_dropped(us_region_t *r);
+bool us_policy_is_valid(us_pager_t *p, uint64_t *bytes);
+
+/* ---- evict.c ---- */
+void us_evict_some(us_pager_t *p);
+int us_evict_range(us_pager_t *p, us_region_t *r, uint32_t *i, uint32_t last);
+void us_pump(us_pager_t *p);
+/* Room for len more resident bytes: US_DONE, US_WAIT_ROOM, or -ENOSPC when nothing can leave. */
+int us_evict_room(us_pager_t *p, uint64_t len);
+void us_slot_free(us_pager_t *p, uint32_t slot);
+bool us_reclaim(us_pager_t *p, uint64_t bytes);
+
+/* ---- fault.c ---- */
+int us_fault_serve(us_pager_t *p, const us_event_t *f);
+/* Brings block i in: US_DONE, US_AGAIN, or -errno when the memory is gone. */
+int us_fault_install(us_pager_t *p, us_region_t *r, uint32_t i, bool write);
+bool us_fault_ahead(us_pager_t *p, us_region_t *r, uint32_t i, bool clean);
+int us_fault_unprotect(us_pager_t *p, us_region_t *r, uint32_t i);
+void us_follow(us_pager_t *p, uint32_t tid);
+
+#endif

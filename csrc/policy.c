@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Which block leaves next, and which come along.
+ *
+ * Accesses are seen only as faults: a resident block that is used and one that is not look alike. So the
+ * queues are FIFOs, as in S3-FIFO (Yang et al., SOSP 2023), with what can be known in place of hit counts:
+ *
+ *    fault, seen lately  ------------------->  main   --+--> leaves; stamped with the clock
+ *    fault, not seen lately  -->  small  --------------+
+ *
+ * "Lately" is: left less than a main queue's worth of evictions ago (the stamp plays the ghost queue). A
+ * scan passes through the small queue and leaves the main one alone. The outbox is a second chance: a
+ * block that is wanted while it waits there comes back without having been compressed.
+ *
+ * Read-ahead. A fault next to the last one begins a run. While the run holds, the window doubles, and all
+ * of it is brought in by workers but one block, the marker; the fault on the marker tells that the reader
+ * is half-way, and starts the next window while the rest of this one is still ahead of the reader.
+ *
+ *      reader ->  [ in | in | MARKER | in | in ]  next window ...
+ */
+#include "pager.h"
+
+#include "sys.h"
+
+/* ---- queues ----------------------------------------------------------------------------------------- */
+
+static void push(us_pager_t *p, us_queue_t *q, uint32_t i) {
+    p->node[i] = (us_node_t){.prev = q->tail, .next = US_NONE};
+    if (q->tail != US_NONE)
+        p->node[q->tail].next = i;
+    else
+        q->head = i;
+    q->tail = i;
+}
+
+static void flag(us_pager_t *p, uint32_t i, uint8_t clear, uint8_t set) {
+    us_entry_t e = p->space.table[i];
+    e.flags = (uint8_t)((e.flags & ~clear) | set);
+    us_entry_store(&p->space.table[i], e);
+}
+
+static uint32_t limit_pages(const us_pager_t *p) { return (uint32_t)(p->cfg.limit >> US_PAGE_SHIFT); }
+
+void us_policy_in(us_pager_t *p, us_region_t *r, uint32_t i) {
+    const uint32_t age = p->evict_clock - p->stamp[i];
+    const bool lately = p->stamp[i] != 0 && age <= limit_pages(p) - limit_pages(p) / 10;
+    us_queue_t *q = &p->queue[lately ? US_MAIN : US_SMALL];
+    push(p, q, i);
+    q->bytes += us_block_len(r, i);
+    flag(p, i, US_F_MAIN, (uint8_t)(US_F_QUEUED | (lately ? US_F_MAIN : 0)));
+}
+
+void us_policy_out(us_pager_t *p, us_region_t *r, uint32_t i) {
+    us_queue_t *q = &p->queue[p->space.table[i].flags & US_F_MAIN ? US_MAIN : US_SMALL];
+    us_node_t n = p->node[i];
+    if (n.prev != US_NONE)
+        p->node[n.prev].next = n.next;
+    else
+        q->head = n.next;
+    if (n.next != US_NONE)
+        p->node[n.next].prev = n.prev;
+    else
+        q->tail = n.prev;
+    q->bytes -= us_block_len(r, i);
+    flag(p, i, US_F_QUEUED, 0);
+}
+
+/* The next to leave; it stays queued. */
+uint32_t us_policy_victim(us_pager_t *p) {
+    const us_queue_t *small = &p->queue[US_SMALL], *main_q = &p->queue[US_MAIN];
+    if (small->head != US_NONE && (small->bytes > p->cfg.limit / 10 || main_q->head == US_NONE))
+        return small->head;
+    return main_q->head != US_NONE ? main_q->head : small->head;
+}
+
+/* To the tail of its queue: it can't leave now. */
+void us_policy_requeue(us_pager_t *p, us_region_t *r, uint32_t i) {
+    const bool main_q = (p->space.table[i].flags & US_F_MAIN) != 0;
+    us_policy_out(p, r, i);
+    us_queue_t *q = &p->queue[main_q ? US_MAIN : US_SMALL];
+    push(p, q, i);
+    q->bytes += us_block_len(r, i);
+    flag(p, i, 0, US_F_QUEUED);
+}
+
+void us_policy_left(us_pager_t *p, us_region_t *r, uint32_t i) {
+    p->evict_clock += us_block_len(r, i) >> US_PAGE_SHIFT;
+    p->stamp[i] = p->evict_clock == 0 ? 1 : p->evict_clock;
+}
+
+bool us_policy_is_valid(us_pager_t *p, uint64_t *bytes) {
+    *bytes = 0;
+    for (int k = 0; k < 2; k++) {
+        uint64_t sum = 0;
+        uint32_t prev = US_NONE;
+        for (uint32_t i = p->queue[k].head; i != US_NONE; prev = i, i = p->node[i].next) {
+            const us_entry_t e = p->space.table[i];
+            us_region_t *r = us_region_of(p, i);
+            if (r == NULL || e.state != US_RESIDENT || !(e.flags & US_F_QUEUED) ||
+                ((e.flags & US_F_MAIN) != 0) != (k == US_MAIN) || p->node[i].prev != prev)
+                return false;
+            sum += us_block_len(r, i);
+        }
+        if (sum != p->queue[k].bytes || p->queue[k].tail != prev)
+            return false;
+        *bytes += sum;
+    }
+    return true;
+}
+
+/* ---- clean or not ----------------------------------------------------------------------------------- */
+
+/* A region whose clean blocks are nearly all written soon after gets them writable at once, which saves
+ * the second fault; each 16th is still protected, so that a change of habit is seen. */
+bool us_policy_clean(us_region_t *r) {
+    return r->write_bias < US_BIAS_WRITE || (r->clock++ & 15) == 0;
+}
+
+void us_policy_wrote(us_region_t *r) { r->write_bias += (US_BIAS_MAX - r->write_bias) / 16; }
+
+void us_policy_dropped(us_region_t *r) { r->write_bias -= r->write_bias / 16; }
+
+/* ---- read-ahead ------------------------------------------------------------------------------------- */
+
+static us_stream_t *stream_for(us_region_t *r, uint32_t b, bool *run) {
+    us_stream_t *oldest = &r->stream[0];
+    r->clock++;
+    for (int k = 0; k < US_STREAMS; k++) {
+        us_stream_t *s = &r->stream[k];
+        if (s->ahead != 0 && (b == s->marker || b == s->ahead)) {
+            *run = true;
+            s->used = r->clock;
+            return s;
+        }
+        if (s->ahead != 0 && b < s->ahead && s->window != 0 && b + 2 * s->window >= s->ahead) {
+            *run = false; /* within a window that is on its way */
+            s->used = r->clock;
+            return NULL;
+        }
+        if (s->used < oldest->used)
+            oldest = s;
+    }
+    *oldest = (us_stream_t){.marker = b + 1, .ahead = b + 1, .window = 0, .used = r->clock};
+    *run = false;
+    return NULL;
+}
+
+void us_policy_ahead(us_pager_t *p, us_region_t *r, uint32_t i, bool write) {
+    uint32_t widest = (uint32_t)us_min(p->cfg.readahead, p->cfg.limit / 16) >> r->shift;
+    if (widest < 2)
+        return;
+    const uint32_t b = i - r->first;
+    bool run;
+    us_stream_t *s = stream_for(r, b, &run);
+    if (!run)
+        return;
+    s->window = s->window == 0 ? US_STREAM_MIN : (uint32_t)us_min(s->window * 2, widest);
+    if (s->ahead <= b)
+        s->ahead = b + 1;
+    const uint32_t end = (uint32_t)us_min((uint64_t)s->ahead + s->window, r->count);
+    const uint32_t marker = s->ahead + (end - s->ahead) / 2;
+    bool posted = false;
+    uint32_t k = s->ahead;
+    for (; k < end; k++) {
+        const us_entry_t e = p->space.table[r->first + k];
+        if (k == marker || (e.flags & US_F_LOCKED) ||
+            (e.state != US_EMPTY && e.state != US_FILLED && e.state != US_POOLED))
+            continue;
+        const bool clean = e.state == US_EMPTY ? !write : us_policy_clean(r);
+        if (!us_fault_ahead(p, r, r->first + k, clean))
+            break;
+        posted = true;
+        if (e.state == US_EMPTY)
+            p->s->readahead_empty_blocks++;
+        else
+            p->s->readahead_blocks++;
+    }
+    s->marker = k > marker ? marker : k;
+    s->ahead = k;
+    if (posted)
+        us_crew_ring(&p->crew);
+}

@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: MIT */
+#include "space.h"
+
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "pool.h"
+
+#ifndef MFD_NOEXEC_SEAL
+#define MFD_NOEXEC_SEAL 8u
+#endif
+
+static int make_memfd(void) {
+    int fd = memfd_create("uswap-space", MFD_CLOEXEC | MFD_NOEXEC_SEAL);
+    if (fd < 0 && errno == EINVAL) /* before 6.3 */
+        fd = memfd_create("uswap-space", MFD_CLOEXEC);
+    return fd < 0 ? -errno : fd;
+}
+
+int us_space_create(uint64_t outbox, uint64_t pool_budget, uint64_t table_cap, us_layout_t *out) {
+    us_layout_t l = {0};
+    uint64_t at = us_align_up(sizeof(us_ring_t), US_PAGE);
+    l.stats_off = at;
+    at = us_align_up(at + sizeof(us_shared_stats_t), US_PAGE);
+    l.outbox_off = at;
+    l.outbox_len = us_align_up(outbox, US_PAGE);
+    at += l.outbox_len;
+    l.table_off = at;
+    l.table_cap = table_cap;
+    at = us_align_up(at + table_cap * sizeof(us_entry_t), US_PAGE);
+    l.pool_off = us_align_up(at, 2u << 20);
+    l.pool_len = us_pool_virtual(pool_budget);
+    l.size = l.pool_off + l.pool_len;
+
+    int fd = make_memfd();
+    if (fd < 0)
+        return fd;
+    if (ftruncate(fd, (off_t)l.size) < 0)
+        goto fail;
+    us_ring_t *ring = mmap(NULL, sizeof(us_ring_t), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (ring == MAP_FAILED)
+        goto fail;
+    ring->layout = l;
+    ring->version = US_SPACE_VERSION;
+    ring->magic = US_SPACE_MAGIC;
+    munmap(ring, sizeof(us_ring_t));
+    *out = l;
+    return fd;
+fail:;
+    int err = -errno;
+    close(fd);
+    return err;
+}
+
+static void *map_part(int fd, uint64_t off, uint64_t len, int prot) {
+    void *m = mmap(NULL, len, prot, MAP_SHARED | MAP_NORESERVE, fd, (off_t)off);
+    return m == MAP_FAILED ? NULL : m;
+}
+
+int us_space_map(us_space_t *s, int fd, bool pager) {
+    memset(s, 0, sizeof *s);
+    const int rw = PROT_READ | PROT_WRITE, mine = pager ? rw : PROT_READ;
+    s->ring = map_part(fd, 0, sizeof(us_ring_t), rw);
+    if (s->ring == NULL)
+        return -errno;
+    if (s->ring->magic != US_SPACE_MAGIC || s->ring->version != US_SPACE_VERSION) {
+        us_space_unmap(s);
+        return -EPROTO;
+    }
+    s->at = s->ring->layout;
+    s->stats = map_part(fd, s->at.stats_off, sizeof(us_shared_stats_t), mine);
+    s->outbox = map_part(fd, s->at.outbox_off, s->at.outbox_len, rw);
+    s->table = map_part(fd, s->at.table_off, s->at.table_cap * sizeof(us_entry_t), mine);
+    s->pool = pager ? map_part(fd, s->at.pool_off, s->at.pool_len, rw) : NULL;
+    if (s->stats == NULL || s->outbox == NULL || s->table == NULL || (pager && s->pool == NULL)) {
+        int err = -errno;
+        us_space_unmap(s);
+        return err;
+    }
+    return 0;
+}
+
+void us_space_unmap(us_space_t *s) {
+    if (s->ring != NULL)
+        munmap(s->ring, sizeof(us_ring_t));
+    if (s->stats != NULL)
+        munmap(s->stats, sizeof(us_shared_stats_t));
+    if (s->outbox != NULL)
+        munmap(s->outbox, s->at.outbox_len);
+    if (s->table != NULL)
+        munmap(s->table, s->at.table_cap * sizeof(us_entry_t));
+    if (s->pool != NULL)
+        munmap(s->pool, s->at.pool_len);
+    memset(s, 0, sizeof *s);
+}

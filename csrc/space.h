@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The space: one memfd, laid out as
+ *
+ *   | ring (RW both) | statistics (pager RW, client R) | outbox (RW both) | table (pager RW, client R) | pool |
+ *
+ * each part page-aligned and sparse: what is not used has no memory. The pool is mapped by the pager only.
+ */
+#ifndef US_SPACE_H
+#define US_SPACE_H
+
+#include "types.h"
+
+typedef struct us_space {
+    us_layout_t at;
+    us_ring_t *ring;
+    us_shared_stats_t *stats;
+    uint8_t *outbox;
+    us_entry_t *table;
+    uint8_t *pool; /* NULL in the client */
+} us_space_t;
+
+/* Reads the layout from the memfd and checks it. -EPROTO: not a space, or of another version. */
+int us_space_map(us_space_t *s, int fd, bool pager);
+void us_space_unmap(us_space_t *s);
+
+#endif

@@ -1,0 +1,320 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The numbers below are the kernel's ABI (include/uapi/linux/userfaultfd.h, up to 6.18); Debian 12's
+ * header stops at feature bit 12. What is there is asked of the kernel at run time.
+ */
+#include "sys.h"
+
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <time.h>
+#include <unistd.h>
+
+#define F_THREAD_ID (1ull << 8)
+#define F_WP (1ull << 0)
+#define F_POISON (1ull << 14)
+#define F_MOVE (1ull << 16)
+#ifndef UFFD_USER_MODE_ONLY
+#define UFFD_USER_MODE_ONLY 1
+#endif
+#define IOC_NEW _IO(0xAA, 0x00) /* on /dev/userfaultfd */
+
+typedef struct us_move_arg {
+    uint64_t dst, src, len, mode;
+    int64_t move;
+} us_move_arg_t;
+#define IOC_MOVE _IOWR(0xAA, 0x05, us_move_arg_t)
+#define MOVE_ALLOW_SRC_HOLES 2u
+
+#ifndef SYS_process_madvise
+#define SYS_process_madvise 440
+#endif
+#ifndef SYS_pidfd_open
+#define SYS_pidfd_open 434
+#endif
+
+/* ---- injection -------------------------------------------------------------------------------------- */
+
+enum { OP_COPY, OP_ZERO, OP_WAKE, OP_PROTECT, OP_MOVE, OP_MADVISE, OP_VECTOR, OPS };
+static const char *const op_names[OPS] = {"copy", "zero", "wake", "protect", "move", "madvise", "vector"};
+
+static struct {
+    int err;
+    uint32_t every;
+    _Atomic uint32_t calls;
+} injected[OPS];
+
+int us_inject_set(const char *op, int err, uint32_t every) {
+    for (int i = 0; i < OPS; i++) {
+        if (strcmp(op, op_names[i]) == 0) {
+            injected[i].err = err;
+            injected[i].every = every;
+            return 0;
+        }
+    }
+    return -EINVAL;
+}
+
+static inline int inject(int op) {
+    if (__builtin_expect(injected[op].every == 0, 1))
+        return 0;
+    uint32_t n = atomic_fetch_add_explicit(&injected[op].calls, 1, memory_order_relaxed);
+    return (n + 1) % injected[op].every == 0 ? -injected[op].err : 0;
+}
+
+uint32_t us_delays[US_DELAYS];
+static const char *const delay_names[US_DELAYS] = {"take",    "taken", "drop",    "status", "press", "pressed",
+                                                   "bring",   "brought", "commit", "serve",  "served"};
+
+int us_delay_set(const char *point, uint32_t usec) {
+    int found = 0;
+    for (int i = 0; i < US_DELAYS; i++) {
+        if (strcmp(point, "all") == 0 || strcmp(point, delay_names[i]) == 0) {
+            us_delays[i] = usec;
+            found = 1;
+        }
+    }
+    return found ? 0 : -EINVAL;
+}
+
+void us_delay_now(uint32_t usec) {
+    static _Thread_local uint64_t seed;
+    if (seed == 0)
+        seed = us_now_ns() * 2 + 1;
+    seed = seed * 6364136223846793005ull + 1442695040888963407ull;
+    struct timespec t = {0, (long)((seed >> 33) % usec) * 1000};
+    nanosleep(&t, NULL);
+}
+
+/* ---- userfaultfd ------------------------------------------------------------------------------------ */
+
+uint64_t us_now_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
+}
+
+static int open_by(int how) {
+    if (how == US_UFFD_DEVICE) {
+        int dev = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
+        if (dev < 0)
+            return -errno;
+        int fd = ioctl(dev, IOC_NEW, O_CLOEXEC | O_NONBLOCK);
+        int err = errno;
+        close(dev);
+        return fd < 0 ? -err : fd;
+    }
+    int mode = how == US_UFFD_USER_MODE ? UFFD_USER_MODE_ONLY : 0;
+    int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | mode);
+    return fd < 0 ? -errno : fd;
+}
+
+/* UFFDIO_API can be asked once for each descriptor, so the features are asked of another one. */
+static int features_by(int how, uint64_t *features) {
+    int fd = open_by(how);
+    if (fd < 0)
+        return fd;
+    struct uffdio_api api = {.api = UFFD_API};
+    int err = ioctl(fd, UFFDIO_API, &api) < 0 ? -errno : 0;
+    close(fd);
+    *features = api.features;
+    return err;
+}
+
+int us_uffd_open(int how, us_uffd_t *out) {
+    int err = -ENOSYS;
+    for (int way = US_UFFD_DEVICE; way <= US_UFFD_USER_MODE; way++) {
+        if (how != US_UFFD_AUTO && how != way)
+            continue;
+        uint64_t features = 0;
+        int r = features_by(way, &features);
+        if (r < 0) {
+            if (err == -ENOSYS)
+                err = r;
+            continue;
+        }
+        struct uffdio_api api = {.api = UFFD_API,
+                                 .features = features & (F_THREAD_ID | F_WP | F_POISON | F_MOVE)};
+        int fd = open_by(way);
+        if (fd < 0)
+            return fd;
+        if (ioctl(fd, UFFDIO_API, &api) < 0) {
+            err = -errno;
+            close(fd);
+            continue;
+        }
+        *out = (us_uffd_t){.fd = fd,
+                           .how = way,
+                           .features = features,
+                           .enabled = features & (F_THREAD_ID | F_WP | F_POISON | F_MOVE)};
+        return 0;
+    }
+    return err;
+}
+
+int us_probe_kernel(us_probe_report_t *out) {
+    memset(out, 0, sizeof *out);
+    uint64_t f = 0;
+    out->user_mode_errno = -features_by(US_UFFD_USER_MODE, &f);
+    out->syscall_errno = -features_by(US_UFFD_SYSCALL, &f);
+    out->device_errno = -features_by(US_UFFD_DEVICE, &f);
+    out->features = f;
+    out->has_wp = (f & F_WP) != 0;
+    out->has_move = (f & F_MOVE) != 0;
+    out->has_poison = (f & F_POISON) != 0;
+    out->has_thread_id = (f & F_THREAD_ID) != 0;
+    int pidfd = us_sys_pidfd(getpid());
+    out->pidfd_errno = pidfd < 0 ? -pidfd : 0;
+    if (pidfd >= 0) {
+        void *m = mmap(NULL, US_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (m != MAP_FAILED) {
+            *(char *)m = 1;
+            struct iovec v = {m, US_PAGE};
+            uint64_t done;
+            out->self_advice_errno = -us_sys_dontneed_vec(pidfd, &v, 1, &done);
+            if (out->self_advice_errno == 0 && *(volatile char *)m != 0)
+                out->self_advice_errno = EILSEQ;
+            munmap(m, US_PAGE);
+        }
+        close(pidfd);
+    } else {
+        out->self_advice_errno = ENOSYS;
+    }
+    return 0;
+}
+
+int us_sys_read(int uffd, us_msg_t *msgs, int max) {
+    struct uffd_msg raw[16];
+    if (max > 16)
+        max = 16;
+    for (;;) {
+        ssize_t n = read(uffd, raw, sizeof raw[0] * (size_t)max);
+        if (n < 0) {
+            if (errno == EINTR)
+                continue;
+            return errno == EAGAIN ? 0 : -errno;
+        }
+        int got = 0;
+        for (size_t i = 0; i < (size_t)n / sizeof raw[0]; i++) {
+            if (raw[i].event != UFFD_EVENT_PAGEFAULT)
+                continue; /* no other event was asked for */
+            uint64_t fl = raw[i].arg.pagefault.flags;
+            msgs[got++] = (us_msg_t){
+                .addr = raw[i].arg.pagefault.address,
+                .flags = (fl & UFFD_PAGEFAULT_FLAG_WRITE ? US_FAULT_WRITE : 0) |
+                         (fl & UFFD_PAGEFAULT_FLAG_WP ? US_FAULT_WP | US_FAULT_WRITE : 0),
+                .tid = raw[i].arg.pagefault.feat.ptid,
+            };
+        }
+        return got;
+    }
+}
+
+int us_sys_copy(int uffd, uint64_t dst, const void *src, uint64_t len, bool protect, uint64_t *done) {
+    *done = 0;
+    int err = inject(OP_COPY);
+    if (err)
+        return err;
+    struct uffdio_copy c = {.dst = dst,
+                            .src = (uint64_t)(uintptr_t)src,
+                            .len = len,
+                            .mode = protect ? UFFDIO_COPY_MODE_WP : 0};
+    if (ioctl(uffd, UFFDIO_COPY, &c) == 0) {
+        *done = len;
+        return 0;
+    }
+    err = -errno;
+    if (c.copy > 0) /* 0 or -EAGAIN when nothing was, by the kernel's age */
+        *done = (uint64_t)c.copy;
+    return err;
+}
+
+int us_sys_zero(int uffd, uint64_t dst, uint64_t len) {
+    int err = inject(OP_ZERO);
+    if (err)
+        return err;
+    struct uffdio_zeropage z = {.range = {dst, len}};
+    return ioctl(uffd, UFFDIO_ZEROPAGE, &z) == 0 ? 0 : -errno;
+}
+
+int us_sys_wake(int uffd, uint64_t addr, uint64_t len) {
+    struct uffdio_range r = {addr, len};
+    return ioctl(uffd, UFFDIO_WAKE, &r) == 0 ? 0 : -errno;
+}
+
+int us_sys_protect(int uffd, uint64_t addr, uint64_t len, bool on) {
+    int err = inject(OP_PROTECT);
+    if (err)
+        return err;
+    struct uffdio_writeprotect w = {.range = {addr, len}, .mode = on ? UFFDIO_WRITEPROTECT_MODE_WP : 0};
+    return ioctl(uffd, UFFDIO_WRITEPROTECT, &w) == 0 ? 0 : -errno;
+}
+
+int us_sys_move(int uffd, uint64_t dst, uint64_t src, uint64_t len, uint64_t *done) {
+    *done = 0;
+    int err = inject(OP_MOVE);
+    if (err)
+        return err;
+    us_move_arg_t m = {.dst = dst, .src = src, .len = len, .mode = MOVE_ALLOW_SRC_HOLES};
+    if (ioctl(uffd, IOC_MOVE, &m) == 0) {
+        *done = len;
+        return 0;
+    }
+    err = -errno;
+    if (m.move > 0)
+        *done = (uint64_t)m.move;
+    return err;
+}
+
+int us_sys_register(int uffd, uint64_t addr, uint64_t len) {
+    struct uffdio_register r = {.range = {addr, len},
+                                .mode = UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP};
+    return ioctl(uffd, UFFDIO_REGISTER, &r) == 0 ? 0 : -errno;
+}
+
+int us_sys_unregister(int uffd, uint64_t addr, uint64_t len) {
+    struct uffdio_range r = {addr, len};
+    return ioctl(uffd, UFFDIO_UNREGISTER, &r) == 0 ? 0 : -errno;
+}
+
+/* ---- memory and processes --------------------------------------------------------------------------- */
+
+int us_sys_dontneed(uint64_t addr, uint64_t len) {
+    int err = inject(OP_MADVISE);
+    if (err)
+        return err;
+    return madvise((void *)(uintptr_t)addr, len, MADV_DONTNEED) == 0 ? 0 : -errno;
+}
+
+int us_sys_dontneed_vec(int pidfd, const struct iovec *iov, int n, uint64_t *done) {
+    *done = 0;
+    int err = inject(OP_VECTOR);
+    if (err)
+        return err;
+    long r = syscall(SYS_process_madvise, pidfd, iov, (size_t)n, MADV_DONTNEED, 0);
+    if (r < 0)
+        return -errno;
+    *done = (uint64_t)r;
+    return 0;
+}
+
+int us_sys_pidfd(int pid) {
+    int fd = (int)syscall(SYS_pidfd_open, pid, 0);
+    return fd < 0 ? -errno : fd;
+}
+
+int us_sys_eventfd_ring(int fd) {
+    uint64_t one = 1;
+    for (;;) {
+        if (write(fd, &one, sizeof one) == (ssize_t)sizeof one)
+            return 0;
+        if (errno != EINTR) /* EAGAIN: it rings already */
+            return errno == EAGAIN ? 0 : -errno;
+    }
+}

@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * System calls, one thin function each. Failures can be injected here, and the declarations that header
+ * files older than the running kernel lack are in sys.c. All return 0 (or what is said) or -errno.
+ */
+#ifndef US_SYS_H
+#define US_SYS_H
+
+#include "types.h"
+
+enum { US_FAULT_WRITE = 1, US_FAULT_WP = 2 }; /* flags of a fault message */
+
+typedef struct us_msg {
+    uint64_t addr;
+    uint32_t flags, tid;
+} us_msg_t;
+
+/* pre: msgs holds max. Returns how many fault messages were read; 0 when there is none. */
+int us_sys_read(int uffd, us_msg_t *msgs, int max);
+
+/* pre: dst and len are page multiples. *done: bytes copied, never negative, also on failure. */
+int us_sys_copy(int uffd, uint64_t dst, const void *src, uint64_t len, bool protect, uint64_t *done);
+int us_sys_zero(int uffd, uint64_t dst, uint64_t len);
+int us_sys_wake(int uffd, uint64_t addr, uint64_t len);
+int us_sys_protect(int uffd, uint64_t addr, uint64_t len, bool on);
+
+/* pre: called by a thread of the process whose memory it is. *done as above. */
+int us_sys_move(int uffd, uint64_t dst, uint64_t src, uint64_t len, uint64_t *done);
+
+int us_sys_register(int uffd, uint64_t addr, uint64_t len);
+int us_sys_unregister(int uffd, uint64_t addr, uint64_t len);
+
+/* Gives [addr, addr+len) back; on oneself. */
+int us_sys_dontneed(uint64_t addr, uint64_t len);
+
+struct iovec;
+/* The same for n ranges in one call. *done: bytes, from the front of the vector. */
+int us_sys_dontneed_vec(int pidfd, const struct iovec *iov, int n, uint64_t *done);
+
+int us_sys_pidfd(int pid);
+int us_sys_eventfd_ring(int fd);
+
+/* ---- delays, injected by tests at each transition ---- */
+enum {
+    US_D_TAKE,     /* the mover, before it takes */
+    US_D_TAKEN,    /* the mover, between the move and the copy to the slot */
+    US_D_DROP,     /* the mover, before a drop */
+    US_D_STATUS,   /* the mover, before it raises the flag */
+    US_D_PRESS,    /* a worker, before it compresses */
+    US_D_PRESSED,  /* a worker, before it hands the result over */
+    US_D_BRING,    /* a worker, between decompression and copy */
+    US_D_BROUGHT,  /* a worker, after the copy */
+    US_D_COMMIT,   /* the loop, before it commits a completion */
+    US_D_SERVE,    /* the loop, before it serves a fault */
+    US_D_SERVED,   /* the loop, between copy and commit */
+    US_DELAYS
+};
+extern uint32_t us_delays[US_DELAYS];
+void us_delay_now(uint32_t usec);
+#define US_DELAY(point)                               \
+    do {                                              \
+        if (__builtin_expect(us_delays[point] != 0, 0)) \
+            us_delay_now(us_delays[point]);           \
+    } while (0)
+
+#endif

@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Glossary, layouts and invariants of the C core.
+ *
+ *   block     4 KiB to 2 MiB (a power of two) of a region; what leaves and comes back as one. The last
+ *             block of a region may be shorter, always a multiple of a page.
+ *   entry     16 bytes for each block: its state, its generation, and where its bytes are.
+ *   region    a page-aligned range of the client's anonymous memory, registered with userfaultfd.
+ *   space     the memfd that client and pager share: ring, statistics, outbox, table, pool.
+ *   table     all entries of all regions of a client; a region has a contiguous range of it.
+ *   pool      the tier of compressed objects, in the space.
+ *   object    a block's compressed (or raw) bytes in the pool.
+ *   outbox    bytes of blocks that were taken out of the client and wait for a worker.
+ *   slot      a block's place in the outbox, counted in pages.
+ *   staging   address space of the client into which the mover MOVEs pages before it copies them.
+ *   client    the user's process.        mover   the one C thread of ours in it.
+ *   pager     the process that owns every decision.   loop    its main thread; the only writer of entries.
+ *   worker    a C thread of the pager: compresses, or decompresses and installs read-ahead.
+ *   clean     a resident block that is write-protected: unchanged since it came in.
+ *   copy      of a clean block: the object or word it came from, kept so that it can be dropped at once.
+ *   take      a changed block out of the client's pages.   drop   a clean block that has a copy.
+ */
+#ifndef US_TYPES_H
+#define US_TYPES_H
+
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "uswap.h"
+
+#include "hist.h"
+
+#if !defined(__x86_64__)
+#error "uswap runs on x86-64 only: entries are committed by one 16-byte store"
+#endif
+#include <emmintrin.h>
+
+#define US_PAGE_SHIFT 12
+#define US_PAGE 4096u
+#define US_BLOCK_MIN_SHIFT 12
+#define US_BLOCK_MAX_SHIFT 21
+#define US_NONE UINT32_MAX
+#define US_SPACE_MAGIC 0x31657061707377ull
+#define US_SPACE_VERSION 1u
+
+/* ---- the entry ---------------------------------------------------------------------------------------
+ *
+ *    byte 0      1       2..3    4..7                    8..15
+ *   +-------+-------+---------+---------------------+---------------------------------------+
+ *   | state | flags |   gen   | codec:8 | length:24 | where                                 |
+ *   +-------+-------+---------+---------------------+---------------------------------------+
+ *
+ *   state     where
+ *   EMPTY     0
+ *   RESIDENT  KEPT: the copy (pool offset, or the word when codec is US_FILL); else 0
+ *   LEAVING   KEPT: the copy (a drop); else the slot (a take)
+ *   OUTBOX    the slot
+ *   FILLED    the word; codec is US_FILL
+ *   POOLED    tier:8 | offset:56 in the pool
+ *
+ *   gen counts the contents: it changes whenever what the block holds may have changed, so that work that
+ *   was begun on older bytes can be told apart.
+ *
+ *   Invariants (us_pager_is_valid checks them; tests cite the numbers):
+ *   E1  only the loop writes entries, each by one 16-byte store
+ *   E2  LOCKED <=> the mover or a worker has the block; LEAVING implies LOCKED
+ *   E3  CLEAN implies RESIDENT or LEAVING;  KEPT implies CLEAN
+ *   E4  an object of the pool has exactly one entry that names it, and its header names that entry
+ *   E5  a slot in use has exactly one entry (OUTBOX, LEAVING) or one job that is about to release it
+ *   E6  resident bytes = sum over RESIDENT and LEAVING blocks
+ *   E7  RESIDENT blocks, unlocked and unpinned, are in exactly one queue of the policy
+ */
+typedef struct us_entry {
+    uint8_t state;
+    uint8_t flags; /* US_F_* */
+    uint16_t gen;
+    uint32_t size; /* codec << 24 | stored length in bytes */
+    uint64_t where;
+} __attribute__((aligned(16))) us_entry_t;
+
+_Static_assert(sizeof(us_entry_t) == 16, "an entry is 16 bytes");
+
+enum {
+    US_F_LOCKED = 1,
+    US_F_CLEAN = 2,
+    US_F_KEPT = 4,
+    US_F_WAITED = 8,  /* somebody in Python waits for the lock */
+    US_F_MAIN = 16,   /* in the main queue (else in the small one), when queued */
+    US_F_QUEUED = 32, /* in a queue of the policy */
+    US_F_WAKE = 64    /* a fault came while a worker brings it in: wake when done */
+};
+
+enum { US_FILL = 0x7f }; /* the codec of one repeated word */
+enum { US_TIER_POOL = 1 };
+
+#define US_SIZE(codec, len) ((uint32_t)(codec) << 24 | (uint32_t)(len))
+#define US_CODEC_OF(e) ((e).size >> 24)
+#define US_LENGTH_OF(e) ((e).size & 0xffffffu)
+
+/* One aligned 16-byte store: whole for a reader on any CPU with AVX, and a killed pager has done it or
+ * not. The barriers are the compiler's; x86 keeps stores in order. */
+static inline void us_entry_store(us_entry_t *to, us_entry_t e) {
+    __m128i v;
+    __builtin_memcpy(&v, &e, sizeof v);
+    atomic_signal_fence(memory_order_seq_cst);
+    _mm_store_si128((__m128i *)(void *)to, v);
+    atomic_signal_fence(memory_order_seq_cst);
+}
+
+/* ---- the command ring: pager to mover ------------------------------------------------------------- */
+
+enum { US_RING = 1024 };              /* commands; a power of two */
+enum { US_CMD_DROP = 1, US_CMD_MOVE = 2, US_CMD_COPY = 3 };
+enum { US_PENDING = 1 };
+
+typedef struct us_cmd {
+    uint32_t op;
+    _Atomic int32_t status; /* US_PENDING, then 0 or -errno: the mover's one word back */
+    uint64_t addr;
+    uint32_t len;  /* bytes */
+    uint32_t slot; /* first page of the slot in the outbox */
+    uint64_t spare;
+} us_cmd_t;
+
+_Static_assert(sizeof(us_cmd_t) == 32, "a command is half a cache line");
+
+/* head: written by the pager.  tail: by the mover, when the commands before it have their status.
+ *   tail <= head <= tail + US_RING */
+typedef struct us_ring {
+    uint64_t magic;
+    uint32_t version, spare;
+    us_layout_t layout;
+    _Alignas(64) _Atomic uint64_t head;
+    _Alignas(64) _Atomic uint64_t tail;
+    _Alignas(64) _Atomic uint32_t mover_asleep; /* ring the doorbell */
+    _Atomic uint32_t loop_asleep;               /* ring notify */
+    _Atomic uint32_t urgent;                    /* somebody waits: ring after each piece of work */
+    _Atomic uint32_t stop;
+    _Atomic uint64_t move_retries;
+    _Alignas(64) us_cmd_t cmd[US_RING];
+} us_ring_t;
+
+typedef struct us_shared_stats {
+    us_stats_t s;
+    us_hist_t hist[US_KINDS];
+} us_shared_stats_t;
+
+static inline uint64_t us_align_up(uint64_t x, uint64_t a) { return (x + a - 1) & ~(a - 1); }
+static inline uint64_t us_min(uint64_t a, uint64_t b) { return a < b ? a : b; }
+static inline uint64_t us_max(uint64_t a, uint64_t b) { return a > b ? a : b; }
+
+#endif

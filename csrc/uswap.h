@@ -1,0 +1,206 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * All that Python sees of the C core. cffi reads this file as it stands: no preprocessor lines, no
+ * function bodies. The glossary and the layouts are in types.h, the map of the files in README.md.
+ *
+ * Every function returns 0, a count, or -errno. None prints, none exits. Those of the client half run in
+ * the process whose memory is paged, those of the pager half in the pager process, on its loop thread,
+ * unless said otherwise.
+ */
+
+/* ---- numbers that both halves and Python share ---------------------------------------------------- */
+
+/* The states of an entry (see entry.h for who makes each transition). */
+enum {
+    US_EMPTY = 0,
+    US_RESIDENT = 1,
+    US_LEAVING = 2,
+    US_OUTBOX = 3,
+    US_FILLED = 4,
+    US_POOLED = 5,
+    US_STORED = 6,
+    US_LOST = 7,
+    US_STATES = 8
+};
+
+/* What a fault found, and so what it had to do; the index of a latency histogram. */
+enum {
+    US_KIND_EMPTY = 0,     /* first touch: zeros */
+    US_KIND_FILLED = 1,    /* one repeated word */
+    US_KIND_OUTBOX = 2,    /* on its way out, not compressed yet */
+    US_KIND_POOLED = 3,    /* decompressed from the pool */
+    US_KIND_PROTECTED = 4, /* first write to a clean block: protection lifted */
+    US_KIND_PRESENT = 5,   /* somebody else had brought it in: a wake only */
+    US_KIND_WAITED = 6,    /* had to wait for the mover, a worker or room */
+    US_KINDS = 7
+};
+
+/* How the userfaultfd was opened. */
+enum { US_UFFD_AUTO = 0, US_UFFD_DEVICE = 1, US_UFFD_SYSCALL = 2, US_UFFD_USER_MODE = 3 };
+
+/* How a changed block leaves the client's pages, and how an unchanged one is dropped. */
+enum { US_TAKE_AUTO = 0, US_TAKE_MOVE = 1, US_TAKE_COPY = 2 };
+enum { US_DROP_AUTO = 0, US_DROP_VECTOR = 1, US_DROP_SINGLE = 2 };
+
+/* What us_pager_serve and the range calls answer. */
+enum { US_DONE = 0, US_WAIT_ENTRY = 1, US_WAIT_ROOM = 2, US_STRAY = 3, US_AGAIN = 4 };
+
+/* What us_pager_step tells Python. */
+enum { US_EV_FAULT = 1, US_EV_UNLOCKED = 2, US_EV_PROGRESS = 3, US_EV_NOROOM = 4, US_EV_GONE = 5 };
+
+typedef struct us_uffd {
+    int fd;
+    int how;           /* US_UFFD_* */
+    uint64_t features; /* what the kernel has */
+    uint64_t enabled;  /* what was asked for and is on */
+} us_uffd_t;
+
+/* What the running kernel can do, asked of it, not of the headers. */
+typedef struct us_probe_report {
+    int device_errno;    /* 0: /dev/userfaultfd opens */
+    int syscall_errno;   /* 0: userfaultfd(2) without USER_MODE_ONLY */
+    int user_mode_errno; /* 0: userfaultfd(2) with USER_MODE_ONLY */
+    int has_wp, has_move, has_poison, has_thread_id;
+    int self_advice_errno; /* 0: process_madvise(self, MADV_DONTNEED) works */
+    int pidfd_errno;
+    uint64_t features;
+} us_probe_report_t;
+
+typedef struct us_layout {
+    uint64_t ring_off, stats_off, outbox_off, outbox_len;
+    uint64_t table_off, table_cap; /* table_cap in entries */
+    uint64_t pool_off, pool_len, size;
+} us_layout_t;
+
+/* Counters and gauges, in the space: the pager writes them, the client reads them. Bytes unless said. */
+typedef struct us_stats {
+    uint64_t limit, pool_budget;
+    uint64_t regions, region_bytes;
+    uint64_t resident, peak_resident;
+    uint64_t outbox;                  /* uncompressed, waiting in the outbox */
+    uint64_t pooled_raw, pooled;      /* POOLED blocks: before and after compression */
+    uint64_t kept;                    /* compressed copies of clean resident blocks, in the pool too */
+    uint64_t pool_used, pool_allocated;
+    uint64_t filled;                  /* FILLED blocks */
+    uint64_t pinned;
+    uint64_t faults[7];               /* by US_KIND_* (counts) */
+    uint64_t evicted, evicted_blocks; /* left the client's pages, by whatever way */
+    uint64_t dropped_blocks;          /* of these: clean, dropped at no cost */
+    uint64_t taken_blocks;            /* of these: taken out to the outbox */
+    uint64_t readahead_blocks, readahead_empty_blocks;
+    uint64_t compressed_blocks, compressed_raw, compressed_out;
+    uint64_t incompressible_blocks, skipped_blocks; /* stored raw; of these not even tried */
+    uint64_t refused_pinned;          /* the kernel would not move it (EBUSY) */
+    uint64_t refused_noroom;          /* no tier had room: stayed resident */
+    uint64_t over_limit;              /* faults served over the limit because nothing could leave */
+    uint64_t throttled;               /* faults that waited for room */
+    uint64_t waited_locked;           /* faults that waited for an entry's lock */
+    uint64_t copy_retries, move_retries;
+    uint64_t reclaimed_copies;        /* kept copies given up for room */
+    uint64_t compactions, compacted;
+    uint64_t cpu_moves;               /* the loop followed a thread to another CPU */
+    uint64_t read_batches, messages;
+    uint64_t stray;                   /* faults at addresses of no region */
+    uint64_t loop_cpu_ns, worker_cpu_ns;
+} us_stats_t;
+
+/* ---- both halves ----------------------------------------------------------------------------------- */
+
+uint32_t us_version(void);
+/* Inject a failure into system call `op` ("copy", "move", "madvise", ...): every n-th call fails with
+ * err. every = 0 turns it off. */
+int us_inject_set(const char *op, int err, uint32_t every);
+/* Sleep a random time up to `usec` at transition `point` ("taken", "press", ...; "all"). */
+int us_delay_set(const char *point, uint32_t usec);
+int us_probe_kernel(us_probe_report_t *out);
+uint64_t us_now_ns(void);
+
+/* ---- the client half ------------------------------------------------------------------------------- */
+
+typedef struct us_client us_client_t;
+
+int us_uffd_open(int how, us_uffd_t *out);
+/* Creates the memfd of the space and lays it out. Returns the descriptor. */
+int us_space_create(uint64_t outbox, uint64_t pool_budget, uint64_t table_cap, us_layout_t *out);
+/* Maps the space, reserves staging and starts the mover. `doorbell` and `notify` are eventfds; drop is
+ * US_DROP_VECTOR or US_DROP_SINGLE. */
+int us_client_open(us_client_t **out, int uffd, int space_fd, int doorbell, int notify, int drop);
+int us_client_watch(us_client_t *c, int pidfd); /* from now on the pager's death ends this process */
+uint64_t us_client_staging(us_client_t *c, uint64_t *len);
+int us_client_tid(us_client_t *c); /* of the mover */
+/* Registers [addr, addr+len) and keeps it from children and from huge pages. */
+int us_client_register(us_client_t *c, uint64_t addr, uint64_t len);
+/* hugepage: 1 give the huge page advice back, 0 leave it off */
+int us_client_unregister(us_client_t *c, uint64_t addr, uint64_t len, int hugepage);
+int us_client_states(us_client_t *c, uint64_t first, uint64_t n, uint8_t *out);
+int us_client_stats(us_client_t *c, us_stats_t *out);
+uint64_t us_client_quantile(us_client_t *c, int kind, double q); /* ns; 0 where none was seen */
+/* Stops the mover, unmaps. The descriptors stay the caller's. */
+int us_client_close(us_client_t *c);
+/* For a forked child: covers [addr, addr+len), which the child does not have, so that nothing else can be
+ * mapped there and a touch is SIGSEGV. */
+int us_child_cover(uint64_t addr, uint64_t len);
+/* Nanoseconds of one access (read, or read and write back) to each of n addresses: for the benchmark. */
+int us_touch(const uint64_t *addr, uint64_t n, int write, uint64_t *ns);
+/* The floor of a userfaultfd fault on this machine: a C thread on the same CPU which reads the message
+ * and copies a ready page. n rounds, nanoseconds each. */
+int us_floor(uint64_t n, uint32_t len, uint64_t *ns);
+
+/* ---- the pager half -------------------------------------------------------------------------------- */
+
+typedef struct us_pager us_pager_t;
+
+typedef struct us_pager_config {
+    int uffd, space_fd, doorbell, notify; /* notify: the mover rings here */
+    int client_pid, mover_tid;
+    uint64_t staging, staging_len;
+    uint64_t limit, pool;    /* bytes */
+    uint32_t readahead;      /* bytes, the widest window; 0 is none */
+    int codec, level, workers;
+    int take;                /* US_TAKE_MOVE or US_TAKE_COPY */
+    int follow;              /* move to the faulting thread's CPU */
+    us_layout_t layout;
+} us_pager_config_t;
+
+typedef struct us_event {
+    uint32_t kind;  /* US_EV_* */
+    uint32_t entry; /* index in the table */
+    uint64_t addr;
+    uint32_t flags; /* of the fault message */
+    uint32_t tid;
+    uint64_t since; /* us_now_ns() when the message was read */
+} us_event_t;
+
+int us_pager_open(us_pager_t **out, const us_pager_config_t *cfg);
+void us_pager_close(us_pager_t *p);
+int us_pager_worker_fd(us_pager_t *p); /* eventfd: a worker has finished something */
+void us_pager_rung(us_pager_t *p);     /* silences notify and the worker's eventfd: first, when they rang */
+/* Drains messages and completions and keeps the budgets. Returns how many events were written to ev. */
+int us_pager_step(us_pager_t *p, us_event_t *ev, int max);
+/* Tries once more a fault that had to wait: US_DONE, US_WAIT_ENTRY, US_WAIT_ROOM, US_STRAY, US_AGAIN. */
+int us_pager_serve(us_pager_t *p, const us_event_t *fault);
+/* Adds a region; resident: its bytes are in the client's pages now (a wrapped buffer). Inactive until
+ * us_pager_activate. Returns the region's id. */
+int us_pager_add(us_pager_t *p, uint64_t addr, uint64_t len, uint32_t block, int resident,
+                 uint64_t *first_entry, uint64_t *entries);
+int us_pager_activate(us_pager_t *p, int id);
+/* Nothing of the region leaves any more. */
+int us_pager_freeze(us_pager_t *p, int id);
+/* How many blocks of [first, last) are locked, leaving or in the outbox. */
+int64_t us_pager_unsettled(us_pager_t *p, int id, uint32_t first, uint32_t last);
+/* The range calls work from block *cursor towards `last` as far as they get without waiting, move
+ * *cursor, and answer US_DONE at the end, else what to wait for. */
+int us_pager_evict(us_pager_t *p, int id, uint32_t *cursor, uint32_t last);
+int us_pager_prefetch(us_pager_t *p, int id, uint32_t *cursor, uint32_t last);
+int us_pager_pin(us_pager_t *p, int id, uint32_t *cursor, uint32_t last);
+int us_pager_unpin(us_pager_t *p, int id, uint32_t first, uint32_t last);
+int us_pager_restore(us_pager_t *p, int id, uint32_t *cursor, uint32_t last);
+/* Forgets the region and frees all that its entries hold. Frozen and settled only (-EBUSY). */
+int us_pager_remove(us_pager_t *p, int id);
+/* Room for the fault or task that waits: 1 when there is something to wait for. */
+int us_pager_pending(us_pager_t *p);
+int us_pager_is_valid(us_pager_t *p); /* 1, or 0 with the broken invariant's number in errno */
+
+/* ---- codecs (codec.h says more) -------------------------------------------------------------------- */
+
+int us_codec_load(int codec, const char *path);

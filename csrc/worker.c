@@ -1,0 +1,234 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Sleeping and waking: a worker reads `bell`, looks at both rings, and sleeps only while `bell` still has
+ * that value. The loop posts, then raises `bell`, then looks for sleepers; a worker counts itself a sleeper
+ * before it waits. So either the worker's wait sees the new bell, or the loop sees the sleeper.
+ */
+#include "worker.h"
+
+#include <limits.h>
+#include <linux/futex.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "sys.h"
+
+enum { COPY_TRIES = 16 };
+
+static void futex_wait(_Atomic uint32_t *word, uint32_t value) {
+    syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, value, NULL, NULL, 0);
+}
+static void futex_wake(_Atomic uint32_t *word, int n) {
+    syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, n, NULL, NULL, 0);
+}
+
+/* ---- rings ------------------------------------------------------------------------------------------ */
+
+/* Outstanding jobs are at most US_JOBS, so a position is not written again before it was taken. */
+static us_job_t *take(us_crew_t *c, int kind) {
+    uint32_t tail = atomic_load_explicit(&c->todo[kind].tail, memory_order_relaxed);
+    for (;;) {
+        uint32_t head = atomic_load_explicit(&c->todo[kind].head, memory_order_acquire);
+        if (tail == head)
+            return NULL;
+        uint16_t id = atomic_load_explicit(&c->todo[kind].id[tail % US_JOBS], memory_order_relaxed);
+        if (atomic_compare_exchange_weak_explicit(&c->todo[kind].tail, &tail, tail + 1, memory_order_acq_rel,
+                                                  memory_order_relaxed))
+            return &c->job[id];
+    }
+}
+
+us_job_t *us_crew_job(us_crew_t *c) {
+    return c->idle_n == 0 ? NULL : &c->job[c->idle[--c->idle_n]];
+}
+
+void us_crew_free(us_crew_t *c, us_job_t *job) { c->idle[c->idle_n++] = (uint16_t)(job - c->job); }
+
+void us_crew_post(us_crew_t *c, us_job_t *job) {
+    int k = job->kind;
+    atomic_store_explicit(&job->phase, US_QUEUED, memory_order_relaxed);
+    uint32_t head = atomic_load_explicit(&c->todo[k].head, memory_order_relaxed);
+    atomic_store_explicit(&c->todo[k].id[head % US_JOBS], (uint16_t)(job - c->job), memory_order_relaxed);
+    atomic_store_explicit(&c->todo[k].head, head + 1, memory_order_release);
+}
+
+void us_crew_ring(us_crew_t *c) {
+    atomic_fetch_add(&c->bell, 1);
+    if (atomic_load(&c->sleepers) > 0)
+        futex_wake(&c->bell, INT_MAX);
+}
+
+us_job_t *us_crew_done(us_crew_t *c) {
+    for (int i = 0; i < c->n; i++) {
+        us_worker_t *w = &c->worker[i];
+        if (atomic_load_explicit(&w->done_head, memory_order_acquire) != w->done_seen)
+            return &c->job[w->done[w->done_seen++ % US_JOBS]];
+    }
+    return NULL;
+}
+
+/* ---- the work --------------------------------------------------------------------------------------- */
+
+static void press(us_worker_t *w, us_job_t *j) {
+    uint8_t queued = US_QUEUED;
+    if (!atomic_compare_exchange_strong(&j->phase, &queued, US_BUSY))
+        return; /* cancelled: the block has come back and was written */
+    US_DELAY(US_D_PRESS);
+    j->status = 0;
+    if (us_is_filled(j->src, j->raw, &j->word)) {
+        j->codec = US_FILL;
+        j->len = 0;
+        return;
+    }
+    const int codec = w->crew->codec;
+    if (codec != US_CODEC_NONE) {
+        if (us_probe_worth(&w->probe, w->codec, codec, j->src, j->raw)) {
+            int n = us_compress(w->codec, codec, w->crew->level, j->src, j->raw, j->out, j->raw - j->raw / 16);
+            us_probe_result(&w->probe, n > 0);
+            if (n > 0) {
+                j->codec = (uint8_t)codec;
+                j->len = (uint32_t)n;
+                return;
+            }
+            j->status = 1;
+        } else {
+            j->status = 2;
+        }
+    }
+    j->codec = US_CODEC_NONE;
+    j->len = j->raw;
+}
+
+static void bring(us_worker_t *w, us_job_t *j) {
+    const void *from = j->src;
+    if (j->codec == US_FILL) {
+        from = w->crew->zero;
+        if (j->word != 0) {
+            us_fill(w->scratch, j->raw, j->word);
+            from = w->scratch;
+        }
+    } else if (j->codec != US_CODEC_NONE) {
+        j->status = us_decompress(w->codec, j->codec, j->src, j->len, w->scratch, j->raw);
+        if (j->status != 0)
+            return;
+        from = w->scratch;
+    }
+    US_DELAY(US_D_BRING);
+    uint64_t off = 0;
+    for (int tries = 0; off < j->raw && tries < COPY_TRIES; tries++) {
+        uint64_t done;
+        j->status = us_sys_copy(w->crew->uffd, j->dst + off, (const uint8_t *)from + off, j->raw - off,
+                                j->clean, &done);
+        off += done;
+        if (j->status != -EAGAIN)
+            break;
+    }
+    US_DELAY(US_D_BROUGHT);
+}
+
+static void ring_loop(us_crew_t *c) {
+    if (atomic_exchange(&c->ring->loop_asleep, 0) != 0)
+        us_sys_eventfd_ring(c->notify);
+}
+
+static void *worker_main(void *arg) {
+    us_worker_t *w = arg;
+    us_crew_t *c = w->crew;
+    prctl(PR_SET_NAME, "uswap-worker");
+    w->tid = (int)syscall(SYS_gettid);
+    bool told = true;
+    while (atomic_load_explicit(&c->stop, memory_order_relaxed) == 0) {
+        uint32_t bell = atomic_load(&c->bell);
+        us_job_t *j = take(c, US_JOB_BRING);
+        if (j == NULL)
+            j = take(c, US_JOB_PRESS);
+        if (j == NULL) {
+            if (!told) {
+                ring_loop(c);
+                told = true;
+            }
+            struct timespec t;
+            clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+            atomic_store_explicit(&w->cpu_ns, (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec,
+                                  memory_order_relaxed);
+            atomic_fetch_add(&c->sleepers, 1);
+            futex_wait(&c->bell, bell);
+            atomic_fetch_sub(&c->sleepers, 1);
+            continue;
+        }
+        if (j->kind == US_JOB_PRESS)
+            press(w, j);
+        else
+            bring(w, j);
+        US_DELAY(US_D_PRESSED);
+        uint32_t head = atomic_load_explicit(&w->done_head, memory_order_relaxed);
+        w->done[head % US_JOBS] = (uint16_t)(j - c->job);
+        atomic_store(&w->done_head, head + 1); /* before loop_asleep is looked at */
+        told = false;
+        if (atomic_load_explicit(&c->ring->urgent, memory_order_relaxed) != 0) {
+            ring_loop(c);
+            told = true;
+        }
+    }
+    return NULL;
+}
+
+/* ---- life ------------------------------------------------------------------------------------------- */
+
+int us_crew_start(us_crew_t *c, int workers, uint32_t max_block) {
+    if (workers < 1 || workers > US_WORKERS_MAX)
+        return -EINVAL;
+    c->worker = aligned_alloc(64, us_align_up(sizeof *c->worker * (size_t)workers, 64));
+    c->job = calloc(US_JOBS, sizeof *c->job);
+    c->idle = calloc(US_JOBS, sizeof *c->idle);
+    if (c->worker == NULL || c->job == NULL || c->idle == NULL)
+        return -ENOMEM;
+    memset(c->worker, 0, sizeof *c->worker * (size_t)workers);
+    for (int i = US_JOBS - 1; i >= 0; i--)
+        c->idle[c->idle_n++] = (uint16_t)i;
+    sigset_t all, old;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    int err = 0;
+    for (int i = 0; i < workers && err == 0; i++) {
+        us_worker_t *w = &c->worker[i];
+        w->crew = c;
+        w->scratch = mmap(NULL, max_block, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (w->scratch == MAP_FAILED) {
+            w->scratch = NULL;
+            err = -ENOMEM;
+        }
+        if (err == 0)
+            err = us_codec_ctx_new(&w->codec, max_block);
+        if (err == 0)
+            err = -pthread_create(&w->thread, NULL, worker_main, w);
+        if (err == 0)
+            c->n++;
+    }
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    return err;
+}
+
+void us_crew_stop(us_crew_t *c) {
+    atomic_store(&c->stop, 1);
+    atomic_fetch_add(&c->bell, 1);
+    futex_wake(&c->bell, INT_MAX);
+    for (int i = 0; i < c->n; i++) {
+        pthread_join(c->worker[i].thread, NULL);
+        us_codec_ctx_free(c->worker[i].codec);
+    }
+    free(c->worker);
+    free(c->job);
+    free(c->idle);
+    c->worker = NULL;
+    c->job = NULL;
+    c->idle = NULL;
+    c->n = 0;
+}

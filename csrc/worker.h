@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The workers: C threads of the pager that compress what is in the outbox, and decompress and install what
+ * read-ahead wants. They decide nothing and write no entry: a job says all they need, its result goes back
+ * to the loop.
+ *
+ *   loop     todo[kind] ring ->  worker  -> done ring (one for each worker)   loop
+ *
+ * A job is the loop's, then (from the store of todo's head) a worker's, then (from the store of done's
+ * head) the loop's again. `phase` is the one word both touch meanwhile.
+ */
+#ifndef US_WORKER_H
+#define US_WORKER_H
+
+#include <pthread.h>
+
+#include "codec.h"
+#include "types.h"
+
+enum { US_JOBS = 1024, US_WORKERS_MAX = 16 };
+enum { US_JOB_BRING = 0, US_JOB_PRESS = 1, US_JOB_KINDS = 2 };
+enum { US_QUEUED = 0, US_BUSY = 1, US_CANCELLED = 2 };
+
+typedef struct us_job {
+    uint8_t kind;
+    uint8_t codec;        /* PRESS: wanted, then what it is; BRING: how it is */
+    bool clean;           /* BRING: install write-protected */
+    _Atomic uint8_t phase;
+    uint16_t gen;
+    uint32_t entry, region;
+    uint32_t raw;         /* bytes of the block */
+    uint32_t len;         /* bytes compressed */
+    uint32_t slot;        /* PRESS */
+    int32_t status;       /* BRING: 0 or -errno.  PRESS: 0, or 1 raw, 2 raw and not tried */
+    uint64_t dst;         /* BRING: client address */
+    uint64_t word;        /* a filled block's */
+    const void *src;
+    void *out;            /* PRESS: room for raw bytes */
+} us_job_t;
+
+typedef struct us_worker {
+    struct us_crew *crew;
+    pthread_t thread;
+    us_codec_ctx_t *codec;
+    us_probe_t probe;
+    uint8_t *scratch;     /* 2 MiB */
+    _Alignas(64) _Atomic uint32_t done_head; /* written by the worker */
+    _Alignas(64) uint32_t done_seen;         /* by the loop */
+    uint16_t done[US_JOBS];
+    _Atomic uint64_t cpu_ns;
+    int tid;
+} us_worker_t;
+
+typedef struct us_crew {
+    int uffd, notify;
+    int codec, level;
+    us_ring_t *ring;      /* for loop_asleep and urgent */
+    const uint8_t *zero;  /* 2 MiB of zeros */
+    int n;
+    us_worker_t *worker;
+    us_job_t *job;        /* US_JOBS of them */
+    uint16_t *idle;       /* the loop's stack of free jobs */
+    uint32_t idle_n;
+    struct {
+        _Alignas(64) _Atomic uint32_t head; /* the loop */
+        _Alignas(64) _Atomic uint32_t tail; /* workers, by compare and swap */
+        _Atomic uint16_t id[US_JOBS];
+    } todo[US_JOB_KINDS];
+    _Alignas(64) _Atomic uint32_t bell;     /* futex: counts calls */
+    _Atomic uint32_t sleepers;
+    _Atomic uint32_t stop;
+} us_crew_t;
+
+int us_crew_start(us_crew_t *c, int workers, uint32_t max_block);
+void us_crew_stop(us_crew_t *c);
+/* A free job, or NULL. */
+us_job_t *us_crew_job(us_crew_t *c);
+void us_crew_post(us_crew_t *c, us_job_t *job); /* the bell is rung by us_crew_ring */
+void us_crew_ring(us_crew_t *c);
+/* The next finished job, or NULL. The caller gives it back with us_crew_free. */
+us_job_t *us_crew_done(us_crew_t *c);
+void us_crew_free(us_crew_t *c, us_job_t *job);
+static inline uint32_t us_crew_busy(const us_crew_t *c) { return US_JOBS - c->idle_n; }
+
+#endif

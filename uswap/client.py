@@ -1,0 +1,606 @@
+# SPDX-License-Identifier: MIT
+"""The client half: a pager process, the mover thread, and the regions that they page.
+
+The order in which things begin and end is what this module is about, since a fault that nobody serves
+is a thread that stands for ever:
+
+    begin   userfaultfd, space, mover, pager process; then regions: known to the pager, registered,
+            then active.
+    end     each region: nothing leaves any more, all of it comes back, unregistered, forgotten; then
+            the mover stops, then the pager process ends, then the descriptors go.
+
+At interpreter exit nothing is brought back: the pager serves until the process is gone, and sees that
+by a pidfd. In a forked child nothing works and nothing is shared: regions are not there (a touch is
+SIGSEGV), and every method raises ClosedError.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import errno
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import warnings
+import weakref
+from collections.abc import Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from . import options as _options
+from . import wire
+from ._core import ffi, lib
+from .errors import (
+    ClosedError,
+    DegradedWarning,
+    LimitError,
+    PagerDied,
+    PagerStartError,
+    UnsupportedKernelError,
+)
+from .region import OwnRegion, Region, WrappedRegion
+from .sizes import format_size, parse_size
+from .stats import Stats
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+__all__ = ["Paged", "Pager", "paged"]
+
+OUTBOX = 8 << 20  # bytes; four of the largest blocks
+TABLE = 1 << 28  # entries that the sparse table has room for: 1 TiB in blocks of 4 KiB
+LIMIT_MIN = 1 << 20  # and at least this many blocks of a region:
+LIMIT_BLOCKS = 16
+
+_UFFD = {"auto": 0, "device": 1, "syscall": 2, "user-mode": 3}
+_alive: weakref.WeakSet[Pager] = weakref.WeakSet()
+_exiting = False
+
+
+class Pager:
+    """Pages the regions made by it through a compressed pool, within `limit` resident bytes.
+
+    A context manager; leaving it brings everything that is still referenced back into RAM.
+
+    Args:
+        limit: resident bytes of all regions together, at most: int bytes, "2GiB", or a fraction
+            (0 < f <= 1) of the memory available to the process.
+        pool: bytes of the compressed pool, at most; the same forms.
+        options: the other rows of ``uswap config``: block, codec, level, workers, readahead, ...
+
+    Raises:
+        TypeError, ValueError: an argument is wrong; the message names it and what is accepted.
+        LimitError: `limit` has no room for the blocks that one instruction may touch.
+        UnsupportedKernelError: no userfaultfd, or one without write protection (Linux before 5.7).
+        PagerStartError: the pager process did not become ready.
+    """
+
+    def __init__(
+        self,
+        limit: int | str | float | None = None,
+        pool: int | str | float | None = None,
+        **options: Any,
+    ) -> None:
+        self._closed = True  # until all is there
+        self._options = _options.resolve(limit=limit, pool=pool, **options)
+        self._check_limit(self._options.block, "block")
+        self._pid = os.getpid()
+        self._lock = threading.RLock()
+        self._answers: dict[int, wire.Message] = {}
+        self._next_id = 0
+        self._regions: dict[int, weakref.ref[Region]] = {}
+        self._warned_noroom = False
+        with contextlib.ExitStack() as undo:
+            self._start(undo)
+            self._undo = undo.pop_all()
+        self._closed = False
+        _alive.add(self)
+
+    # ---- begin and end
+
+    def _start(self, undo: contextlib.ExitStack) -> None:
+        o = self._options
+        uffd = self._open_uffd(undo)
+        layout = ffi.new("us_layout_t *")
+        space = _check(lib.us_space_create(OUTBOX, o.pool, TABLE, layout), "memfd")
+        undo.callback(os.close, space)
+        doorbell, notify = _eventfd(undo), _eventfd(undo)
+        delays, inject = _parse_delays(o.delays), _parse_inject(o.inject)
+        for point, usec in delays:
+            _check(lib.us_delay_set(point.encode(), usec), f"delays={point!r}")
+        for op, error, every in inject:
+            _check(lib.us_inject_set(op.encode(), error, every), f"inject={op!r}")
+        report = ffi.new("us_probe_report_t *")
+        lib.us_probe_kernel(report)
+        self._take = _choose("take", o.take, "move", bool(self._uffd.enabled & (1 << 16)), "copy")
+        self._drop = _choose("drop", o.drop, "vector", report.self_advice_errno == 0, "single")
+        out = ffi.new("us_client_t **")
+        _check(
+            lib.us_client_open(
+                out,
+                uffd,
+                space,
+                doorbell,
+                notify,
+                lib.US_DROP_VECTOR if self._drop == "vector" else lib.US_DROP_SINGLE,
+            ),
+            "the mover",
+        )
+        self._client = out[0]
+        undo.callback(lib.us_client_close, self._client)
+        staging_len = ffi.new("uint64_t *")
+        staging = lib.us_client_staging(self._client, staging_len)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._sock = ours
+        undo.callback(ours.close)
+        ours.settimeout(o.pager_timeout)
+        with theirs:
+            self._process = self._spawn(theirs)
+        undo.callback(self._reap)
+        hello = {
+            "pid": os.getpid(),
+            "client_pid": os.getpid(),
+            "mover_tid": lib.us_client_tid(self._client),
+            "staging": staging,
+            "staging_len": staging_len[0],
+            "limit": o.limit,
+            "pool": o.pool,
+            "readahead": o.readahead,
+            "codec": o.codec,
+            "level": o.level,
+            "workers": o.workers or max(1, min(4, len(os.sched_getaffinity(0)) - 1)),
+            "take": lib.US_TAKE_MOVE if self._take == "move" else lib.US_TAKE_COPY,
+            "follow": 1,
+            "delays": delays,
+            "inject": inject,
+        }
+        try:
+            self._about = self._call("hello", _fds=(uffd, space, doorbell, notify), **hello)
+        except (PagerDied, TimeoutError, OSError) as e:
+            raise PagerStartError(f"the pager process did not become ready: {e}") from e
+        # From here on requests may take as long as they take: a large region comes back slowly.
+        ours.settimeout(None)
+        self._pidfd = os.pidfd_open(self._process.pid)
+        undo.callback(os.close, self._pidfd)
+        lib.us_client_watch(self._client, self._pidfd)
+
+    def _open_uffd(self, undo: contextlib.ExitStack) -> int:
+        self._uffd = ffi.new("us_uffd_t *")
+        error = lib.us_uffd_open(_UFFD[self._options.uffd], self._uffd)
+        if error < 0:
+            raise UnsupportedKernelError(
+                -error,
+                f"no userfaultfd ({os.strerror(-error)}); `uswap doctor` says what to change",
+            )
+        uffd = int(self._uffd.fd)
+        undo.callback(os.close, uffd)
+        if not self._uffd.enabled & 1:
+            raise UnsupportedKernelError(
+                errno.ENOSYS,
+                "this kernel's userfaultfd has no write protection; Linux 5.7 or newer is needed",
+            )
+        if self._uffd.how == lib.US_UFFD_USER_MODE:
+            warnings.warn(
+                "no privilege for a full userfaultfd: a system call on evicted memory fails with"
+                " EFAULT (hold the range with region.pinned() around it); `uswap doctor` says"
+                " what to change",
+                DegradedWarning,
+                stacklevel=4,
+            )
+        return uffd
+
+    def _spawn(self, sock: socket.socket) -> subprocess.Popen[bytes]:
+        # `-m uswap.pager`, but with this process's module path: what lies in the current directory
+        # must not be imported in its place.
+        start = (
+            f"import sys; sys.path[:] = {sys.path!r}; from uswap.pager.__main__ import main; main()"
+        )
+        fd = sock.fileno()
+        return subprocess.Popen(
+            [sys.executable, "-c", start, str(fd)],
+            pass_fds=[fd],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def _reap(self) -> None:
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+        try:
+            self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def close(self) -> None:
+        """Bring everything that is still referenced back into RAM, and end the pager process.
+
+        May be called again. Arrays and regions stay valid; they are ordinary memory then, so there
+        must be room for them.
+        """
+        if self._closed or self._pid != os.getpid():
+            return
+        with self._lock:
+            if self._closed:
+                return
+            for ref in list(self._regions.values()):
+                region = ref()
+                if region is not None:
+                    region.release()
+            self._closed = True
+            _alive.discard(self)
+            self._last_stats = self._read_stats()
+            lib.us_client_watch(self._client, -1)  # its end is expected from here on
+            with contextlib.suppress(PagerDied, OSError):
+                self._call("bye")
+            self._undo.close()
+
+    def __enter__(self) -> Pager:
+        self._check_open()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_closed", True) or _exiting or self._pid != os.getpid():
+            return
+        warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+        self.close()
+
+    def __repr__(self) -> str:
+        o = self._options
+        return (
+            f"<uswap.Pager limit={format_size(o.limit)}, pool={format_size(o.pool)}, "
+            f"{'closed' if self._closed else f'{len(self._regions)} regions'}>"
+        )
+
+    # ---- talking to the pager
+
+    def _check_open(self) -> None:
+        if self._pid != os.getpid():
+            raise ClosedError("the pager belongs to the parent process; a forked child has none")
+        if self._closed:
+            raise ClosedError("the pager is closed")
+
+    def _call(self, op: str, *, _fds: tuple[int, ...] = (), **arguments: Any) -> Any:
+        """Ask and await the answer.
+
+        A finaliser may run in the middle of this, in this very thread, and ask on its own: so the
+        lock is reentrant, and an answer to the outer question that comes meanwhile is put aside.
+        """
+        with self._lock:
+            self._next_id += 1
+            mine = self._next_id
+            try:
+                wire.send(self._sock, {"id": mine, "op": op, **arguments}, _fds)
+                while mine not in self._answers:
+                    answer = wire.receive(self._sock)
+                    self._answers[answer["id"]] = answer
+            except wire.Closed:
+                code = self._process.poll()
+                raise PagerDied(
+                    f"the pager process {self._process.pid} is gone (exit status {code})"
+                ) from None
+            answer = self._answers.pop(mine)
+        if "error" in answer:
+            raise OSError(answer["error"], answer["text"])
+        return answer["ok"]
+
+    def _check_limit(self, block: int, name: str) -> None:
+        limit = self._options.limit
+        least = max(LIMIT_MIN, LIMIT_BLOCKS * block)
+        if limit < least:
+            raise LimitError(
+                f"limit={limit} is too small for {name}={format_size(block)}; accepted: at least "
+                f"{format_size(least)}, which is {LIMIT_BLOCKS} blocks and 1 MiB or more"
+            )
+
+    def _block(self, block: int | str | None) -> int:
+        if block is None:
+            return self._options.block
+        size = _options.parse_block(block)
+        self._check_limit(size, "block")
+        return size
+
+    # ---- regions
+
+    def region(self, size: int | str, *, block: int | str | None = None) -> OwnRegion:
+        """Make a paged region of zeros.
+
+        Args:
+            size: bytes, or "1GiB".
+            block: bytes that come and go as one, a power of two from "4KiB" to "2MiB".
+
+        Returns:
+            A region: a writable buffer of `size` bytes, page-aligned.
+
+        Raises:
+            ClosedError, TypeError, ValueError, MemoryError
+        """
+        self._check_open()
+        length = parse_size(size, "size", minimum=1)
+        return OwnRegion._make(self, length, self._block(block))
+
+    def wrap(self, buffer: Any, *, block: int | str | None = None) -> WrappedRegion:
+        """Page a buffer where it lies, until the region is released.
+
+        Paged are the whole pages inside the buffer; what lies before the first and after the last
+        stays ordinary memory. The buffer's export is held, so it can be neither freed nor resized.
+
+        Args:
+            buffer: writable, contiguous, private memory: numpy.ndarray, bytearray, array.array, a
+                private anonymous mmap, ...
+            block: as for region().
+
+        Raises:
+            BufferRefusedError: it can't be paged; says why. Nothing was changed.
+        """
+        self._check_open()
+        return WrappedRegion._make(self, buffer, self._block(block))
+
+    def empty(
+        self,
+        shape: int | tuple[int, ...],
+        dtype: npt.DTypeLike = float,
+        *,
+        order: Any = "C",
+        block: int | str | None = None,
+    ) -> np.ndarray[Any, Any]:
+        """Return a paged array of zeros (as from numpy.empty, but nothing is ever uninitialised).
+
+        Args:
+            shape: int or tuple of ints.
+            dtype: any type without Python objects.
+            order: "C" or "F".
+            block: as for region().
+        """
+        numpy = _numpy()
+        self._check_open()
+        kind = numpy.dtype(dtype)
+        if kind.hasobject:
+            raise TypeError(
+                f"dtype={kind} holds Python objects; accepted: types of plain numbers or bytes"
+            )
+        shape = (shape,) if not isinstance(shape, tuple | list) else tuple(shape)
+        if any(n < 0 for n in shape):
+            raise ValueError(f"shape={shape} has a negative dimension; accepted: 0 or more")
+        nbytes = kind.itemsize
+        for n in shape:
+            nbytes *= int(n)
+        if nbytes == 0:
+            return numpy.empty(shape, kind, order)  # type: ignore[no-any-return]
+        region = self.region(nbytes, block=block)
+        return numpy.ndarray(shape, kind, buffer=region, order=order)  # type: ignore[no-any-return]
+
+    def zeros(self, *args: Any, **kwargs: Any) -> np.ndarray[Any, Any]:
+        """Return a paged array of zeros; arguments as for empty()."""
+        return self.empty(*args, **kwargs)
+
+    def full(
+        self,
+        shape: int | tuple[int, ...],
+        value: Any,
+        dtype: npt.DTypeLike = None,
+        *,
+        order: Any = "C",
+        block: int | str | None = None,
+    ) -> np.ndarray[Any, Any]:
+        """Return a paged array filled with `value`; the other arguments as for empty()."""
+        numpy = _numpy()
+        if dtype is None:
+            dtype = numpy.asarray(value).dtype
+        made = self.empty(shape, dtype, order=order, block=block)
+        made[...] = value
+        return made
+
+    def array(
+        self, source: Any, dtype: npt.DTypeLike = None, *, block: int | str | None = None
+    ) -> np.ndarray[Any, Any]:
+        """Return a paged copy of `source` (anything that numpy.asarray takes)."""
+        numpy = _numpy()
+        source = numpy.asarray(source, dtype)
+        order = "F" if source.flags.f_contiguous and not source.flags.c_contiguous else "C"
+        made = self.empty(source.shape, source.dtype, order=order, block=block)
+        made[...] = source
+        return made
+
+    def region_of(self, array: Any) -> Region:
+        """Return the region in which an array of this pager lies.
+
+        Raises:
+            ValueError: it lies in none.
+        """
+        base = array
+        while base is not None:
+            if isinstance(base, Region):
+                if base.pager is self:
+                    return base
+                break
+            if isinstance(base, memoryview):
+                base = base.obj
+            else:
+                base = getattr(base, "base", None)
+        for ref in list(self._regions.values()):
+            region = ref()
+            if isinstance(region, WrappedRegion) and region.wraps(array):
+                return region
+        raise ValueError(f"array={type(array).__name__} lies in no region of this pager")
+
+    @property
+    def regions(self) -> list[Region]:
+        """The regions that are paged now."""
+        return [region for ref in list(self._regions.values()) if (region := ref()) is not None]
+
+    # ---- what there is to know
+
+    @property
+    def pid(self) -> int:
+        """The pager process's id."""
+        return int(self._process.pid)
+
+    @property
+    def limit(self) -> int:
+        """Resident bytes of all regions together, at most."""
+        return self._options.limit
+
+    @property
+    def options(self) -> _options.Options:
+        """All options, with defaults filled in."""
+        return self._options
+
+    def about(self) -> dict[str, str]:
+        """How this pager works here: uffd, take, drop, codec and where its library comes from."""
+        how = {number: name for name, number in _UFFD.items()}
+        return {
+            "uffd": how[int(self._uffd.how)],
+            "take": self._take,
+            "drop": self._drop,
+            "codec": self._options.codec,
+            "codec_from": self._about["codec"],
+        }
+
+    def stats(self) -> Stats:
+        """Return the counters and gauges as they are now (after close(): as they were at its end)."""
+        if self._closed:
+            return self._last_stats
+        self._check_open()
+        return self._read_stats()
+
+    def _read_stats(self) -> Stats:
+        raw = ffi.new("us_stats_t *")
+        lib.us_client_stats(self._client, raw)
+        client = self._client
+
+        def quantile(kind: int, q: float) -> int:
+            return int(lib.us_client_quantile(client, kind, q))
+
+        return Stats.read(raw, quantile)
+
+    def check(self) -> None:
+        """Have the pager check its invariants; for tests. Slow.
+
+        Raises:
+            AssertionError: one does not hold; its number is explained in csrc/types.h.
+        """
+        self._check_open()
+        broken = self._call("check")
+        if broken:
+            raise AssertionError(f"invariant E{broken} does not hold")
+
+
+class Paged:
+    """What paged() gives: its pager, and the region of each buffer in order."""
+
+    def __init__(self, pager: Pager, regions: list[WrappedRegion]) -> None:
+        self.pager = pager
+        self.regions = regions
+
+
+@contextlib.contextmanager
+def paged(
+    *buffers: Any,
+    limit: int | str | float | None = None,
+    pool: int | str | float | None = None,
+    **options: Any,
+) -> Iterator[Paged]:
+    """Page buffers that exist, where they lie, for the length of a with block.
+
+    Args:
+        buffers: as for Pager.wrap().
+        limit, pool, options: as for Pager.
+
+    Yields:
+        The pager and the regions. Afterwards the buffers are ordinary memory again.
+    """
+    with Pager(limit=limit, pool=pool, **options) as pager:
+        yield Paged(pager, [pager.wrap(buffer) for buffer in buffers])
+
+
+# ---- helpers
+
+
+def _check(result: int, what: str) -> int:
+    if result < 0:
+        raise OSError(-result, f"{what}: {os.strerror(-result)}")
+    return result
+
+
+def _eventfd(undo: contextlib.ExitStack) -> int:
+    fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+    undo.callback(os.close, fd)
+    return fd
+
+
+def _choose(name: str, wanted: str, best: str, possible: bool, other: str) -> str:
+    if wanted == "auto":
+        return best if possible else other
+    if wanted == best and not possible:
+        raise UnsupportedKernelError(
+            errno.ENOSYS, f"{name}={wanted!r} is not possible on this kernel; accepted: {other!r}"
+        )
+    return wanted
+
+
+def _parse_delays(text: str) -> list[tuple[str, int]]:
+    """The parts of "point:usec,point:usec"."""
+    out = []
+    for part in filter(None, text.split(",")):
+        point, _, usec = part.partition(":")
+        out.append((point, int(usec)))
+    return out
+
+
+def _parse_inject(text: str) -> list[tuple[str, int, int]]:
+    """The parts of "op:ERRNO:every,op:ERRNO:every"."""
+    out = []
+    for part in filter(None, text.split(",")):
+        op, name, every = part.split(":")
+        out.append((op, int(getattr(errno, name)), int(every)))
+    return out
+
+
+def _numpy() -> Any:
+    try:
+        import numpy
+    except ImportError as e:
+        raise ImportError("arrays need numpy: pip install 'uswap[numpy]'") from e
+    return numpy
+
+
+def _at_exit() -> None:
+    """Leave all as it is: faults are served until the process is gone."""
+    global _exiting
+    _exiting = True
+    for pager in list(_alive):
+        pager._process.returncode = 0  # Popen would warn of a process that is still running
+
+
+def _in_child() -> None:
+    """Nothing of the parent's works here, and its memory must not be mistaken for ours."""
+    for pager in list(_alive):
+        for ref in list(pager._regions.values()):
+            region = ref()
+            if region is not None:
+                lib.us_child_cover(region.address, region.length)
+        pager._process.returncode = 0
+        for fd in (pager._sock.detach(), pager._pidfd):
+            with contextlib.suppress(OSError):
+                os.close(fd)
+    _alive.clear()
+
+
+atexit.register(_at_exit)
+os.register_at_fork(after_in_child=_in_child)
+_started = time.monotonic()

@@ -1,0 +1,343 @@
+# SPDX-License-Identifier: MIT
+"""The asyncio loop that services faults.
+
+The problem: a fault is a thread that stands still, so most faults must be settled within a few
+microseconds, which no coroutine is; but some have to wait, for the mover, for a worker or for room, and
+must not keep the others waiting.
+
+So the descriptor's reader callback is one call of C, ``us_pager_step``, which drains the messages,
+settles what needs no waiting, and returns the rest as events. Each of these becomes a task here. A task
+takes its entry's lock, asks C again, and awaits what C names: the entry's unlocking, or progress. The
+lock makes the second fault on a block wait for the first; when its turn comes it finds the block there.
+
+Refused: a coroutine for each fault (20 us before anything is done), and a thread for each waiting fault
+(a wake-up across CPUs costs more than most waits).
+
+Every wait has a time-out after which C is asked again, so that a notification that was lost costs
+milliseconds and not a hang.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+from .. import codecs, wire
+from .._core import ffi, lib
+
+MAX_EVENTS = 128
+LOST = 0.05  # seconds after which a wait asks again by itself
+STRAY_TRIES = 400  # 5 ms each: a region may be about to be added, or has just gone
+
+
+class EntryLocks:
+    """A lock for each entry that is in use, and none for the others."""
+
+    def __init__(self) -> None:
+        self._locks: dict[int, tuple[asyncio.Lock, int]] = {}
+
+    @contextlib.asynccontextmanager
+    async def held(self, entry: int) -> AsyncIterator[None]:
+        """Hold the entry's lock."""
+        lock, users = self._locks.get(entry, (None, 0))
+        lock = lock or asyncio.Lock()
+        self._locks[entry] = (lock, users + 1)
+        try:
+            async with lock:
+                yield
+        finally:
+            _, users = self._locks[entry]
+            if users == 1:
+                del self._locks[entry]
+            else:
+                self._locks[entry] = (lock, users - 1)
+
+
+class Loop:
+    """Serves one client.
+
+    Args:
+        sock: the control socket, non-blocking.
+        hello: the client's first message: configuration.
+        fds: the descriptors that came with it.
+    """
+
+    def __init__(self, sock: socket.socket, hello: wire.Message, fds: dict[str, int]) -> None:
+        self._sock = sock
+        self._fds = fds
+        self._done = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._locks = EntryLocks()
+        self._unlocked: dict[int, asyncio.Future[None]] = {}
+        self._progress: asyncio.Future[None] | None = None
+        self._events = ffi.new("us_event_t[]", MAX_EVENTS)
+        self._loop = asyncio.get_running_loop()
+        self._client_pid = os.pidfd_open(hello["pid"])
+        self._inject(hello)
+        self._codec = self._load_codec(hello["codec"])
+        config = ffi.new("us_pager_config_t *")
+        for name in ("client_pid", "mover_tid", "staging", "staging_len", "limit", "pool"):
+            setattr(config, name, hello[name])
+        for name in ("readahead", "level", "workers", "take", "follow"):
+            setattr(config, name, hello[name])
+        config.codec = codecs.CODECS[hello["codec"]]
+        config.uffd = fds["uffd"]
+        config.space_fd = fds["space"]
+        config.doorbell = fds["doorbell"]
+        config.notify = fds["notify"]
+        out = ffi.new("us_pager_t **")
+        check(lib.us_pager_open(out, config), "us_pager_open")
+        self._pager = out[0]
+        self._ops: dict[str, Callable[[wire.Message], Awaitable[Any]]] = {
+            "add": self._add,
+            "activate": self._activate,
+            "evict": self._evict,
+            "prefetch": self._prefetch,
+            "pin": self._pin,
+            "unpin": self._unpin,
+            "restore": self._restore,
+            "remove": self._remove,
+            "check": self._check,
+            "bye": self._bye,
+        }
+
+    def _inject(self, hello: wire.Message) -> None:
+        for point, usec in hello["delays"]:
+            check(lib.us_delay_set(point.encode(), usec), f"delay {point}")
+        for op, error, every in hello["inject"]:
+            check(lib.us_inject_set(op.encode(), error, every), f"inject {op}")
+
+    def _load_codec(self, wanted: str) -> str:
+        if wanted == "none":
+            return "none"
+        errors = []
+        for candidate in codecs.find(wanted):
+            error = lib.us_codec_load(codecs.CODECS[wanted], os.fsencode(candidate.path))
+            if error == 0:
+                return candidate.origin
+            errors.append(f"{candidate.origin}: {os.strerror(-error)}")
+        raise OSError(38, f"codec {wanted} can't be loaded ({'; '.join(errors)})")
+
+    def about(self) -> wire.Message:
+        """What the client is told when the pager is ready."""
+        return {"pid": os.getpid(), "codec": self._codec}
+
+    async def run(self) -> None:
+        """Serve until the client says bye, or is gone."""
+        readers: dict[int, Callable[[], None]] = {
+            self._fds["uffd"]: self._step,
+            self._fds["notify"]: self._rung,
+            lib.us_pager_worker_fd(self._pager): self._rung,
+            self._sock.fileno(): self._requests,
+            self._client_pid: self._done.set,
+        }
+        for fd, reader in readers.items():
+            self._loop.add_reader(fd, reader)
+        try:
+            await self._done.wait()
+        finally:
+            for fd in readers:
+                self._loop.remove_reader(fd)
+
+    def close(self) -> None:
+        """Free all."""
+        for task in self._tasks:
+            task.cancel()
+        lib.us_pager_close(self._pager)
+        for fd in self._fds.values():
+            os.close(fd)
+        os.close(self._client_pid)
+        self._sock.close()
+
+    # ---- faults
+
+    def _rung(self) -> None:
+        lib.us_pager_rung(self._pager)
+        self._step()
+
+    def _step(self) -> None:
+        n = lib.us_pager_step(self._pager, self._events, MAX_EVENTS)
+        for i in range(n):
+            event = self._events[i]
+            kind = event.kind
+            if kind == lib.US_EV_FAULT:
+                fault = ffi.new("us_event_t *", event)
+                self._start(self._serve(fault))
+            elif kind == lib.US_EV_UNLOCKED:
+                waiter = self._unlocked.pop(event.entry, None)
+                if waiter is not None and not waiter.done():
+                    waiter.set_result(None)
+            elif kind == lib.US_EV_PROGRESS:
+                self._signal_progress()
+            elif kind == lib.US_EV_NOROOM:
+                sys.stderr.write(
+                    "uswap: the pool is full and nothing else has room; blocks stay resident, over"
+                    " the limit if need be (a larger pool= mends it)\n"
+                )
+                sys.stderr.flush()
+            elif kind == lib.US_EV_GONE:
+                self._done.set()
+
+    def _signal_progress(self) -> None:
+        waiter, self._progress = self._progress, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def _start(self, coroutine: Any) -> None:
+        task: asyncio.Task[None] = self._loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            # A task that fails leaves a thread standing for ever. Better a loud end.
+            self._loop.call_exception_handler(
+                {"message": "uswap: a fault's task failed", "exception": task.exception()}
+            )
+            sys.stderr.flush()
+            os._exit(70)
+
+    async def _serve(self, fault: Any) -> None:
+        async with self._locks.held(fault.entry):
+            delay, tries = 0.0005, 0
+            while True:
+                answer = lib.us_pager_serve(self._pager, fault)
+                if answer == lib.US_DONE:
+                    return
+                if answer == lib.US_WAIT_ENTRY:
+                    await self._wait_unlocked(fault.entry)
+                elif answer == lib.US_WAIT_ROOM:
+                    await self._wait_progress()
+                elif answer == lib.US_STRAY:
+                    tries += 1
+                    if tries == STRAY_TRIES:
+                        return  # unregistering has woken the thread, or will
+                    await asyncio.sleep(0.005)
+                else:
+                    await asyncio.sleep(delay)
+                    delay = min(delay * 2, LOST)
+
+    async def _wait_unlocked(self, entry: int) -> None:
+        waiter = self._unlocked.get(entry)
+        if waiter is None:
+            waiter = self._unlocked[entry] = self._loop.create_future()
+        await asyncio.wait([waiter], timeout=LOST)
+        if not waiter.done():
+            self._step()
+
+    async def _wait_progress(self) -> None:
+        if self._progress is None:
+            self._progress = self._loop.create_future()
+        waiter = self._progress
+        await asyncio.wait([waiter], timeout=LOST)
+        if not waiter.done():
+            self._step()
+
+    # ---- requests
+
+    def _requests(self) -> None:
+        try:
+            while True:
+                message = wire.receive(self._sock)
+                self._start(self._answer(message))
+        except BlockingIOError:
+            return
+        except wire.Closed:
+            self._done.set()
+
+    async def _answer(self, message: wire.Message) -> None:
+        reply: wire.Message = {"id": message["id"]}
+        try:
+            reply["ok"] = await self._ops[message["op"]](message)
+        except OSError as e:
+            reply["error"] = e.errno
+            reply["text"] = e.strerror or str(e)
+        with contextlib.suppress(wire.Closed):
+            wire.send(self._sock, reply)
+
+    async def _add(self, m: wire.Message) -> wire.Message:
+        first, entries = ffi.new("uint64_t *"), ffi.new("uint64_t *")
+        region = check(
+            lib.us_pager_add(
+                self._pager, m["address"], m["length"], m["block"], m["resident"], first, entries
+            ),
+            "add",
+        )
+        return {"region": region, "first": first[0], "entries": entries[0]}
+
+    async def _activate(self, m: wire.Message) -> None:
+        check(lib.us_pager_activate(self._pager, m["region"]), "activate")
+        self._step()
+
+    async def _range(self, call: Any, region: int, cursor: Any, last: int) -> None:
+        while True:
+            answer = check(call(self._pager, region, cursor, last), "range")
+            if answer == lib.US_DONE:
+                return
+            if answer == lib.US_AGAIN:
+                await asyncio.sleep(0)
+            else:
+                await self._wait_progress()
+
+    async def _settle(self, region: int, first: int, last: int) -> None:
+        while check(lib.us_pager_unsettled(self._pager, region, first, last), "settle") > 0:
+            await self._wait_progress()
+
+    async def _evict(self, m: wire.Message) -> None:
+        await self._range(lib.us_pager_evict, m["region"], at(m["first"]), m["last"])
+        await self._settle(m["region"], m["first"], m["last"])
+
+    async def _prefetch(self, m: wire.Message) -> None:
+        await self._range(lib.us_pager_prefetch, m["region"], at(m["first"]), m["last"])
+        await self._settle(m["region"], m["first"], m["last"])
+
+    async def _pin(self, m: wire.Message) -> None:
+        cursor = at(m["first"])
+        try:
+            await self._range(lib.us_pager_pin, m["region"], cursor, m["last"])
+        except OSError:
+            lib.us_pager_unpin(self._pager, m["region"], m["first"], cursor[0])
+            raise
+
+    async def _unpin(self, m: wire.Message) -> None:
+        check(lib.us_pager_unpin(self._pager, m["region"], m["first"], m["last"]), "unpin")
+        self._step()
+
+    async def _freeze(self, m: wire.Message) -> int:
+        check(lib.us_pager_freeze(self._pager, m["region"]), "freeze")
+        entries: int = m["entries"]
+        await self._settle(m["region"], 0, entries)
+        return entries
+
+    async def _restore(self, m: wire.Message) -> None:
+        entries = await self._freeze(m)
+        await self._range(lib.us_pager_restore, m["region"], at(0), entries)
+
+    async def _remove(self, m: wire.Message) -> None:
+        await self._freeze(m)
+        check(lib.us_pager_remove(self._pager, m["region"]), "remove")
+
+    async def _check(self, _m: wire.Message) -> int:
+        ok = lib.us_pager_is_valid(self._pager)
+        return 0 if ok else int(ffi.errno)
+
+    async def _bye(self, _m: wire.Message) -> None:
+        self._loop.call_soon(self._done.set)
+
+
+def at(block: int) -> Any:
+    """A cursor for the range calls, which move it."""
+    return ffi.new("uint32_t *", block)
+
+
+def check(result: int, what: str) -> int:
+    """Return `result`, or raise the OSError that it stands for."""
+    if result < 0:
+        raise OSError(-result, f"{what}: {os.strerror(-result)}")
+    return result

@@ -1,0 +1,391 @@
+# SPDX-License-Identifier: MIT
+"""Regions: memory that a pager pages.
+
+An OwnRegion is memory made for the purpose. It is a subclass of mmap.mmap, which is the one type of the
+standard library that can be subclassed, exports a writable buffer on every Python from 3.10 on, and
+keeps its memory for as long as anybody holds an export. A WrappedRegion pages somebody else's buffer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import mmap
+import os
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from . import buffers
+from ._core import ffi, lib
+from .errors import ClosedError, LimitError
+from .sizes import format_size
+
+if TYPE_CHECKING:
+    from .client import Pager
+
+__all__ = ["OwnRegion", "Region", "Residency", "WrappedRegion"]
+
+PAGE = mmap.PAGESIZE
+_MAP_NORESERVE = 0x4000  # mmap has no name for it before Python 3.11
+STATES = ("empty", "resident", "leaving", "outbox", "filled", "pooled", "stored", "lost")
+
+
+@dataclass(frozen=True)
+class Residency:
+    """Where the bytes of a region are, in bytes of the region, by the state of its blocks."""
+
+    length: int
+    resident: int
+    """In RAM, uncompressed, in the client's pages."""
+    leaving: int
+    outbox: int
+    """Taken out and not compressed yet."""
+    filled: int
+    """Of one repeated word, which takes no memory."""
+    pooled: int
+    """Compressed in the pool."""
+    empty: int
+    """Never touched."""
+    block: int
+    states: bytes
+    """The state of each block, as an index of uswap.STATES."""
+
+    @property
+    def fraction(self) -> float:
+        """The resident part, 0 to 1."""
+        return self.resident / self.length
+
+
+class Region:
+    """What both kinds of region can do. Offsets and lengths are in bytes from the paged memory's start."""
+
+    pager: Pager
+    address: int
+    length: int
+    block: int
+    _id: int
+    _first: int
+    _entries: int
+    _paged: bool = False
+    _pid: int = 0
+
+    # ---- begin and end
+
+    def _begin(
+        self, pager: Pager, address: int, length: int, block: int, *, resident: bool, huge: bool
+    ) -> None:
+        self.pager = pager
+        self.address = address
+        self.length = length
+        self.block = block
+        self._huge = huge
+        self._pid = os.getpid()
+        with pager._lock:
+            pager._check_open()
+            made = pager._call(
+                "add", address=address, length=length, block=block, resident=int(resident)
+            )
+            self._id = made["region"]
+            self._first = made["first"]
+            self._entries = made["entries"]
+            error = lib.us_client_register(pager._client, address, length)
+            if error < 0:
+                pager._call("remove", region=self._id, entries=self._entries)
+                raise OSError(-error, f"userfaultfd register: {os.strerror(-error)}")
+            self._paged = True
+            pager._regions[self._id] = weakref.ref(self)
+            pager._call("activate", region=self._id)
+
+    def release(self) -> None:
+        """Stop paging: all of it comes back into RAM and is ordinary memory from then on.
+
+        May be called again. No byte changes, and no pointer into it becomes invalid.
+        """
+        self._end(restore=True)
+
+    def _end(self, *, restore: bool) -> None:
+        if not self._paged or self._pid != os.getpid():
+            return
+        pager = self.pager
+        with pager._lock:
+            if not self._paged:
+                return
+            if restore:
+                pager._call("restore", region=self._id, entries=self._entries)
+            self._paged = False
+            error = lib.us_client_unregister(
+                pager._client, self.address, self.length, int(self._huge)
+            )
+            pager._call("remove", region=self._id, entries=self._entries)
+            pager._regions.pop(self._id, None)
+            if error < 0 and error != -errno.ENOMEM:
+                raise OSError(-error, f"userfaultfd unregister: {os.strerror(-error)}")
+
+    def _check_paged(self) -> None:
+        if self._pid != os.getpid():
+            raise ClosedError("the region belongs to the parent process; a forked child has none")
+        if not self._paged:
+            raise ClosedError("the region is no longer paged")
+
+    @property
+    def paged(self) -> bool:
+        """Whether it is paged; else it is ordinary memory."""
+        return self._paged
+
+    def _blocks(self, offset: int, length: int | None) -> tuple[int, int]:
+        """The blocks that [offset, offset + length) touches."""
+        self._check_paged()
+        if not isinstance(offset, int) or isinstance(offset, bool):
+            raise TypeError(f"offset={offset!r} is a {type(offset).__name__}; accepted: int")
+        if length is None:
+            length = max(0, self.length - offset)
+        if not isinstance(length, int) or isinstance(length, bool):
+            raise TypeError(f"length={length!r} is a {type(length).__name__}; accepted: int, None")
+        if not 0 <= offset <= self.length:
+            raise ValueError(f"offset={offset} is outside; accepted: 0 to {self.length}")
+        if not 0 <= length <= self.length - offset:
+            raise ValueError(
+                f"length={length} is outside; accepted: 0 to {self.length - offset} at this offset"
+            )
+        return offset // self.block, -(-(offset + length) // self.block) if length else (
+            offset // self.block
+        )
+
+    # ---- moving
+
+    def evict(self, offset: int = 0, length: int | None = None) -> None:
+        """Move the blocks of a range out of RAM into the pool, and wait until they are there.
+
+        Blocks that are pinned, or that no tier has room for, stay.
+        """
+        first, last = self._blocks(offset, length)
+        self._range("evict", first, last)
+
+    def prefetch(self, offset: int = 0, length: int | None = None) -> None:
+        """Bring the blocks of a range in, ahead of their use, and wait until they are there.
+
+        A hint: it stops where the limit leaves no room, and brings in half of the limit at most.
+        """
+        first, last = self._blocks(offset, length)
+        most = self.pager.limit // 2 // self.block
+        self._range("prefetch", first, min(last, first + max(1, most)))
+
+    def _range(self, op: str, first: int, last: int) -> None:
+        if first < last:
+            self.pager._call(op, region=self._id, first=first, last=last)
+
+    @contextlib.contextmanager
+    def pinned(self, offset: int = 0, length: int | None = None) -> Iterator[memoryview]:
+        """Bring a range in and hold it there, writable, for the length of a with block.
+
+        For system calls where the userfaultfd is unprivileged, and for devices.
+
+        Yields:
+            A writable view of the range.
+
+        Raises:
+            LimitError: it does not fit beside what is pinned already.
+        """
+        first, last = self._blocks(offset, length)
+        end = self.length if length is None else offset + length
+        pager = self.pager
+        with pager._lock:
+            held = pager.stats().pinned + (last - first) * self.block
+            most = pager.limit - max(pager.limit // 4, 8 * self.block)
+            if held > most:
+                raise LimitError(
+                    f"pinned bytes would be {format_size(held)}; accepted: at most "
+                    f"{format_size(most)} with limit={format_size(pager.limit)}"
+                )
+            self._range("pin", first, last)
+        try:
+            view = self._view()
+            with view[offset:end] as part:
+                yield part
+            view.release()
+        finally:
+            if self._paged:
+                self._range("unpin", first, last)
+
+    # ---- what there is to know
+
+    def residency(self, offset: int = 0, length: int | None = None) -> Residency:
+        """Return where the bytes of a range of blocks are."""
+        first, last = self._blocks(offset, length)
+        states = ffi.new("uint8_t[]", max(1, last - first))
+        lib.us_client_states(self.pager._client, self._first + first, last - first, states)
+        raw = bytes(ffi.buffer(states, last - first))
+        sums = dict.fromkeys(STATES, 0)
+        for state, name in enumerate(STATES):
+            sums[name] = raw.count(state) * self.block
+        total = (last - first) * self.block
+        if last == self._entries and last > first:  # the last block may be a short one
+            short = self._entries * self.block - self.length
+            sums[STATES[raw[-1]]] -= short
+            total -= short
+        return Residency(
+            length=total,
+            resident=sums["resident"],
+            leaving=sums["leaving"],
+            outbox=sums["outbox"],
+            filled=sums["filled"],
+            pooled=sums["pooled"],
+            empty=sums["empty"],
+            block=self.block,
+            states=raw,
+        )
+
+    def _view(self) -> memoryview:
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        state = "paged" if self._paged else "released"
+        return (
+            f"<uswap.{type(self).__name__} {format_size(self.length)} at {self.address:#x}, "
+            f"blocks of {format_size(self.block)}, {state}>"
+        )
+
+
+class OwnRegion(Region, mmap.mmap):
+    """Memory made for paging: a writable buffer (memoryview, len, slices) of zeros at first."""
+
+    _size: int
+
+    @classmethod
+    def _make(cls, pager: Pager, size: int, block: int) -> OwnRegion:
+        self = cls.__new__(
+            cls, -1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
+        )
+        address = int(ffi.cast("uintptr_t", ffi.from_buffer(self)))
+        self._size = size
+        self._begin(pager, address, -(-size // PAGE) * PAGE, block, resident=False, huge=False)
+        return self
+
+    def _view(self) -> memoryview:
+        return memoryview(self)
+
+    def close(self) -> None:
+        """Stop paging, as release() does, and free the memory.
+
+        Raises:
+            BufferError: arrays or views of it are in use. They stay valid.
+        """
+        self.release()
+        mmap.mmap.close(self)
+
+    def __enter__(self) -> OwnRegion:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.release()
+
+    def resize(self, newsize: int) -> None:
+        """Refused: pointers into a region stay valid."""
+        raise TypeError("a region can't be resized")
+
+    def madvise(self, option: int, start: int = 0, length: int | None = None) -> None:
+        """Refused: advice behind the pager's back could lose data."""
+        raise TypeError("a region takes no advice; evict() and prefetch() are its own")
+
+    def __del__(self) -> None:
+        # Nobody can touch it any more: what it holds is given up, not brought back.
+        _finalise(self, restore=False)
+
+    __hash__ = object.__hash__
+
+
+class WrappedRegion(Region):
+    """The whole pages inside somebody's buffer, paged where they lie. A context manager.
+
+    Attributes:
+        head, tail: bytes of the buffer before and after the paged pages.
+    """
+
+    head: int
+    tail: int
+    _buffer: memoryview | None = None
+
+    @classmethod
+    def _make(cls, pager: Pager, buffer: Any, block: int) -> WrappedRegion:
+        self = cls.__new__(cls)
+        view = buffers.export(buffer)
+        try:
+            span = buffers.locate(view, block=block)
+            self.head, self.tail = span.head, span.tail
+            span = buffers.forbid_hugepages(span)
+            try:
+                self._begin(
+                    pager,
+                    span.address,
+                    span.length,
+                    block,
+                    resident=True,
+                    huge=buffers.wants_hugepages(span),
+                )
+            except OSError as e:
+                buffers.restore_hugepages(span)
+                if e.errno in (errno.EBUSY, errno.EEXIST):
+                    raise buffers.taken(view) from e
+                raise
+        except BaseException:
+            view.release()
+            raise
+        self._buffer = view
+        return self
+
+    def wraps(self, array: Any) -> bool:
+        """Whether `array` lies inside the wrapped buffer."""
+        try:
+            with memoryview(array) as view:
+                at = int(ffi.cast("uintptr_t", ffi.from_buffer(view)))
+                return self.address - self.head <= at < self.address + self.length + self.tail
+        except (TypeError, ValueError, BufferError):
+            return False
+
+    def _view(self) -> memoryview:
+        if self._buffer is None:
+            raise ClosedError("the region is released")
+        return self._buffer[self.head : self.head + self.length]
+
+    def release(self) -> None:
+        """Stop paging: the buffer is ordinary memory again, and its export is given back."""
+        self._end(restore=True)
+        if self._buffer is not None and not self._paged:
+            self._buffer.release()
+            self._buffer = None
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __buffer__(self, flags: int) -> memoryview:
+        """The paged pages; on Python 3.12 or newer."""
+        return self._view()
+
+    def __enter__(self) -> WrappedRegion:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.release()
+
+    def __del__(self) -> None:
+        _finalise(self, restore=True)
+
+
+def _finalise(region: Region, *, restore: bool) -> None:
+    from . import client
+
+    if not region._paged or client._exiting or region._pid != os.getpid():
+        return
+    with contextlib.suppress(OSError, ClosedError):
+        if isinstance(region, WrappedRegion):
+            region.release()
+        else:
+            region._end(restore=restore)

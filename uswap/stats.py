@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: MIT
+"""What stats() returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from .sizes import format_size
+
+__all__ = ["KINDS", "Latency", "Stats"]
+
+#: Kinds of faults, in the order of US_KIND_*: first touch; one repeated word; on its way out, not
+#: yet compressed; decompressed from the pool; first write to a clean block; already there (brought
+#: in by another thread's fault or by read-ahead); had to wait for the mover, a worker or room.
+KINDS = ("empty", "filled", "outbox", "pooled", "protected", "present", "waited")
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Service times of one kind of fault, in nanoseconds.
+
+    From when the pager read the fault's message until it had woken the thread and had the CPU again:
+    on one CPU the woken thread runs first, so this is rather too long than too short. Log-linear
+    buckets: each value is right within 1/32.
+    """
+
+    count: int
+    p50: int
+    p90: int
+    p99: int
+    p999: int
+    max: int
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Counters (since the pager began) and gauges (now). Bytes, unless the name says otherwise."""
+
+    limit: int
+    pool_budget: int
+    regions: int
+    """Number of regions."""
+    region_bytes: int
+    resident: int
+    peak_resident: int
+    outbox: int
+    """Taken out, waiting for a worker, uncompressed."""
+    pooled_raw: int
+    """Blocks in the pool, before compression."""
+    pooled: int
+    """The same after compression."""
+    kept: int
+    """Compressed copies of clean resident blocks; in the pool too, and the first to go."""
+    pool_used: int
+    pool_allocated: int
+    """Memory that the pool holds, fragmentation included."""
+    filled: int
+    """Blocks of one repeated word, which take no memory."""
+    pinned: int
+    faults: Mapping[str, int]
+    """Number of faults by kind (see KINDS)."""
+    latency: Mapping[str, Latency]
+    """Service times by kind."""
+    evicted: int
+    evicted_blocks: int
+    dropped_blocks: int
+    """Of the evicted: clean, dropped at no cost."""
+    taken_blocks: int
+    """Of the evicted: changed, taken out and compressed."""
+    readahead_blocks: int
+    readahead_empty_blocks: int
+    compressed_blocks: int
+    compressed_raw: int
+    compressed_out: int
+    incompressible_blocks: int
+    """Stored as they are."""
+    skipped_blocks: int
+    """Of these: recognised before time was spent on them."""
+    refused_pinned: int
+    """Blocks that the kernel would not move: pinned by a device, or shared after a fork."""
+    refused_noroom: int
+    """Evictions that no tier had room for."""
+    over_limit: int
+    """Faults served over the limit, since nothing could leave."""
+    throttled: int
+    """Faults that waited for room."""
+    waited_locked: int
+    """Faults that waited for their block's lock."""
+    copy_retries: int
+    move_retries: int
+    reclaimed_copies: int
+    compactions: int
+    compacted: int
+    cpu_moves: int
+    """How often the loop followed a thread to another CPU."""
+    read_batches: int
+    messages: int
+    stray: int
+    """Faults at addresses of no region."""
+    loop_cpu_ns: int
+    worker_cpu_ns: int
+
+    @property
+    def ratio(self) -> float:
+        """Compression of what is in the pool: bytes before by bytes after; 1.0 when it is empty."""
+        return self.pooled_raw / self.pooled if self.pooled else 1.0
+
+    @property
+    def density(self) -> float:
+        """The part of the pool's memory that holds objects; 1.0 when it holds none."""
+        return self.pool_used / self.pool_allocated if self.pool_allocated else 1.0
+
+    @property
+    def total_faults(self) -> int:
+        """Faults of all kinds."""
+        return sum(self.faults.values())
+
+    @classmethod
+    def read(cls, raw: Any, quantile: Callable[[int, float], int]) -> Stats:
+        """Make one from the C struct."""
+        values: dict[str, Any] = {}
+        for field in fields(cls):
+            if field.name == "faults":
+                values["faults"] = {k: int(raw.faults[i]) for i, k in enumerate(KINDS)}
+            elif field.name == "latency":
+                values["latency"] = {
+                    k: Latency(
+                        int(raw.faults[i]),
+                        *(quantile(i, q) for q in (0.5, 0.9, 0.99, 0.999, 1.0)),
+                    )
+                    for i, k in enumerate(KINDS)
+                }
+            else:
+                values[field.name] = int(getattr(raw, field.name))
+        return cls(**values)
+
+    def __str__(self) -> str:
+        faults = ", ".join(f"{k} {n:,}" for k, n in self.faults.items() if n)
+        return (
+            f"resident {format_size(self.resident)} of {format_size(self.limit)} "
+            f"(peak {format_size(self.peak_resident)}), "
+            f"pooled {format_size(self.pooled_raw)} in {format_size(self.pooled)} "
+            f"(ratio {self.ratio:.2f}), filled {format_size(self.filled)}; "
+            f"faults: {faults or 'none'}; evicted {format_size(self.evicted)}"
+        )
