@@ -158,7 +158,8 @@ static int pick(us_pager_t *p, us_region_t *r, uint32_t i, us_pick_t *out, uint3
     const us_entry_t e = p->space.table[i];
     if (!r->active || r->frozen || p->pins[i] != 0 || e.state != US_RESIDENT || (e.flags & US_F_LOCKED))
         return NOT_NOW;
-    if (e.flags & US_F_KEPT) {
+    if (e.flags & US_F_KEPT) { /* locked at once: the next pick may reclaim copies */
+        us_entry_leave(p, r, i, US_NONE);
         *out = (us_pick_t){US_CMD_DROP, i, r};
         return CAN;
     }
@@ -192,10 +193,10 @@ static void send(us_pager_t *p, us_pick_t *v, uint32_t n) {
             job = us_crew_job(&p->crew);
             p->outbox.job[slot] = job;
             r->jobs++;
+            us_entry_leave(p, r, i, slot);
         } else {
             us_policy_dropped(r);
         }
-        us_entry_leave(p, r, i, slot);
         post(p, r, i, v[k].op, slot, job);
     }
     ring_mover(p);

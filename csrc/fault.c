@@ -13,16 +13,13 @@
  */
 #include "pager.h"
 
-#include <fcntl.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "sys.h"
 
-enum { COPY_TRIES = 16, FOLLOW_MIN = 8, FOLLOW_MAX = 64 };
+enum { COPY_TRIES = 16 };
 
 /* ---- bytes into pages ------------------------------------------------------------------------------- */
 
@@ -256,56 +253,4 @@ int us_fault_serve(us_pager_t *p, const us_event_t *f) {
         us_policy_ahead(p, r, i, write);
     }
     return US_DONE;
-}
-
-/* ---- following the CPU ------------------------------------------------------------------------------ */
-
-static int stat_fd(us_pager_t *p, uint32_t tid) {
-    uint32_t k = tid % (sizeof p->follow / sizeof p->follow[0]);
-    if (p->follow[k].tid == tid)
-        return p->follow[k].fd;
-    if (p->follow[k].tid != 0 && p->follow[k].fd >= 0)
-        close(p->follow[k].fd);
-    char path[64];
-    snprintf(path, sizeof path, "/proc/%d/task/%u/stat", p->cfg.client_pid, tid);
-    p->follow[k].tid = tid;
-    p->follow[k].fd = open(path, O_RDONLY | O_CLOEXEC);
-    return p->follow[k].fd;
-}
-
-/* The 39th field: the CPU the thread last ran on. */
-static int cpu_of(us_pager_t *p, uint32_t tid) {
-    char text[512];
-    int fd = stat_fd(p, tid);
-    ssize_t n = fd < 0 ? -1 : pread(fd, text, sizeof text - 1, 0);
-    if (n <= 0)
-        return -1;
-    text[n] = 0;
-    const char *at = strrchr(text, ')'); /* the name may hold anything but ends here */
-    for (int field = 2; at != NULL && field < 39; field++)
-        at = strchr(at + 1, ' ');
-    return at == NULL ? -1 : atoi(at + 1);
-}
-
-/* A wake-up across CPUs costs more than the rest of a fault, so the loop runs where the faulting thread
- * runs, and so does the mover, which shares the address space. Looked at each 8th fault, each 64th while
- * nothing changes. */
-void us_follow(us_pager_t *p, uint32_t tid) {
-    if (!p->cfg.follow || tid == 0 || ++p->follow_count < p->follow_every)
-        return;
-    p->follow_count = 0;
-    int cpu = cpu_of(p, tid);
-    if (cpu < 0 || cpu == p->cpu) {
-        p->follow_every = (uint32_t)us_min(p->follow_every * 2, FOLLOW_MAX);
-        return;
-    }
-    p->follow_every = FOLLOW_MIN;
-    cpu_set_t set;
-    CPU_ZERO(&set);
-    CPU_SET((size_t)cpu, &set);
-    if (sched_setaffinity(0, sizeof set, &set) == 0) {
-        p->cpu = cpu;
-        p->s->cpu_moves++;
-        sched_setaffinity(p->cfg.mover_tid, sizeof set, &set);
-    }
 }

@@ -75,7 +75,10 @@ static int open_all(us_pager_t *p) {
                           .level = p->cfg.level,
                           .zero = p->zero,
                           .ring = p->space.ring};
-    return us_crew_start(&p->crew, p->cfg.workers, MAX_BLOCK);
+    err = us_crew_start(&p->crew, p->cfg.workers, MAX_BLOCK);
+    if (err == 0 && p->cfg.follow)
+        err = us_place_start(&p->place, p->cfg.client_pid, p->cfg.mover_tid, p->cfg.uffd);
+    return err;
 }
 
 int us_pager_open(us_pager_t **out, const us_pager_config_t *cfg) {
@@ -84,9 +87,7 @@ int us_pager_open(us_pager_t **out, const us_pager_config_t *cfg) {
         return -ENOMEM;
     memset(p, 0, sizeof *p);
     p->cfg = *cfg;
-    p->cpu = -1;
     p->worker_fd = -1;
-    p->follow_every = 1;
     int err = open_all(p);
     if (err < 0) {
         us_pager_close(p);
@@ -103,6 +104,7 @@ static void unreserve(void *m, uint64_t len) {
 }
 
 void us_pager_close(us_pager_t *p) {
+    us_place_stop(&p->place);
     us_crew_stop(&p->crew);
     const uint64_t cap = p->space.at.table_cap;
     for (uint32_t i = 0; i < p->regions; i++)
@@ -272,24 +274,21 @@ int us_pager_freeze(us_pager_t *p, int id) {
     return 0;
 }
 
-int64_t us_pager_unsettled(us_pager_t *p, int id, uint32_t first, uint32_t last) {
-    const us_region_t *r = region(p, id);
-    if (r == NULL || first > last || last > r->count)
-        return -EINVAL;
-    int64_t n = r->frozen ? r->jobs : 0;
-    for (uint32_t i = r->first + first; i < r->first + last; i++) {
-        const us_entry_t e = p->space.table[i];
-        n += e.state == US_LEAVING || e.state == US_OUTBOX || (e.flags & US_F_LOCKED);
-    }
-    return n;
+static bool is_settled(const us_pager_t *p, uint32_t i) {
+    const us_entry_t e = p->space.table[i];
+    return e.state != US_LEAVING && e.state != US_OUTBOX && (e.flags & US_F_LOCKED) == 0;
 }
 
 int us_pager_remove(us_pager_t *p, int id) {
     us_region_t *r = region(p, id);
     if (r == NULL)
         return -EINVAL;
-    if (!r->frozen || us_pager_unsettled(p, id, 0, r->count) != 0)
+    if (!r->frozen || r->jobs != 0)
         return -EBUSY;
+    for (uint32_t i = r->first; i < r->first + r->count; i++) {
+        if (!is_settled(p, i))
+            return -EBUSY;
+    }
     for (uint32_t i = r->first; i < r->first + r->count; i++)
         us_entry_forget(p, r, i);
     const uint64_t page_entries = US_PAGE / sizeof(us_entry_t);
@@ -322,6 +321,19 @@ int us_pager_evict(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
 static void want(us_pager_t *p) {
     p->want_progress = true;
     atomic_store_explicit(&p->space.ring->urgent, 1, memory_order_relaxed);
+}
+
+/* A block that was settled once is not looked at again: other threads may keep the range busy for ever. */
+int us_pager_settle(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
+    us_region_t *r = range(p, id, cursor, last);
+    if (r == NULL)
+        return -EINVAL;
+    while (*cursor < last && is_settled(p, r->first + *cursor))
+        (*cursor)++;
+    if (*cursor == last && !(r->frozen && r->jobs != 0))
+        return US_DONE;
+    want(p);
+    return US_WAIT_ROOM;
 }
 
 int us_pager_prefetch(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
@@ -451,14 +463,17 @@ static void tidy(us_pager_t *p) {
 /* Returns how many messages there were; negative when the client is gone. */
 static int drain(us_pager_t *p) {
     us_msg_t msg[16];
+    us_place_step(&p->place, true);
     int n = us_sys_read(p->cfg.uffd, msg, 16);
-    if (n <= 0)
+    if (n <= 0) {
+        us_place_step(&p->place, false);
         return n;
+    }
     p->s->read_batches++;
     p->s->messages += (uint64_t)n;
     us_event_t f = {.since = us_now_ns()};
     for (int k = 0; k < n; k++) {
-        us_follow(p, msg[k].tid);
+        p->s->cpu_moves += us_place_fault(&p->place, msg[k].tid);
         f.kind = 0;
         f.addr = msg[k].addr;
         f.flags = msg[k].flags;

@@ -6,6 +6,7 @@
 #ifndef US_PAGER_H
 #define US_PAGER_H
 
+#include "place.h"
 #include "pool.h"
 #include "space.h"
 #include "worker.h"
@@ -103,12 +104,7 @@ typedef struct us_pager {
     uint32_t events, event_cap;
     int worker_fd;
 
-    int cpu;             /* where the loop is bound; -1 nowhere */
-    uint32_t follow_count, follow_every;
-    struct {
-        uint32_t tid;
-        int fd;
-    } follow[16];
+    us_place_t place;
 } us_pager_t;
 
 /* ---- regions ---- */
@@ -167,6 +163,5 @@ int us_fault_serve(us_pager_t *p, const us_event_t *f);
 int us_fault_install(us_pager_t *p, us_region_t *r, uint32_t i, bool write);
 bool us_fault_ahead(us_pager_t *p, us_region_t *r, uint32_t i, bool clean);
 int us_fault_unprotect(us_pager_t *p, us_region_t *r, uint32_t i);
-void us_follow(us_pager_t *p, uint32_t tid);
 
 #endif

@@ -140,8 +140,28 @@ int us_client_close(us_client_t *c);
 /* For a forked child: covers [addr, addr+len), which the child does not have, so that nothing else can be
  * mapped there and a touch is SIGSEGV. */
 int us_child_cover(uint64_t addr, uint64_t len);
-/* Nanoseconds of one access (read, or read and write back) to each of n addresses: for the benchmark. */
+
+/* ---- for the benchmarks, in any process ------------------------------------------------------------ */
+
+/* Nanoseconds of one access to each of n addresses: a byte read, or read and written back by one
+ * instruction, which faults once. */
 int us_touch(const uint64_t *addr, uint64_t n, int write, uint64_t *ns);
+/* Reads every 8-byte word of [addr, addr+len), in order, and returns their sum (modulo 2^64); write:
+ * flips the lowest bit of each as well. len is rounded down to a multiple of 32. */
+uint64_t us_sweep(uint64_t addr, uint64_t len, int write);
+
+typedef struct us_codec_run {
+    int codec, level;
+    uint32_t block;
+    int scattered;     /* decompress in an order that no cache likes, else one after the other */
+    const void *src;   /* of len / block blocks */
+    uint64_t len;
+    uint64_t *press_ns;   /* out: of each block */
+    uint64_t *unpress_ns; /* out: of each block, in the order of decompression */
+    uint64_t packed;      /* out: bytes after compression; a block that saves less than 1/16 counts whole */
+} us_codec_run_t;
+/* A codec by itself, on one thread. The codec must have been loaded into this process. */
+int us_measure_codec(us_codec_run_t *run);
 /* The floor of a userfaultfd fault on this machine: a C thread on the same CPU which reads the message
  * and copies a ready page. n rounds, nanoseconds each. */
 int us_floor(uint64_t n, uint32_t len, uint64_t *ns);
@@ -186,12 +206,12 @@ int us_pager_add(us_pager_t *p, uint64_t addr, uint64_t len, uint32_t block, int
 int us_pager_activate(us_pager_t *p, int id);
 /* Nothing of the region leaves any more. */
 int us_pager_freeze(us_pager_t *p, int id);
-/* How many blocks of [first, last) are locked, leaving or in the outbox. */
-int64_t us_pager_unsettled(us_pager_t *p, int id, uint32_t first, uint32_t last);
 /* The range calls work from block *cursor towards `last` as far as they get without waiting, move
  * *cursor, and answer US_DONE at the end, else what to wait for. */
 int us_pager_evict(us_pager_t *p, int id, uint32_t *cursor, uint32_t last);
 int us_pager_prefetch(us_pager_t *p, int id, uint32_t *cursor, uint32_t last);
+/* Done when each block was seen neither locked, leaving nor in the outbox; a frozen region also has no jobs. */
+int us_pager_settle(us_pager_t *p, int id, uint32_t *cursor, uint32_t last);
 int us_pager_pin(us_pager_t *p, int id, uint32_t *cursor, uint32_t last);
 int us_pager_unpin(us_pager_t *p, int id, uint32_t first, uint32_t last);
 int us_pager_restore(us_pager_t *p, int id, uint32_t *cursor, uint32_t last);

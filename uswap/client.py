@@ -24,7 +24,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import warnings
 import weakref
 from collections.abc import Iterator
@@ -42,7 +41,7 @@ from .errors import (
     PagerStartError,
     UnsupportedKernelError,
 )
-from .region import OwnRegion, Region, WrappedRegion
+from .region import OwnRegion, Region, WrappedRegion, at_exit
 from .sizes import format_size, parse_size
 from .stats import Stats
 
@@ -59,7 +58,6 @@ LIMIT_BLOCKS = 16
 
 _UFFD = {"auto": 0, "device": 1, "syscall": 2, "user-mode": 3}
 _alive: weakref.WeakSet[Pager] = weakref.WeakSet()
-_exiting = False
 
 
 class Pager:
@@ -254,7 +252,7 @@ class Pager:
         self.close()
 
     def __del__(self) -> None:
-        if getattr(self, "_closed", True) or _exiting or self._pid != os.getpid():
+        if getattr(self, "_closed", True) or at_exit.begun or self._pid != os.getpid():
             return
         warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
         self.close()
@@ -581,8 +579,7 @@ def _numpy() -> Any:
 
 def _at_exit() -> None:
     """Leave all as it is: faults are served until the process is gone."""
-    global _exiting
-    _exiting = True
+    at_exit.begun = True
     for pager in list(_alive):
         pager._process.returncode = 0  # Popen would warn of a process that is still running
 
@@ -603,4 +600,3 @@ def _in_child() -> None:
 
 atexit.register(_at_exit)
 os.register_at_fork(after_in_child=_in_child)
-_started = time.monotonic()

@@ -33,6 +33,12 @@ _MAP_NORESERVE = 0x4000  # mmap has no name for it before Python 3.11
 STATES = ("empty", "resident", "leaving", "outbox", "filled", "pooled", "stored", "lost")
 
 
+class at_exit:  # noqa: N801 - a flag that is one name in every module
+    """Whether the interpreter ends: then finalisers leave all as it is."""
+
+    begun = False
+
+
 @dataclass(frozen=True)
 class Residency:
     """Where the bytes of a region are, in bytes of the region, by the state of its blocks."""
@@ -380,9 +386,7 @@ class WrappedRegion(Region):
 
 
 def _finalise(region: Region, *, restore: bool) -> None:
-    from . import client
-
-    if not region._paged or client._exiting or region._pid != os.getpid():
+    if not region._paged or at_exit.begun or region._pid != os.getpid():
         return
     with contextlib.suppress(OSError, ClosedError):
         if isinstance(region, WrappedRegion):

@@ -286,8 +286,7 @@ class Loop:
                 await self._wait_progress()
 
     async def _settle(self, region: int, first: int, last: int) -> None:
-        while check(lib.us_pager_unsettled(self._pager, region, first, last), "settle") > 0:
-            await self._wait_progress()
+        await self._range(lib.us_pager_settle, region, at(first), last)
 
     async def _evict(self, m: wire.Message) -> None:
         await self._range(lib.us_pager_evict, m["region"], at(m["first"]), m["last"])

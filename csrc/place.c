@@ -1,0 +1,192 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * A wake-up across CPUs costs more than the rest of a fault, so the loop follows the faulting thread: it
+ * looks at /proc/PID/task/TID/stat each 8th fault (each 64th while nothing changes) and binds itself, and
+ * the mover, which shares the address space, to that CPU.
+ *
+ * Following is not enough. When COPY wakes the thread, the kernel finds the loop on that CPU, calls it
+ * busy, and puts the thread on an idle one; the loop follows, and the next wake-up throws the thread back.
+ * Each such move is a wake-up across CPUs. Measured, random 4 KiB reads 4x overcommitted: 20,000 a second
+ * and 5,500 moves among 46,000 faults. But a CPU that runs only SCHED_IDLE tasks counts as idle
+ * (sched_idle_cpu() in the kernel's select_idle_sibling), so the thread stays when the loop is one: 80,000
+ * a second, 20 moves. When moves come thick the loop therefore yields, that is, becomes SCHED_IDLE.
+ *
+ * A SCHED_IDLE task starves beside a busy thread on its CPU. So while the loop yields, a second thread,
+ * the warden, looks every 2 ms: if faults wait and the loop has not stepped since, it makes the loop an
+ * ordinary task again, for a second at least. When no faults come it does the same and goes to sleep.
+ *
+ * To come back from SCHED_IDLE takes CAP_SYS_NICE or RLIMIT_NICE of 20; a thread that is thrown away tries
+ * it at start. Without it the loop only follows.
+ */
+#include "place.h"
+
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "sys.h"
+
+enum { LOOK_MIN = 8, LOOK_MAX = 64, UNREST = 4, WATCH_NS = 2 * 1000 * 1000, QUIET = 50 };
+#define REST_NS 1000000000ull
+
+static int set_policy(int tid, int policy) {
+    const struct sched_param zero = {0};
+    return sched_setscheduler(tid, policy, &zero) == 0 ? 0 : -errno;
+}
+
+static void *try_policy(void *out) {
+    const int tid = (int)syscall(SYS_gettid);
+    *(bool *)out = set_policy(tid, SCHED_IDLE) == 0 && set_policy(tid, SCHED_OTHER) == 0;
+    return NULL;
+}
+
+/* ---- the warden ------------------------------------------------------------------------------------- */
+
+static void *warden_main(void *arg) {
+    us_place_t *l = arg;
+    prctl(PR_SET_NAME, "uswap-warden");
+    uint32_t seen = 0, quiet = 0;
+    bool waiting = false;
+    while (atomic_load(&l->stop) == 0) {
+        if (atomic_load(&l->yielding) == 0) {
+            syscall(SYS_futex, &l->yielding, FUTEX_WAIT_PRIVATE, 0, NULL, NULL, 0);
+            quiet = 0;
+            waiting = false;
+            continue;
+        }
+        const struct timespec t = {0, WATCH_NS};
+        nanosleep(&t, NULL);
+        const uint32_t steps = atomic_load_explicit(&l->steps, memory_order_relaxed);
+        const bool same = steps == seen;
+        seen = steps;
+        struct pollfd f = {.fd = l->uffd, .events = POLLIN};
+        const bool wants = atomic_load_explicit(&l->busy, memory_order_relaxed) != 0 || poll(&f, 1, 0) > 0;
+        quiet = same && !wants ? quiet + 1 : 0;
+        const bool starved = same && wants && waiting;
+        waiting = wants;
+        if (starved || quiet == QUIET) {
+            set_policy(l->loop_tid, SCHED_OTHER);
+            if (starved)
+                atomic_store(&l->starved, us_now_ns());
+            atomic_store(&l->yielding, 0);
+        }
+    }
+    return NULL;
+}
+
+/* Called by the loop only; the way back is the warden's. */
+static void yield(us_place_t *l) {
+    if (atomic_load(&l->yielding) != 0)
+        return;
+    const uint64_t now = us_now_ns(), starved = atomic_load(&l->starved);
+    if (starved != 0 && now - starved < REST_NS)
+        return;
+    if (set_policy(l->loop_tid, SCHED_IDLE) != 0)
+        return;
+    atomic_store(&l->yielding, 1);
+    syscall(SYS_futex, &l->yielding, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+}
+
+/* ---- following -------------------------------------------------------------------------------------- */
+
+static int stat_fd(us_place_t *l, uint32_t tid) {
+    const uint32_t k = tid % (sizeof l->stat / sizeof l->stat[0]);
+    if (l->stat[k].tid == tid)
+        return l->stat[k].fd;
+    if (l->stat[k].tid != 0 && l->stat[k].fd >= 0)
+        close(l->stat[k].fd);
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%d/task/%u/stat", l->client_pid, tid);
+    l->stat[k].tid = tid;
+    l->stat[k].fd = open(path, O_RDONLY | O_CLOEXEC);
+    return l->stat[k].fd;
+}
+
+/* The 39th field: the CPU the thread last ran on. */
+static int cpu_of(us_place_t *l, uint32_t tid) {
+    char text[512];
+    const int fd = stat_fd(l, tid);
+    const ssize_t n = fd < 0 ? -1 : pread(fd, text, sizeof text - 1, 0);
+    if (n <= 0)
+        return -1;
+    text[n] = 0;
+    const char *at = strrchr(text, ')'); /* the name may hold anything but ends here */
+    for (int field = 2; at != NULL && field < 39; field++)
+        at = strchr(at + 1, ' ');
+    return at == NULL ? -1 : atoi(at + 1);
+}
+
+uint32_t us_place_fault(us_place_t *l, uint32_t tid) {
+    if (!l->on || tid == 0 || ++l->count < l->every)
+        return 0;
+    l->count = 0;
+    const int cpu = cpu_of(l, tid);
+    if (cpu < 0 || cpu == l->cpu || cpu >= CPU_SETSIZE) {
+        l->every = (uint32_t)us_min(l->every * 2, LOOK_MAX);
+        l->unrest -= l->unrest > 0;
+        return 0;
+    }
+    l->every = LOOK_MIN;
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    CPU_SET((size_t)cpu, &set);
+    if (sched_setaffinity(0, sizeof set, &set) != 0)
+        return 0;
+    l->cpu = cpu;
+    sched_setaffinity(l->mover_tid, sizeof set, &set);
+    if (l->may_yield && ++l->unrest >= UNREST) {
+        l->unrest = UNREST;
+        yield(l);
+    }
+    return 1;
+}
+
+/* ---- life ------------------------------------------------------------------------------------------- */
+
+int us_place_start(us_place_t *l, int client_pid, int mover_tid, int uffd) {
+    *l = (us_place_t){.on = true,
+                      .client_pid = client_pid,
+                      .mover_tid = mover_tid,
+                      .uffd = uffd,
+                      .loop_tid = (int)syscall(SYS_gettid),
+                      .cpu = -1,
+                      .every = 1};
+    sigset_t all, old;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    pthread_t trial;
+    int err = -pthread_create(&trial, NULL, try_policy, &l->may_yield);
+    if (err == 0)
+        pthread_join(trial, NULL);
+    if (err == 0 && l->may_yield) {
+        err = -pthread_create(&l->warden, NULL, warden_main, l);
+        l->has_warden = err == 0;
+    }
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    return err;
+}
+
+void us_place_stop(us_place_t *l) {
+    if (l->has_warden) {
+        atomic_store(&l->stop, 1);
+        atomic_store(&l->yielding, 1);
+        syscall(SYS_futex, &l->yielding, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+        pthread_join(l->warden, NULL);
+        l->has_warden = false;
+    }
+    for (size_t k = 0; k < sizeof l->stat / sizeof l->stat[0]; k++) {
+        if (l->stat[k].tid != 0 && l->stat[k].fd >= 0)
+            close(l->stat[k].fd);
+    }
+    l->on = false;
+}

@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Where the loop runs: on the CPU of the thread that faults.
+ */
+#ifndef US_PLACE_H
+#define US_PLACE_H
+
+#include <pthread.h>
+
+#include "types.h"
+
+typedef struct us_place {
+    bool on;
+    int client_pid, mover_tid, uffd;
+    int loop_tid;
+    int cpu;              /* where the loop is bound; -1 nowhere */
+    uint32_t count, every; /* faults since the last look, and until the next */
+    uint32_t unrest;      /* moves lately */
+    bool may_yield;       /* SCHED_IDLE, and back from it, is permitted */
+    struct {
+        uint32_t tid;
+        int fd;
+    } stat[16];
+
+    /* with the warden: */
+    pthread_t warden;
+    bool has_warden;
+    _Atomic uint32_t yielding; /* futex: 1 while the loop is SCHED_IDLE */
+    _Atomic uint32_t steps;    /* drains begun */
+    _Atomic uint32_t busy;     /* the loop is in one */
+    _Atomic uint64_t starved;  /* ns: when the warden last had to help */
+    _Atomic uint32_t stop;
+} us_place_t;
+
+int us_place_start(us_place_t *l, int client_pid, int mover_tid, int uffd);
+void us_place_stop(us_place_t *l);
+/* A fault of thread tid is about to be served. Returns 1 when the loop moved, else 0. */
+uint32_t us_place_fault(us_place_t *l, uint32_t tid);
+
+/* Around each drain, for the warden. */
+static inline void us_place_step(us_place_t *l, bool begins) {
+    if (begins)
+        atomic_store_explicit(&l->steps, atomic_load_explicit(&l->steps, memory_order_relaxed) + 1,
+                              memory_order_relaxed);
+    atomic_store_explicit(&l->busy, begins, memory_order_relaxed);
+}
+
+#endif
