@@ -43,7 +43,7 @@ int us_client_open(us_client_t **out, int uffd, int space_fd, int doorbell, int 
                       .staging = (uint64_t)(uintptr_t)staging,
                       .staging_len = STAGING,
                       .vector = drop == US_DROP_VECTOR};
-    err = us_client_register(c, m->staging, STAGING);
+    err = us_client_register(c, m->staging, STAGING, 1);
     if (err == 0)
         err = us_mover_start(m);
     if (err == 0) {
@@ -72,8 +72,13 @@ uint64_t us_client_staging(us_client_t *c, uint64_t *len) {
 
 int us_client_tid(us_client_t *c) { return atomic_load(&c->mover.tid); }
 
-int us_client_register(us_client_t *c, uint64_t addr, uint64_t len) {
+int us_client_register(us_client_t *c, uint64_t addr, uint64_t len, int fresh) {
     void *at = (void *)(uintptr_t)addr;
+    if (fresh) { /* after mlockall(MCL_FUTURE) it is locked and populated, and could never leave */
+        munlock(at, len);
+        if (madvise(at, len, MADV_DONTNEED) < 0)
+            return -errno;
+    }
     /* A kernel without huge pages says EINVAL, and then there is nothing to keep off. */
     if (madvise(at, len, MADV_NOHUGEPAGE) < 0 && errno != EINVAL)
         return -errno;

@@ -18,7 +18,7 @@
 
 #include "sys.h"
 
-enum { GATE_NS = 50 * 1000 * 1000, BATCH_BYTES = 2 << 20, NO_ROOM_SCAN = 32 };
+enum { GATE_NS = 50 * 1000 * 1000, BATCH_BYTES = 2 << 20, NO_ROOM_SCAN = 32, BARREN = 64 };
 
 /* ---- the outbox ------------------------------------------------------------------------------------- */
 
@@ -210,6 +210,8 @@ void us_evict_some(us_pager_t *p) {
     us_pick_t v[US_BATCH];
     uint32_t n = 0, takes = 0, looked = 0;
     uint64_t bytes = 0;
+    if (p->refused >= BARREN && us_now_ns() < p->refused_until)
+        return;
     const uint64_t staying = p->resident - p->leaving;
     const uint64_t want = us_min(staying > p->mark_low ? staying - p->mark_low : 0, BATCH_BYTES);
     while (bytes < want && n < US_BATCH && n < ring_room(p) && looked++ < 2 * US_BATCH) {
@@ -241,6 +243,11 @@ int us_evict_range(us_pager_t *p, us_region_t *r, uint32_t *i, uint32_t last) {
             break;
         }
         const uint32_t e = r->first + *i;
+        const us_entry_t now = p->space.table[e];
+        if ((now.flags & US_F_LOCKED) && now.state != US_LEAVING) { /* a worker is bringing it in */
+            result = US_WAIT_ROOM;
+            break;
+        }
         int can = pick(p, r, e, &v[n], &takes);
         if (can == CAN) {
             us_policy_out(p, r, e);
@@ -261,6 +268,8 @@ int us_evict_room(us_pager_t *p, uint64_t len) {
         us_evict_some(p);
     if (p->resident + len <= p->cfg.limit)
         return US_DONE;
+    if (p->refused >= BARREN) /* what could leave does not: the limit gives way, not the thread */
+        return -ENOSPC;
     if (in_flight(p)) {
         p->want_progress = true;
         return US_WAIT_ROOM;
@@ -274,6 +283,8 @@ static void commit_command(us_pager_t *p, us_posted_t q, const us_cmd_t *c, int 
     us_region_t *r = p->region[q.region];
     US_DELAY(US_D_COMMIT);
     if (status != 0) {
+        if (++p->refused >= BARREN)
+            p->refused_until = us_now_ns() + GATE_NS;
         if (status == -EBUSY || status == -EAGAIN)
             p->s->refused_pinned++;
         us_entry_stay(p, r, q.entry);
@@ -285,6 +296,7 @@ static void commit_command(us_pager_t *p, us_posted_t q, const us_cmd_t *c, int 
         }
         return;
     }
+    p->refused = 0;
     us_entry_left(p, r, q.entry);
     if (q.job == NULL)
         return;

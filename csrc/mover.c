@@ -161,6 +161,14 @@ static void copy_one(us_mover_t *m, us_cmd_t *c) {
 
 /* ---- the thread ------------------------------------------------------------------------------------- */
 
+/* Gives staging back. It fails when the user has locked all memory (mlockall), staging with it. */
+static void clear_staging(us_mover_t *m, uint64_t used) {
+    while (used > 0 && us_sys_dontneed(m->staging, used) != 0) {
+        munlock((void *)(uintptr_t)m->staging, m->staging_len);
+        sched_yield();
+    }
+}
+
 /* Only a loop that sleeps is rung; one that runs looks at the statuses by itself. */
 static void ring_loop(us_mover_t *m) {
     if (atomic_exchange(&m->space->ring->loop_asleep, 0) != 0)
@@ -177,7 +185,7 @@ static void work(us_mover_t *m, uint64_t i, uint64_t head) {
             break;
         case US_CMD_MOVE:
             if (used + at(m, i)->len > m->staging_len) {
-                us_sys_dontneed(m->staging, used);
+                clear_staging(m, used);
                 used = 0;
             }
             i = move_run(m, i, head, &used);
@@ -192,8 +200,7 @@ static void work(us_mover_t *m, uint64_t i, uint64_t head) {
         if (atomic_load_explicit(&r->urgent, memory_order_relaxed) != 0)
             ring_loop(m);
     }
-    while (used > 0 && us_sys_dontneed(m->staging, used) != 0)
-        sched_yield();
+    clear_staging(m, used);
 }
 
 static void *mover_main(void *arg) {

@@ -88,6 +88,8 @@ typedef struct us_pager {
     uint64_t leaving;    /* of these: in posted commands */
     uint64_t pending;    /* raw bytes taken or in the outbox: they will want room in the pool */
     uint64_t mark_high, mark_low;
+    uint32_t refused;    /* commands refused in a row: pinned, shared or locked pages */
+    uint64_t refused_until; /* ns: no victims are looked for until then */
     uint64_t gate_until, gate_used; /* no takes until then, unless the pool has emptied */
     uint32_t kept_hand;
     bool said_noroom;

@@ -128,8 +128,9 @@ int us_client_open(us_client_t **out, int uffd, int space_fd, int doorbell, int 
 int us_client_watch(us_client_t *c, int pidfd); /* from now on the pager's death ends this process */
 uint64_t us_client_staging(us_client_t *c, uint64_t *len);
 int us_client_tid(us_client_t *c); /* of the mover */
-/* Registers [addr, addr+len) and keeps it from children and from huge pages. */
-int us_client_register(us_client_t *c, uint64_t addr, uint64_t len);
+/* Registers [addr, addr+len) and keeps it from children and from huge pages. fresh: nobody has used it;
+ * what is there is given back, and no lock stays on it. */
+int us_client_register(us_client_t *c, uint64_t addr, uint64_t len, int fresh);
 /* hugepage: 1 give the huge page advice back, 0 leave it off */
 int us_client_unregister(us_client_t *c, uint64_t addr, uint64_t len, int hugepage);
 int us_client_states(us_client_t *c, uint64_t first, uint64_t n, uint8_t *out);

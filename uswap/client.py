@@ -92,7 +92,6 @@ class Pager:
         self._answers: dict[int, wire.Message] = {}
         self._next_id = 0
         self._regions: dict[int, weakref.ref[Region]] = {}
-        self._warned_noroom = False
         with contextlib.ExitStack() as undo:
             self._start(undo)
             self._undo = undo.pop_all()

@@ -97,7 +97,7 @@ class Region:
             self._id = made["region"]
             self._first = made["first"]
             self._entries = made["entries"]
-            error = lib.us_client_register(pager._client, address, length)
+            error = lib.us_client_register(pager._client, address, length, int(not resident))
             if error < 0:
                 pager._call("remove", region=self._id, entries=self._entries)
                 raise OSError(-error, f"userfaultfd register: {os.strerror(-error)}")
