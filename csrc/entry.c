@@ -283,5 +283,7 @@ void us_entry_forget(us_pager_t *p, us_region_t *r, uint32_t i) {
     }
     put(p, i, (us_entry_t){0}); /* no job of the region is left, so the generation may begin anew */
     p->stamp[i] = 0;
+    if (p->pins[i] != 0)
+        p->s->pinned -= len;
     p->pins[i] = 0;
 }

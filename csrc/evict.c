@@ -270,6 +270,9 @@ int us_evict_room(us_pager_t *p, uint64_t len) {
         return US_DONE;
     if (p->refused >= BARREN) /* what could leave does not: the limit gives way, not the thread */
         return -ENOSPC;
+    /* While the pool is full, only what is leaving right now can make room. */
+    if (p->gate_until != 0 && p->leaving == 0)
+        return -ENOSPC;
     if (in_flight(p)) {
         p->want_progress = true;
         return US_WAIT_ROOM;
@@ -329,11 +332,14 @@ static bool commit_press(us_pager_t *p, us_region_t *r, us_job_t *j) {
     }
     if (err != 0) { /* back to where it came from */
         say_noroom(p);
-        if (us_fault_install(p, r, j->entry, true) != US_DONE) {
+        const int res = us_fault_install(p, r, j->entry, true);
+        if (res == US_AGAIN) {
             us_crew_post(&p->crew, j);
             us_crew_ring(&p->crew);
             return false;
         }
+        if (res < 0) /* the user has unmapped it: there is nowhere to bring it, and nobody to miss it */
+            us_entry_bring(p, r, j->entry, false);
         return true;
     }
     p->s->compressed_blocks++;

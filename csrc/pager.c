@@ -373,6 +373,8 @@ static int hold(us_pager_t *p, us_region_t *r, uint32_t i, bool within_limit) {
         return US_WAIT_ENTRY;
     if (e.state == US_RESIDENT)
         return e.flags & US_F_CLEAN ? us_fault_unprotect(p, r, i) : US_DONE;
+    if (!within_limit && (e.state == US_EMPTY || (e.state == US_FILLED && e.where == 0)))
+        return US_DONE; /* zeros are what the kernel gives by itself, page by page and when they are wanted */
     if (within_limit && us_evict_room(p, us_block_len(r, i)) == US_WAIT_ROOM)
         return US_WAIT_ROOM;
     return us_fault_install(p, r, i, true);
