@@ -251,6 +251,8 @@ int us_fault_serve(us_pager_t *p, const us_event_t *f) {
     if (res == US_DONE) {
         record(p, waited ? US_KIND_WAITED : kind, f);
         us_policy_ahead(p, r, i, write);
+    } else { /* unmapped by the user: the thread faults again, and finds that out */
+        us_sys_wake(p->cfg.uffd, page, US_PAGE);
     }
     return US_DONE;
 }

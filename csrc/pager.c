@@ -475,7 +475,7 @@ static int drain(us_pager_t *p) {
     p->s->messages += (uint64_t)n;
     us_event_t f = {.since = us_now_ns()};
     for (int k = 0; k < n; k++) {
-        p->s->cpu_moves += us_place_fault(&p->place, msg[k].tid);
+        p->s->cpu_moves += us_place_fault(&p->place, msg[k].tid, f.since);
         f.kind = 0;
         f.addr = msg[k].addr;
         f.flags = msg[k].flags;

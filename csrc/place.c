@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * A wake-up across CPUs costs more than the rest of a fault, so the loop follows the faulting thread: it
- * looks at /proc/PID/task/TID/stat each 8th fault (each 64th while nothing changes) and binds itself, and
+ * looks at /proc/PID/task/TID/stat each 8th fault (each 64th while nothing changes, the first after a pause) and binds itself, and
  * the mover, which shares the address space, to that CPU.
  *
  * Following is not enough. When COPY wakes the thread, the kernel finds the loop on that CPU, calls it
@@ -38,6 +38,7 @@
 
 enum { LOOK_MIN = 8, LOOK_MAX = 64, UNREST = 4, WATCH_NS = 2 * 1000 * 1000, QUIET = 50 };
 #define REST_NS 1000000000ull
+#define IDLE_NS 20000000ull
 
 static int set_policy(int tid, int policy) {
     const struct sched_param zero = {0};
@@ -126,7 +127,10 @@ static int cpu_of(us_place_t *l, uint32_t tid) {
     return at == NULL ? -1 : atoi(at + 1);
 }
 
-uint32_t us_place_fault(us_place_t *l, uint32_t tid) {
+uint32_t us_place_fault(us_place_t *l, uint32_t tid, uint64_t now) {
+    if (now - l->last > IDLE_NS) /* who knows where the thread is by now */
+        l->every = 1;
+    l->last = now;
     if (!l->on || tid == 0 || ++l->count < l->every)
         return 0;
     l->count = 0;

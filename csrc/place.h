@@ -16,6 +16,7 @@ typedef struct us_place {
     int cpu;              /* where the loop is bound; -1 nowhere */
     uint32_t count, every; /* faults since the last look, and until the next */
     uint32_t unrest;      /* moves lately */
+    uint64_t last;        /* ns: the last fault */
     bool may_yield;       /* SCHED_IDLE, and back from it, is permitted */
     struct {
         uint32_t tid;
@@ -35,7 +36,7 @@ typedef struct us_place {
 int us_place_start(us_place_t *l, int client_pid, int mover_tid, int uffd);
 void us_place_stop(us_place_t *l);
 /* A fault of thread tid is about to be served. Returns 1 when the loop moved, else 0. */
-uint32_t us_place_fault(us_place_t *l, uint32_t tid);
+uint32_t us_place_fault(us_place_t *l, uint32_t tid, uint64_t now);
 
 /* Around each drain, for the warden. */
 static inline void us_place_step(us_place_t *l, bool begins) {

@@ -92,6 +92,9 @@ class Pager:
         self._answers: dict[int, wire.Message] = {}
         self._next_id = 0
         self._regions: dict[int, weakref.ref[Region]] = {}
+        # What it takes to end a region of which only a finaliser knows any more: the collector clears
+        # weak references first, and may finalise a pager before its regions.
+        self._spans: dict[int, tuple[int, int, int, bool]] = {}
         with contextlib.ExitStack() as undo:
             self._start(undo)
             self._undo = undo.pop_all()
@@ -137,7 +140,10 @@ class Pager:
         undo.callback(ours.close)
         ours.settimeout(o.pager_timeout)
         with theirs:
-            self._process = self._spawn(theirs)
+            try:
+                self._process = self._spawn(theirs)
+            except OSError as e:
+                raise PagerStartError(f"the pager process could not be started: {e}") from e
         undo.callback(self._reap)
         hello = {
             "pid": os.getpid(),
@@ -230,6 +236,8 @@ class Pager:
                 region = ref()
                 if region is not None:
                     region.release()
+            for number in list(self._spans):
+                self._end_span(number, restore=True)
             self._closed = True
             _alive.discard(self)
             self._last_stats = self._read_stats()
@@ -237,6 +245,21 @@ class Pager:
             with contextlib.suppress(PagerDied, OSError):
                 self._call("bye")
             self._undo.close()
+
+    def _end_span(self, number: int, *, restore: bool, mapped: bool = True) -> None:
+        if number not in self._spans:
+            return  # close() was faster than the region's finaliser
+        address, length, entries, huge = self._spans[number]
+        # Registered until nothing is on its way out, so that what finds no room can go back.
+        self._call("restore" if restore else "freeze", region=number, entries=entries)
+        error = 0
+        if mapped:
+            error = lib.us_client_unregister(self._client, address, length, int(huge))
+        self._call("remove", region=number, entries=entries)
+        del self._spans[number]
+        del self._regions[number]
+        if error < 0 and error != -errno.ENOMEM:
+            raise OSError(-error, f"userfaultfd unregister: {os.strerror(-error)}")
 
     def __enter__(self) -> Pager:
         self._check_open()

@@ -103,6 +103,7 @@ class Region:
                 raise OSError(-error, f"userfaultfd register: {os.strerror(-error)}")
             self._paged = True
             pager._regions[self._id] = weakref.ref(self)
+            pager._spans[self._id] = (address, length, self._entries, huge)
             pager._call("activate", region=self._id)
 
     def release(self) -> None:
@@ -112,23 +113,15 @@ class Region:
         """
         self._end(restore=True)
 
-    def _end(self, *, restore: bool) -> None:
+    def _end(self, *, restore: bool, mapped: bool = True) -> None:
         if not self._paged or self._pid != os.getpid():
             return
         pager = self.pager
         with pager._lock:
             if not self._paged:
                 return
-            if restore:
-                pager._call("restore", region=self._id, entries=self._entries)
+            pager._end_span(self._id, restore=restore, mapped=mapped)
             self._paged = False
-            error = lib.us_client_unregister(
-                pager._client, self.address, self.length, int(self._huge)
-            )
-            pager._call("remove", region=self._id, entries=self._entries)
-            pager._regions.pop(self._id, None)
-            if error < 0 and error != -errno.ENOMEM:
-                raise OSError(-error, f"userfaultfd unregister: {os.strerror(-error)}")
 
     def _check_paged(self) -> None:
         if self._pid != os.getpid():
@@ -279,8 +272,19 @@ class OwnRegion(Region, mmap.mmap):
         Raises:
             BufferError: arrays or views of it are in use. They stay valid.
         """
-        self.release()
-        mmap.mmap.close(self)
+        if not self._paged:
+            mmap.mmap.close(self)
+            return
+        self._check_paged()
+        with self.pager._lock:
+            # Nothing of it is on its way from here on, so the address may be given to others.
+            self.pager._call("freeze", region=self._id, entries=self._entries)
+            try:
+                mmap.mmap.close(self)
+            except BufferError:
+                self.release()
+                raise
+            self._end(restore=False, mapped=False)
 
     def __enter__(self) -> OwnRegion:
         return self

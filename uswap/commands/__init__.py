@@ -13,9 +13,9 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import NamedTuple
 
+from .. import __version__
 from ..errors import UswapError
 from .base import Command
 
@@ -40,6 +40,8 @@ class Entry(NamedTuple):
 
 COMMANDS: tuple[Entry, ...] = (
     Entry("config", "config", "ConfigCommand", "show every option, its value and where it is from"),
+    Entry("bench", "bench", "BenchCommand", "measure what paging costs here"),
+    Entry("doctor", "doctor", "DoctorCommand", "say what this machine lacks and what mends it"),
 )
 
 
@@ -65,7 +67,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="uswap", description="Page a process's large buffers from user space."
     )
-    parser.add_argument("--version", action="version", version=f"uswap {version('uswap')}")
+    parser.add_argument("--version", action="version", version=f"uswap {__version__}")
     commands = parser.add_subparsers(dest="name", metavar="COMMAND", required=True)
     # No option before the command takes a value, so the first plain word is the command.
     chosen = next((word for word in argv if not word.startswith("-")), None)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -21,16 +22,17 @@ async def serve(sock: socket.socket) -> None:
     except wire.Closed:
         return
     sock.setblocking(False)
-    try:
-        loop = Loop(sock, hello, fds)
-    except OSError as e:
-        wire.send(sock, {"id": hello["id"], "error": e.errno, "text": e.strerror or str(e)})
-        return
-    wire.send(sock, {"id": hello["id"], "ok": loop.about()})
-    try:
-        await loop.run()
-    finally:
-        loop.close()
+    with contextlib.suppress(wire.Closed):  # the client has gone meanwhile
+        try:
+            loop = Loop(sock, hello, fds)
+        except OSError as e:
+            wire.send(sock, {"id": hello["id"], "error": e.errno, "text": e.strerror or str(e)})
+            return
+        try:
+            wire.send(sock, {"id": hello["id"], "ok": loop.about()})
+            await loop.run()
+        finally:
+            loop.close()
 
 
 def main() -> None:

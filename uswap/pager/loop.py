@@ -100,6 +100,7 @@ class Loop:
             "prefetch": self._prefetch,
             "pin": self._pin,
             "unpin": self._unpin,
+            "freeze": self._freeze,
             "restore": self._restore,
             "remove": self._remove,
             "check": self._check,

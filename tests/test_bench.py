@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: MIT
+"""`uswap bench`: it measures what it says it measures. No speed is asserted."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from uswap._core import ffi, lib
+from uswap.bench import common
+from uswap.commands import main
+
+from child import run_child
+
+
+def run_main(*argv: str) -> int:
+    """Run a command; in a child, since it touches paged memory."""
+    sys.exit(main(list(argv)))
+
+
+# ---- what is measured with
+
+
+@pytest.mark.parametrize("kind", common.DATA)
+def test_data(kind: str) -> None:
+    """Data have the length asked for, and are the same each time."""
+    make = common.DATA[kind]
+    data = common.make_data(make, 100_000)
+    assert len(data) == 100_000
+    assert data == common.make_data(make, 100_000)
+    assert len(common.make_data(make, common.CHUNK + 8)) == common.CHUNK + 8
+
+
+@pytest.mark.parametrize("block", [4096, 65536])
+def test_halved_data(block: int) -> None:
+    """The integers that are to be halved are halved, at each block size."""
+    common.load_codec("lz4")
+    below, make = common.halved("lz4", block)
+    assert below > 1000
+    assert common.run_codec("lz4", make(1 << 20), block).ratio == pytest.approx(2, rel=0.02)
+
+
+@pytest.mark.parametrize("scattered", [False, True])
+def test_codec_run(scattered: bool) -> None:
+    """Each block is timed once, both ways; what does not compress counts as it is."""
+    common.load_codec("lz4")
+    run = common.run_codec("lz4", common.DATA["random"](1 << 20), 4096, scattered=scattered)
+    assert len(run.press_ns) == len(run.unpress_ns) == 256
+    assert min(run.unpress_ns) > 0
+    assert run.packed == run.raw == 1 << 20
+
+
+def test_codec_run_refuses() -> None:
+    """Less than a block is an error, not a crash."""
+    with pytest.raises(OSError, match="codec lz4"):
+        common.run_codec("lz4", b"short", 4096)
+
+
+@pytest.mark.parametrize("write", [0, 1])
+def test_touch(write: int) -> None:
+    """Touching times each access, and changes no byte."""
+    memory = bytearray(range(256)) * 256
+    base = common.address_of(memory)
+    addresses = ffi.new("uint64_t[]", [base + i * 4096 for i in range(16)])
+    ns = ffi.new("uint64_t[]", 16)
+    assert lib.us_touch(addresses, 16, write, ns) == 0
+    assert all(0 < value < 10**9 for value in ffi.unpack(ns, 16))
+    assert memory == bytearray(range(256)) * 256
+
+
+def test_sweep() -> None:
+    """A sweep reads every word; with write it flips the lowest bit of each."""
+    words = [3, 2**64 - 1, 10, 2**40] * 1024
+    memory = bytearray(b"".join(word.to_bytes(8, "little") for word in words))
+    base = common.address_of(memory)
+    assert lib.us_sweep(base, len(memory), 0) == sum(words) % 2**64
+    assert lib.us_sweep(base, len(memory), 1) == sum(words) % 2**64
+    assert memory[:8] == (2).to_bytes(8, "little")
+    assert lib.us_sweep(base, len(memory), 0) == sum(word ^ 1 for word in words) % 2**64
+
+
+def test_load() -> None:
+    """What others take of the CPUs' time is a part."""
+    others = common.Load().others()
+    assert others is None or 0 <= others <= 1.01
+
+
+# ---- the command
+
+
+def test_latency() -> None:
+    """Each kind of fault is measured, and the faults were of that kind."""
+    result = run_child(
+        run_main, args=["bench", "latency", "--size", "4MiB", "--rounds", "2", "--json"]
+    )
+    answer = json.loads(result.stdout)
+    series = {(one["kind"], one["threads"]): one for one in answer["series"]}
+    for threads in (1, 2):
+        for kind in ("kernel", "empty", "filled", "read", "write", "protected", "outbox"):
+            one = series[kind, threads]
+            assert one["count"] > 400
+            assert 0 < one["p50"]["median"] <= one["p99"]["median"] <= one["max"]["median"]
+            if kind not in ("kernel", "outbox"):
+                assert min(one["seen"]) > 0.95
+    assert ("floor", 1) in series
+    assert ("codec", 1) in series
+    assert answer["criterion"]["goal"] == 1.3
+    assert answer["criterion"]["median"] > 0
+    assert answer["ratio"] > 1.5
+
+
+def test_latency_text_and_plot(tmp_path: Path) -> None:
+    """The table is printed, and the picture written; other blocks and data work."""
+    pytest.importorskip("matplotlib")
+    plot = tmp_path / "latency.svg"
+    argv = ["bench", "latency", "--size=4MiB", "--rounds=1", "--threads=1", "--block=16KiB"]
+    result = run_child(
+        run_main,
+        args=[*argv, "--data=random", f"--plot={plot}"],
+        env={"MPLCONFIGDIR": str(tmp_path)},
+    )
+    assert "pooled, read" in result.stdout
+    assert "goal: pooled read at most 1.3 times" in result.stdout
+    assert result.stderr == ""
+    assert plot.read_text(encoding="utf-8").startswith("<?xml")
+
+
+def test_throughput() -> None:
+    """Both cases are measured at each block size, and the sums of what was read are right."""
+    argv = ["bench", "throughput", "--size=16MiB", "--rounds=1", "--block=4KiB,64KiB"]
+    result = run_child(run_main, args=[*argv, "--write", "--json"])
+    answer = json.loads(result.stdout)
+    assert [row["block"] for row in answer["blocks"]] == [4096, 65536]
+    for row in answer["blocks"]:
+        assert row["ratio"] == pytest.approx(2, rel=0.02)
+        assert {"evicted", "over limit", "rmw evicted", "rmw over limit", "codec"} == set(
+            row["rates"]
+        )
+        assert all(rate > 0 for rates in row["rates"].values() for rate in rates)
+        assert row["stats"]["over limit"]["faults"]["pooled"] > 0
+    assert answer["memory"][0] > 0
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["latency", "--block", "5000"], "not a power of two"),
+        (["latency", "--size", "1KiB"], "too small"),
+        (["latency", "--rounds", "0"], "accepted: an integer from 1 to 1000"),
+        (["latency", "--threads", "1,many"], "accepted: an integer from 1 to 64"),
+        (["latency", "--data", "noise"], "invalid choice: 'noise'"),
+        (["throughput", "--block", "4KiB,x"], "not a size"),
+        (["throughput", "--size", "17MB"], "not a multiple of 4 MiB"),
+        ([], "required: BENCH"),
+    ],
+)
+def test_bad_arguments(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A bad argument is a usage error that names it and says what is accepted."""
+    with pytest.raises(SystemExit) as end:
+        main(["bench", *argv])
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_bad_plot(capsys: pytest.CaptureFixture[str]) -> None:
+    """A plot that can't be written is refused before anything is measured."""
+    assert main(["bench", "latency", "--plot", "plot.bmp"]) == 2
+    assert "accepted: .png, .svg, .pdf" in capsys.readouterr().err
+
+
+def test_missing_codec(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without the codec the command says so, and points to the doctor."""
+    monkeypatch.setattr(common.codecs, "find", lambda codec: [])
+    assert main(["bench", "throughput"]) == 2
+    assert "codec lz4 can't be loaded; `uswap doctor`" in capsys.readouterr().err

@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: MIT
+"""`uswap doctor`: each shortfall is found, said what it costs, and what mends it."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import sys
+from typing import Any
+
+import pytest
+
+from uswap import health
+from uswap.commands import doctor, main
+from uswap.health import Codec, Facts, Finding, SelfTest, Status, judge, self_test, worst
+
+from child import can_run_as, run_child
+
+HEALTHY = Facts(
+    kernel="6.18.0",
+    machine="x86_64",
+    user="alice",
+    root=False,
+    in_container=False,
+    device_errno=0,
+    syscall_errno=errno.EPERM,
+    user_mode_errno=0,
+    has_wp=True,
+    has_move=True,
+    has_poison=True,
+    has_thread_id=True,
+    self_advice_errno=0,
+    pidfd_errno=0,
+    features=0x1FFFF,
+    cpus=8,
+    memory=8 << 30,
+    memory_source="/proc/meminfo",
+    address_space=None,
+    overcommit=0,
+    thp="madvise",
+    thp_shmem="never",
+    codecs=(Codec("lz4", "lz4 4.4.5 wheel"), Codec("zstd", "zstandard 0.25.0 wheel")),
+)
+
+
+def judged(**changes: Any) -> tuple[Status, dict[str, Finding]]:
+    """The findings by name for a machine that differs from a healthy one."""
+    findings = judge(dataclasses.replace(HEALTHY, **changes))
+    return worst(findings), {finding.name: finding for finding in findings}
+
+
+def test_healthy() -> None:
+    """A machine that has all is told so, without costs or commands."""
+    status, findings = judged()
+    assert status is Status.OK
+    assert all(not finding.cost and not finding.mend for finding in findings.values())
+
+
+def test_unprivileged() -> None:
+    """User mode only is degraded: system calls fail with EFAULT; the commands name user and device."""
+    status, findings = judged(device_errno=errno.EACCES)
+    one = findings["userfaultfd"]
+    assert status is one.status is Status.DEGRADED
+    assert "user mode only" in one.value
+    assert "EACCES" in one.value
+    assert "EFAULT" in one.cost
+    assert one.mend[0].startswith("sudo setfacl -m u:alice:rw /dev/userfaultfd")
+    assert any(
+        command.startswith("sudo sysctl vm.unprivileged_userfaultfd=1") for command in one.mend
+    )
+
+
+def test_container_without_the_device() -> None:
+    """In a container the device has to be given from outside."""
+    status, findings = judged(in_container=True, root=True, device_errno=errno.ENOENT)
+    assert status is Status.DEGRADED
+    assert findings["userfaultfd"].mend[0].startswith("docker run --device /dev/userfaultfd")
+
+
+def test_forbidden_by_a_filter() -> None:
+    """Nothing opens, since a filter refuses the call: the device or another profile mends it."""
+    status, findings = judged(
+        in_container=True, device_errno=errno.ENOENT, user_mode_errno=errno.EPERM
+    )
+    one = findings["userfaultfd"]
+    assert status is one.status is Status.FAILED
+    assert any("--device" in command for command in one.mend)
+    assert any("seccomp" in command for command in one.mend)
+    assert not any("sysctl" in command for command in one.mend)
+
+
+def test_kernel_without_userfaultfd() -> None:
+    """A kernel that was built without it can't be mended by a command."""
+    status, findings = judged(
+        device_errno=errno.ENOENT, syscall_errno=errno.ENOSYS, user_mode_errno=errno.ENOSYS
+    )
+    assert status is Status.FAILED
+    assert "CONFIG_USERFAULTFD" in findings["userfaultfd"].mend[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "status", "mend"),
+    [
+        ({"has_wp": False}, "write protection", Status.FAILED, "5.7"),
+        ({"has_move": False}, "UFFDIO_MOVE", Status.DEGRADED, "6.8"),
+        ({"has_thread_id": False}, "thread ids", Status.DEGRADED, "4.14"),
+        ({"self_advice_errno": errno.EINVAL}, "process_madvise", Status.DEGRADED, "6.13"),
+        ({"pidfd_errno": errno.ENOSYS}, "pidfd", Status.FAILED, "5.3"),
+        ({"cpus": 1}, "CPUs", Status.DEGRADED, "CPU"),
+        ({"address_space": 4 << 30}, "address space", Status.DEGRADED, "ulimit -v unlimited"),
+        ({"overcommit": 2}, "overcommit", Status.DEGRADED, "sysctl vm.overcommit_memory=0"),
+        ({"thp_shmem": "always"}, "huge pages", Status.DEGRADED, "shmem_enabled"),
+        (
+            {"codecs": (Codec("lz4", None, ("system liblz4.so.1: it cannot be loaded",)),)},
+            "codec lz4",
+            Status.DEGRADED,
+            "-m pip install lz4",
+        ),
+        ({"codecs": (Codec("zstd", None),)}, "codec zstd", Status.DEGRADED, "install zstandard"),
+    ],
+)
+def test_shortfall(changes: dict[str, Any], name: str, status: Status, mend: str) -> None:
+    """Each shortfall has its severity, its cost and what mends it."""
+    whole, findings = judged(**changes)
+    one = findings[name]
+    assert whole is one.status is status
+    assert one.cost
+    assert any(mend in command for command in one.mend)
+
+
+# ---- the self-test
+
+
+def test_self_test_that_hangs() -> None:
+    """A fault that is not served ends the child at the limit, and is a failure."""
+    command = [sys.executable, "-c", "import time; time.sleep(60)"]
+    finding = self_test(HEALTHY, limit=0.3, command=command).judge()
+    assert finding.status is Status.FAILED
+    assert "a fault was not served" in finding.value
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("raise ValueError('so it is')", "ValueError: so it is"),
+        ("import os; os.abort()", "SIGABRT"),
+        ("raise SystemExit(3)", "status 3"),
+    ],
+)
+def test_self_test_that_breaks(code: str, said: str) -> None:
+    """A child that ends badly is a failure that says how."""
+    command = [
+        sys.executable,
+        "-c",
+        "import resource as r; r.setrlimit(r.RLIMIT_CORE, (0, 0)); " + code,
+    ]
+    test = self_test(HEALTHY, command=command)
+    assert said in test.error
+    assert test.judge().status is Status.FAILED
+
+
+def test_self_test_with_a_system_call_that_fails() -> None:
+    """With a full userfaultfd a system call on evicted memory has to work."""
+    bad = SelfTest(uffd="device", system_call_errno=errno.EFAULT)
+    assert bad.judge().status is Status.FAILED
+    assert SelfTest(uffd="user-mode", system_call_errno=errno.EFAULT).judge().status is Status.OK
+
+
+# ---- the command
+
+
+def run_doctor(*argv: str) -> int:
+    """Run it, in a child."""
+    sys.exit(main(["doctor", *argv]))
+
+
+def test_here() -> None:
+    """On the machine that runs the tests it works; the self-test brings a region back unchanged."""
+    result = run_child(run_doctor, args=["--json"], check=False)
+    assert result.returncode in (0, 1), result
+    answer = json.loads(result.stdout)
+    assert answer["exit"] == result.returncode
+    findings = {finding["name"]: finding for finding in answer["findings"]}
+    assert findings["self-test"]["status"] == "ok"
+    assert "pager ready in" in findings["self-test"]["value"]
+    assert {"kernel", "userfaultfd", "features", "CPUs", "memory", "codec lz4"} <= set(findings)
+    facts = health.gather()
+    assert (facts.uffd == "user-mode") == (findings["userfaultfd"]["status"] == "degraded")
+
+
+def test_as_an_ordinary_user() -> None:
+    """Without privilege it works in the degraded mode, and is told what that costs."""
+    if why := can_run_as("nobody"):
+        pytest.skip(why)
+    result = run_child(run_doctor, user="nobody", check=False)
+    if result.returncode == 0:
+        pytest.skip("this machine lets every user open a full userfaultfd")
+    assert result.returncode == 1, result
+    assert "DEGRADED  userfaultfd" in result.stdout
+    assert "EFAULT" in result.stdout
+    assert "to mend: " in result.stdout
+    assert "went out and came back unchanged" in " ".join(result.stdout.split())
+    assert "(user-mode," in " ".join(result.stdout.split())
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "status"),
+    [({}, 0), ({"has_move": False}, 1), ({"has_wp": False}, 2)],
+)
+def test_exit_status(
+    changes: dict[str, Any],
+    status: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """0 is well, 1 degraded, 2 cannot work; then nothing is tried."""
+    tried = []
+
+    def fake(facts: Facts) -> SelfTest:
+        tried.append(facts)
+        return SelfTest(start_ms=100, uffd="device")
+
+    monkeypatch.setattr(doctor, "gather", lambda: dataclasses.replace(HEALTHY, **changes))
+    monkeypatch.setattr(doctor, "self_test", fake)
+    assert main(["doctor"]) == status
+    assert bool(tried) == (status < 2)
+    out = capsys.readouterr().out
+    words = ["all is well", "works, with the shortfalls named", "cannot work here"]
+    assert out.rstrip().endswith(words[status])

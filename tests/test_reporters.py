@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: MIT
+"""Reporters: data in, text or a picture out."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+import sys
+from pathlib import Path
+
+import pytest
+
+from uswap.bench import latency, throughput
+from uswap.bench.common import Machine
+from uswap.health import Finding, Status
+from uswap.reporters import bench, checks, plot, table
+from uswap.reporters import json as json_reporter
+from uswap.reporters.progress import ProgressLine
+
+MACHINE = Machine("Some CPU", 2, "6.18.0", 8 << 30, "3.11.7", "0.1.0")
+
+
+def latency_result(*, block: int = 4096, read: float = 11e3) -> latency.Result:
+    """A result with made-up samples: the floor is 7 us, the codec 2 us."""
+    config = latency.Latency(block=block, rounds=3)
+    rng = random.Random(1)
+    middles = {"kernel": 1.5e3, "floor": 7e3, "codec": 2e3, "read": read}
+    series = {}
+    for threads in (1, 2):
+        for kind in latency.KINDS:
+            if threads == 2 and kind in ("floor", "codec"):
+                continue
+            one = latency.Series(kind, threads)
+            for _ in range(3):
+                middle = middles.get(kind, 9e3) * (threads if kind != "kernel" else 1)
+                samples = [round(middle * rng.lognormvariate(0, 0.1)) for _ in range(999)]
+                samples += [round(middle * 40)] * 12
+                one.rounds.append(sorted(samples))
+            series[kind, threads] = one
+    return latency.Result(config, MACHINE, 2.08, "device", series, 0.02)
+
+
+def throughput_result(rate: float) -> throughput.Result:
+    """A result with one block size."""
+    config = throughput.Throughput(blocks=[65536], size=64 << 20, rounds=2)
+    row = throughput.Row(65536, "int64 below 42,000", 2.0)
+    row.rates = {"evicted": [rate, rate * 1.1], "over limit": [5e8, 6e8], "codec": [3e9, 3.1e9]}
+    return throughput.Result(config, MACHINE, [2e10, 3e10], [], [row], None)
+
+
+# ---- text
+
+
+def test_table() -> None:
+    """Columns are as wide as their widest cell, numbers stand to the right, nothing is a dash."""
+    text = table.render(["name", ">n"], [["a", "1"], ["longer", "1,000"], ["b", None]])
+    assert text.splitlines() == ["name        n", "a           1", "longer  1,000", "b           -"]
+
+
+def test_json() -> None:
+    """What is rendered can be read back."""
+    data = {"a": [1, 2.5, None], "b": "µs"}
+    assert json.loads(json_reporter.render(data)) == data
+
+
+def test_latency_text() -> None:
+    """Each kind has a row; the criterion says how near the goal is, and whether it is reached."""
+    text = bench.latency(latency_result())
+    for name in latency.KINDS.values():
+        assert name in text
+    assert "AMD" not in text
+    assert "Some CPU, 2 CPUs, 8 GiB, Linux 6.18.0" in text
+    assert "other processes took 2% of the CPUs' time" in text
+    assert ": 1.22 (1.2" in text
+    assert text.endswith("reached")
+    assert bench.latency(latency_result(read=15e3)).endswith("missed")
+
+
+def test_criterion_is_for_4_kib() -> None:
+    """With other blocks the ratio is shown, but neither reached nor missed."""
+    line = bench.criterion_line(latency_result(block=65536))
+    assert line.endswith("with 64 KiB blocks")
+
+
+def test_throughput_text() -> None:
+    """Rates are in MB/s with their spread; the goal is said of each block size."""
+    text = bench.throughput(throughput_result(1e9))
+    assert "1050 (1000 to 1100)" in text
+    assert "blocks of 64 KiB: 1050 MB/s, reached" in text
+    assert "blocks of 64 KiB: 525 MB/s, missed" in bench.throughput(throughput_result(5e8))
+
+
+def test_results_as_json() -> None:
+    """Results can be written as JSON; a quantile is the smallest value that covers its part."""
+    data = json.loads(json_reporter.render(latency_result().as_dict()))
+    assert data["machine"]["cpu"] == "Some CPU"
+    assert {one["kind"] for one in data["series"]} == set(latency.KINDS)
+    assert json.loads(json_reporter.render(throughput_result(1e9).as_dict()))["goal"] == 8e8
+    one = latency.Series("read", 1, [list(range(1, 1001))])
+    assert [one.quantile(q).median for q in (0.5, 0.99, 0.999, 1.0)] == [500, 990, 999, 1000]
+
+
+def test_checks() -> None:
+    """A shortfall is shown with its cost and its commands, which are never broken over lines."""
+    command = "sudo something " + "very-long " * 20
+    findings = [
+        Finding("kernel", "Linux 6.18"),
+        Finding("thing", "missing", Status.DEGRADED, "It costs.", (command, "# do it by hand")),
+    ]
+    text = checks.render(findings, "works", width=60)
+    assert "ok        kernel  Linux 6.18" in text
+    assert "DEGRADED  thing   missing" in text
+    assert f"to mend: {command}" in text
+    assert "or:      do it by hand" in text
+    assert text.endswith("works")
+
+
+# ---- progress
+
+
+class Terminal(io.StringIO):
+    """Says that it is a terminal."""
+
+    def isatty(self) -> bool:
+        """It is."""
+        return True
+
+
+def test_progress_on_a_terminal() -> None:
+    """A terminal sees the bar, and at the end an empty line."""
+    stream = Terminal()
+    with ProgressLine(stream) as progress:
+        progress("working", 0.5)
+    assert "############............]  50% working" in stream.getvalue()
+    assert stream.getvalue().endswith("\r\x1b[K")
+
+
+def test_progress_elsewhere() -> None:
+    """A pipe or a file gets nothing."""
+    stream = io.StringIO()
+    with ProgressLine(stream) as progress:
+        progress("working", 0.5)
+    assert stream.getvalue() == ""
+
+
+# ---- pictures
+
+
+@pytest.mark.parametrize("name", ["plot.png", "plot.svg", "plot.pdf"])
+def test_plot(name: str, tmp_path: Path) -> None:
+    """The picture is written in the format that the file's name says."""
+    pytest.importorskip("matplotlib")
+    path = tmp_path / name
+    plot.check(path)
+    plot.latency(latency_result(), path)
+    start = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}[path.suffix]
+    assert path.read_bytes().startswith(start)
+
+
+def test_plot_of_one_kind(tmp_path: Path) -> None:
+    """Not every series need be there."""
+    pytest.importorskip("matplotlib")
+    result = latency_result(block=65536)
+    result.series = {key: one for key, one in result.series.items() if key == ("empty", 2)}
+    plot.latency(result, tmp_path / "plot.svg")
+    assert "64 KiB" in plot._title(result)
+
+
+def test_plot_refuses(tmp_path: Path) -> None:
+    """A bad name or place is refused before anything is measured, and says what is accepted."""
+    with pytest.raises(ValueError, match=r"accepted: \.png, \.svg, \.pdf"):
+        plot.check(tmp_path / "plot.bmp")
+    with pytest.raises(ValueError, match="not a directory that can be written to"):
+        plot.check(tmp_path / "missing" / "plot.png")
+
+
+def test_plot_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without matplotlib the error says what to install."""
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r"pip install 'uswap\[plot\]'"):
+        plot.check(tmp_path / "plot.png")

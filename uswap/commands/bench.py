@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: MIT
+"""``uswap bench``: what paging costs here, beside what the machine does without it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..bench.common import DATA
+from ..options import parse_block
+from ..reporters import json as json_reporter
+from ..reporters.progress import ProgressLine
+from ..sizes import parse_size
+from .base import Command
+
+__all__ = ["BenchCommand"]
+
+MIB = 1 << 20
+
+
+class BenchCommand(Command):
+    """One subcommand a benchmark."""
+
+    description = (
+        "Measure what paging costs on this machine, beside what the machine does without it in the "
+        "same run. Each figure is the median of several rounds, with the lowest and the highest."
+    )
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the benchmarks and their arguments."""
+        benches = parser.add_subparsers(dest="bench", metavar="BENCH", required=True)
+        latency = benches.add_parser(
+            "latency",
+            help="how long a thread stands at a fault, by the kind of the fault",
+            description=(
+                "How long a thread stands at a fault, as the application sees it, by the kind of the "
+                "fault; beside the kernel's own first touch, userfaultfd with a handler that has "
+                "nothing to do, and the codec alone."
+            ),
+        )
+        latency.set_defaults(measure=self._latency)
+        latency.add_argument(
+            "--block", type=_block, default=4096, metavar="SIZE", help="block size (default: 4KiB)"
+        )
+        _common(latency, size=32 * MIB, least=4 * MIB, most="region that is touched", rounds=5)
+        latency.add_argument(
+            "--data",
+            choices=[*DATA],
+            default="int64",
+            help="int64: integers below 1000 (default); text; random, which does not compress",
+        )
+        latency.add_argument(
+            "--threads",
+            type=_threads,
+            default=[1, 2],
+            metavar="N,...",
+            help="how many threads touch at once; several numbers are measured in turn (default: 1,2)",
+        )
+        latency.add_argument(
+            "--plot",
+            type=Path,
+            metavar="FILE",
+            help="draw the distributions into a .png, .svg or .pdf file (needs matplotlib)",
+        )
+        throughput = benches.add_parser(
+            "throughput",
+            help="sequential reads of a pooled region, in MB/s",
+            description=(
+                "Sequential reads of a pooled region: wholly evicted before, and with a limit of a "
+                "quarter of it; beside plain memory and the codec alone."
+            ),
+        )
+        throughput.set_defaults(measure=self._throughput)
+        throughput.add_argument(
+            "--block",
+            type=_blocks,
+            default=None,
+            metavar="SIZE,...",
+            help="block sizes (default: 4KiB,16KiB,64KiB and uswap's own default)",
+        )
+        _common(throughput, size=256 * MIB, least=16 * MIB, most="region", rounds=5)
+        throughput.add_argument(
+            "--data",
+            choices=["halved", *DATA],
+            default="halved",
+            help="halved: integers that the codec halves (default); int64: below 1000; text; random",
+        )
+        throughput.add_argument(
+            "--write", action="store_true", help="measure read-modify-write as well"
+        )
+        throughput.add_argument(
+            "--readahead", type=_size(0), metavar="SIZE", help="as the option of uswap"
+        )
+        throughput.add_argument(
+            "--workers", type=_count(256), metavar="N", help="as the option of uswap"
+        )
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Run the benchmark that was asked for."""
+        try:
+            status: int = args.measure(args)
+        except OSError as exc:
+            print(f"uswap bench: {exc}", file=sys.stderr)
+            return 2
+        return status
+
+    def _latency(self, args: argparse.Namespace) -> int:
+        from ..bench import latency
+        from ..reporters import bench as reporter
+        from ..reporters import plot
+
+        if args.plot is not None:
+            try:
+                plot.check(args.plot)  # before minutes are spent on measuring
+            except (ImportError, ValueError) as exc:
+                print(f"uswap bench: {exc}", file=sys.stderr)
+                return 2
+        config = latency.Latency(
+            block=args.block,
+            size=args.size,
+            rounds=args.rounds,
+            data=args.data,
+            threads=args.threads,
+            codec=args.codec,
+        )
+        with ProgressLine() as progress:
+            result = latency.measure(config, progress)
+        if args.json:
+            print(json_reporter.render(result.as_dict()))
+        else:
+            print(reporter.latency(result))
+        if args.plot is not None:
+            plot.latency(result, args.plot)
+        return 0
+
+    def _throughput(self, args: argparse.Namespace) -> int:
+        from .. import options
+        from ..bench import throughput
+        from ..reporters import bench as reporter
+
+        blocks = args.block
+        if blocks is None:
+            blocks = sorted({4096, 16384, 65536, options.resolve().block})
+        config = throughput.Throughput(
+            blocks=blocks,
+            size=args.size,
+            rounds=args.rounds,
+            data=args.data,
+            codec=args.codec,
+            write=args.write,
+            readahead=args.readahead,
+            workers=args.workers,
+        )
+        with ProgressLine() as progress:
+            result = throughput.measure(config, progress)
+        if args.json:
+            print(json_reporter.render(result.as_dict()))
+        else:
+            print(reporter.throughput(result))
+        return 0
+
+
+def _common(
+    parser: argparse.ArgumentParser, *, size: int, least: int, most: str, rounds: int
+) -> None:
+    parser.add_argument(
+        "--size",
+        type=_size(least, multiple=4 * MIB),
+        default=size,
+        metavar="SIZE",
+        help=f"bytes of the {most} (default: {size // MIB}MiB)",
+    )
+    parser.add_argument(
+        "--rounds",
+        type=_count(1000, least=1),
+        default=rounds,
+        metavar="N",
+        help=f"how often each is measured, in turn (default: {rounds})",
+    )
+    parser.add_argument(
+        "--codec", choices=["lz4", "zstd", "none"], default="lz4", help="(default: lz4)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+# ---- values of arguments: argparse shows the message of an ArgumentTypeError
+
+
+def _argument(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    def checked(text: str) -> Any:
+        try:
+            return parse(text)
+        except (TypeError, ValueError) as exc:
+            raise argparse.ArgumentTypeError(str(exc)) from None
+
+    return checked
+
+
+def _size(minimum: int, *, multiple: int | None = None) -> Callable[[str], Any]:
+    return _argument(lambda text: parse_size(text, "size", minimum=minimum, multiple=multiple))
+
+
+def _count(most: int, *, least: int = 0) -> Callable[[str], Any]:
+    def parse(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = least - 1
+        if not least <= number <= most:
+            raise ValueError(f"{text!r}; accepted: an integer from {least} to {most}")
+        return number
+
+    return _argument(parse)
+
+
+def _one_count(text: str) -> int:
+    number = _count(64, least=1)(text)
+    assert isinstance(number, int)
+    return number
+
+
+_block = _argument(lambda text: parse_block(text))
+_blocks = _argument(lambda text: [parse_block(part) for part in text.split(",")])
+_threads = _argument(lambda text: [_one_count(part) for part in text.split(",")])
