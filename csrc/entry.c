@@ -281,7 +281,8 @@ void us_entry_forget(us_pager_t *p, us_region_t *r, uint32_t i) {
     default:
         break;
     }
-    put(p, i, (us_entry_t){0}); /* no job of the region is left, so the generation may begin anew */
+    if (e.state != US_EMPTY || e.flags != 0 || e.gen != 0) /* what was never touched stays sparse */
+        put(p, i, (us_entry_t){0}); /* no job of the region is left, so the generation may begin anew */
     p->stamp[i] = 0;
     if (p->pins[i] != 0)
         p->s->pinned -= len;

@@ -174,9 +174,11 @@ static int pick(us_pager_t *p, us_region_t *r, uint32_t i, us_pick_t *out, uint3
     return CAN;
 }
 
-static void send(us_pager_t *p, us_pick_t *v, uint32_t n) {
+/* Returns the first entry that found no slot, or US_NONE. */
+static uint32_t send(us_pager_t *p, us_pick_t *v, uint32_t n) {
+    uint32_t left = US_NONE;
     if (n == 0)
-        return;
+        return left;
     qsort(v, n, sizeof *v, by_place);
     for (uint32_t k = 0; k < n; k++) {
         us_region_t *r = v[k].region;
@@ -188,6 +190,7 @@ static void send(us_pager_t *p, us_pick_t *v, uint32_t n) {
             if (slot == US_NONE) { /* the ring's end was too short for it: next time */
                 p->pending -= len;
                 us_policy_in(p, r, i);
+                left = (uint32_t)us_min(left, i);
                 continue;
             }
             job = us_crew_job(&p->crew);
@@ -200,6 +203,7 @@ static void send(us_pager_t *p, us_pick_t *v, uint32_t n) {
         post(p, r, i, v[k].op, slot, job);
     }
     ring_mover(p);
+    return left;
 }
 
 static bool in_flight(const us_pager_t *p) { return p->head != p->seen || us_crew_busy(&p->crew) > 0; }
@@ -257,7 +261,11 @@ int us_evict_range(us_pager_t *p, us_region_t *r, uint32_t *i, uint32_t last) {
             break;
         }
     }
-    send(p, v, n);
+    const uint32_t left = send(p, v, n);
+    if (left != US_NONE) {
+        *i = left - r->first;
+        result = US_WAIT_ROOM;
+    }
     if (result == US_WAIT_ROOM)
         p->want_progress = true;
     return result;
@@ -356,7 +364,7 @@ static void commit_bring(us_pager_t *p, us_region_t *r, us_job_t *j) {
     const bool wake = (p->space.table[j->entry].flags & US_F_WAKE) != 0;
     bool clean = j->clean;
     us_entry_unreserve(p, r, j->entry);
-    if (j->status == -EEXIST) { /* a page was there: protect nothing that may have been written */
+    if (j->status == -EEXIST || j->status == -ENOENT) { /* a page was there, or it is several mappings */
         int r2 = us_fault_install(p, r, j->entry, true);
         (void)r2; /* US_AGAIN: stays out, the next fault tries again */
     } else if (j->status == 0) {

@@ -63,17 +63,22 @@ int us_fault_install(us_pager_t *p, us_region_t *r, uint32_t i, bool write) {
                 (unsigned long long)dst, US_CODEC_OF(e), US_LENGTH_OF(e));
         abort();
     }
-    bool clean = !write && us_policy_clean(r), was_there = false;
-    uint64_t off = 0;
+    bool clean = !write && us_policy_clean(r), was_there = false, any = false;
+    uint64_t off = 0, step = len;
     int tries = 0;
     while (off < len) {
         uint64_t done;
-        int err = us_sys_copy(p->cfg.uffd, dst + off, src + off, len - off, clean, &done);
+        int err = us_sys_copy(p->cfg.uffd, dst + off, src + off, us_min(step, len - off), clean, &done);
         off += done;
+        any |= done > 0;
         if (err == 0)
-            break;
+            continue;
         if (err == -EEXIST) { /* left by a try that was cut short, and perhaps written since */
-            was_there = true;
+            was_there = any = true;
+            off += US_PAGE;
+        } else if (err == -ENOENT && step > US_PAGE) { /* not one mapping any more: page by page */
+            step = US_PAGE;
+        } else if (err == -ENOENT && (any || off + US_PAGE < len)) { /* the user has unmapped this one */
             off += US_PAGE;
         } else if (err == -EAGAIN && ++tries < COPY_TRIES) {
             p->s->copy_retries++;
@@ -91,6 +96,18 @@ int us_fault_install(us_pager_t *p, us_region_t *r, uint32_t i, bool write) {
     if (was_there)
         us_sys_wake(p->cfg.uffd, dst, len);
     return US_DONE;
+}
+
+/* Copies one page of zeros in, where pages may be there already. */
+static int zero_page(us_pager_t *p, uint64_t page, bool protect) {
+    int err = -EAGAIN;
+    for (int tries = 0; tries < COPY_TRIES && err == -EAGAIN; tries++) {
+        uint64_t done;
+        err = us_sys_copy(p->cfg.uffd, page, p->zero, US_PAGE, protect, &done);
+    }
+    if (err == -EEXIST)
+        us_sys_wake(p->cfg.uffd, page, US_PAGE);
+    return err == -EAGAIN || err == -ENOMEM ? US_AGAIN : US_DONE;
 }
 
 /* Hands block i to a worker. false: it can't be had now without waiting. */
@@ -149,25 +166,21 @@ static void record(us_pager_t *p, int kind, const us_event_t *f) {
 /* The pages are said to be there, but this one was not when the thread came by. Either somebody was
  * faster, or the user has given the page back: then it is zeros, and the block is not what it was. */
 static int serve_present(us_pager_t *p, us_region_t *r, uint32_t i, uint64_t page) {
-    int err = us_sys_zero(p->cfg.uffd, page, US_PAGE);
+    /* Protected, so that nothing is written to it before the block is known to be changed. */
+    uint64_t done;
+    int err = us_sys_copy(p->cfg.uffd, page, p->zero, US_PAGE, true, &done);
     if (err == -EEXIST) {
         us_sys_wake(p->cfg.uffd, page, US_PAGE);
         return US_DONE;
     }
-    if (err == -EAGAIN)
+    if (err == -EAGAIN || err == -ENOMEM)
         return US_AGAIN;
-    if (err == 0 && (p->space.table[i].flags & US_F_CLEAN))
-        return us_fault_unprotect(p, r, i);
-    return err;
-}
-
-/* A hole in what the mover copies: zeros, protected like the rest of the block. */
-static int serve_mover(us_pager_t *p, uint64_t page) {
-    uint64_t done;
-    int err = us_sys_copy(p->cfg.uffd, page, p->zero, US_PAGE, true, &done);
-    if (err == -EEXIST)
-        us_sys_wake(p->cfg.uffd, page, US_PAGE);
-    return err == -EAGAIN ? US_AGAIN : US_DONE;
+    if (err != 0)
+        return err;
+    if (p->space.table[i].flags & US_F_CLEAN)
+        us_entry_dirty(p, i); /* the copy is not what the block holds any more */
+    us_fault_unprotect(p, r, i); /* should it fail, the first write finds the page protected and does it */
+    return US_DONE;
 }
 
 int us_fault_serve(us_pager_t *p, const us_event_t *f) {
@@ -177,10 +190,7 @@ int us_fault_serve(us_pager_t *p, const us_event_t *f) {
     US_DELAY(US_D_SERVE);
     if (r == NULL) {
         if (page - p->cfg.staging < p->cfg.staging_len) {
-            int err = us_sys_zero(p->cfg.uffd, page, US_PAGE);
-            if (err == -EEXIST)
-                us_sys_wake(p->cfg.uffd, page, US_PAGE);
-            return err == -EAGAIN ? US_AGAIN : US_DONE;
+            return zero_page(p, page, false);
         }
         return US_STRAY;
     }
@@ -206,7 +216,7 @@ int us_fault_serve(us_pager_t *p, const us_event_t *f) {
     }
     case US_LEAVING:
         if (f->tid == (uint32_t)p->cfg.mover_tid)
-            return serve_mover(p, page);
+            return zero_page(p, page, true); /* a hole in what it copies, protected like the rest */
         if (!(e.flags & US_F_WAITED)) {
             e.flags |= US_F_WAITED;
             us_entry_store(&p->space.table[i], e);
@@ -236,7 +246,9 @@ int us_fault_serve(us_pager_t *p, const us_event_t *f) {
         record(p, US_KIND_PRESENT, f);
         return US_DONE;
     }
-    int room = us_evict_room(p, us_block_len(r, i));
+    /* Room that others wait for is not to be had by who comes last. */
+    const uint64_t len = us_block_len(r, i);
+    int room = us_evict_room(p, waited ? len : len * (1 + p->parked));
     if (room == US_WAIT_ROOM) {
         if (!waited)
             p->s->throttled++;

@@ -96,9 +96,12 @@ static void move_back(us_mover_t *m, uint64_t dst, uint64_t src, uint64_t len) {
     }
 }
 
-static void copy_out(us_mover_t *m, uint64_t from, us_cmd_t *c) {
-    memcpy(m->space->outbox + (uint64_t)c->slot * US_PAGE, (void *)(uintptr_t)from, c->len);
+/* Returns the block's length: once the status is up, the command may be another one. */
+static uint32_t copy_out(us_mover_t *m, uint64_t from, us_cmd_t *c) {
+    const uint32_t len = c->len;
+    memcpy(m->space->outbox + (uint64_t)c->slot * US_PAGE, (void *)(uintptr_t)from, len);
     finish(c, 0);
+    return len;
 }
 
 /* Takes the run of neighbours that begins at command i. *used: bytes of staging in use. */
@@ -112,18 +115,23 @@ static uint64_t move_run(us_mover_t *m, uint64_t i, uint64_t head, uint64_t *use
 
     uint64_t off = 0, block = 0; /* moved so far; where command i begins in the run */
     int tries = 0;
+    bool alone = false; /* move block i by itself: the run crosses a border between mappings */
     while (i < end) {
         uint64_t done = 0;
-        int err = off < len ? us_sys_move(m->uffd, dst + off, src + off, len - off, &done) : 0;
+        const uint64_t to = alone ? block + at(m, i)->len : len;
+        int err = off < to ? us_sys_move(m->uffd, dst + off, src + off, to - off, &done) : 0;
         off += done;
         US_DELAY(US_D_TAKEN);
-        for (; i < end && block + at(m, i)->len <= off; i++) {
-            us_cmd_t *c = at(m, i);
-            copy_out(m, dst + block, c);
-            block += c->len;
+        while (i < end && block + at(m, i)->len <= off) {
+            block += copy_out(m, dst + block, at(m, i++));
+            alone = false;
         }
         if (err == 0 || i == end)
             continue;
+        if (err == -EINVAL && !alone && at(m, i)->len < len - block) {
+            alone = true;
+            continue;
+        }
         if (err == -EAGAIN && (done > 0 || tries++ < MOVE_TRIES)) {
             atomic_fetch_add_explicit(&m->space->ring->move_retries, 1, memory_order_relaxed);
             sched_yield();
@@ -135,6 +143,7 @@ static uint64_t move_run(us_mover_t *m, uint64_t i, uint64_t head, uint64_t *use
         block += c->len;
         off = block;
         tries = 0;
+        alone = false;
         finish(c, err);
     }
     return end;
@@ -143,20 +152,21 @@ static uint64_t move_run(us_mover_t *m, uint64_t i, uint64_t head, uint64_t *use
 /* ---- takes by copy ---------------------------------------------------------------------------------- */
 
 static void copy_one(us_mover_t *m, us_cmd_t *c) {
+    const uint64_t addr = c->addr, len = c->len;
     US_DELAY(US_D_TAKE);
-    int err = us_sys_protect(m->uffd, c->addr, c->len, true);
+    int err = us_sys_protect(m->uffd, addr, len, true);
     if (err == 0) {
         /* A page that is not there faults here; the pager knows this thread and gives it zeros. */
-        memcpy(m->space->outbox + (uint64_t)c->slot * US_PAGE, (void *)(uintptr_t)c->addr, c->len);
+        memcpy(m->space->outbox + (uint64_t)c->slot * US_PAGE, (void *)(uintptr_t)addr, len);
         US_DELAY(US_D_TAKEN);
-        err = us_sys_dontneed(c->addr, c->len);
+        err = us_sys_dontneed(addr, len);
         if (err != 0) {
-            while (us_sys_protect(m->uffd, c->addr, c->len, false) == -EAGAIN)
+            while (us_sys_protect(m->uffd, addr, len, false) == -EAGAIN)
                 sched_yield();
         }
     }
     finish(c, err);
-    us_sys_wake(m->uffd, c->addr, c->len);
+    us_sys_wake(m->uffd, addr, len);
 }
 
 /* ---- the thread ------------------------------------------------------------------------------------- */

@@ -13,7 +13,9 @@
 
 #include "sys.h"
 
-enum { ROUNDS = 512, MAX_BLOCK = 1 << US_BLOCK_MAX_SHIFT };
+/* Messages in a step, while nobody waits in Python, and while somebody does: a task that is woken takes a
+ * few turns of the asyncio loop, and who comes by uffd meanwhile must not have all the turns. */
+enum { ROUNDS = 512, ROUNDS_PARKED = 8, MAX_BLOCK = 1 << US_BLOCK_MAX_SHIFT };
 
 static void *reserve(uint64_t len) {
     void *m = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -76,8 +78,9 @@ static int open_all(us_pager_t *p) {
                           .zero = p->zero,
                           .ring = p->space.ring};
     err = us_crew_start(&p->crew, p->cfg.workers, MAX_BLOCK);
+    const int wakes[3] = {p->cfg.uffd, p->cfg.notify, p->worker_fd};
     if (err == 0 && p->cfg.follow)
-        err = us_place_start(&p->place, p->cfg.client_pid, p->cfg.mover_tid, p->cfg.uffd);
+        err = us_place_start(&p->place, p->cfg.client_pid, p->cfg.mover_tid, wakes);
     return err;
 }
 
@@ -216,11 +219,13 @@ int us_pager_add(us_pager_t *p, uint64_t addr, uint64_t len, uint32_t block, int
     uint32_t k = upto(p->byaddr, p->live, addr + len - 1, true);
     if (k > 0 && p->byaddr[k - 1]->addr + p->byaddr[k - 1]->len > addr)
         return -EEXIST;
-    uint32_t id = 0;
-    while (id < p->regions && p->region[id] != NULL)
-        id++;
-    if (id == p->regions && grow(p) < 0)
+    if (p->live == p->regions && grow(p) < 0)
         return -ENOMEM;
+    /* Not the last one that was given up: a late request must not find another region under its id. */
+    uint32_t id = p->next_id % p->regions;
+    while (p->region[id] != NULL)
+        id = (id + 1) % p->regions;
+    p->next_id = id + 1;
     const uint64_t count = (len + block - 1) / block;
     const uint32_t first = find_gap(p, count);
     if (first == US_NONE)
@@ -366,13 +371,29 @@ int us_pager_prefetch(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
     return result;
 }
 
+/* Pages of a changed block that are not there (never touched before it was wrapped, or given back) are
+ * zeros; a system call of an unprivileged process can't wait for them. */
+static int populate(us_pager_t *p, us_region_t *r, uint32_t i) {
+    const uint64_t addr = us_block_addr(r, i);
+    for (uint64_t off = 0; off < us_block_len(r, i); off += US_PAGE) {
+        const int err = us_sys_zero(p->cfg.uffd, addr + off, US_PAGE);
+        if (err == -EAGAIN)
+            return US_AGAIN;
+        if (err != 0 && err != -EEXIST)
+            return err;
+    }
+    return US_DONE;
+}
+
 /* Brings block i in, written or not, whatever it takes; for pins and for the end. */
 static int hold(us_pager_t *p, us_region_t *r, uint32_t i, bool within_limit) {
     const us_entry_t e = p->space.table[i];
     if (e.flags & US_F_LOCKED)
         return US_WAIT_ENTRY;
+    if (e.state == US_RESIDENT && (e.flags & US_F_CLEAN))
+        return us_fault_unprotect(p, r, i);
     if (e.state == US_RESIDENT)
-        return e.flags & US_F_CLEAN ? us_fault_unprotect(p, r, i) : US_DONE;
+        return within_limit ? populate(p, r, i) : US_DONE;
     if (!within_limit && (e.state == US_EMPTY || (e.state == US_FILLED && e.where == 0)))
         return US_DONE; /* zeros are what the kernel gives by itself, page by page and when they are wanted */
     if (within_limit && us_evict_room(p, us_block_len(r, i)) == US_WAIT_ROOM)
@@ -392,6 +413,8 @@ static int hold_range(us_pager_t *p, int id, uint32_t *cursor, uint32_t last, bo
         if (pin && p->pins[i] == UINT16_MAX)
             return -EOVERFLOW;
         int res = hold(p, r, i, pin);
+        if (res == -ENOENT && !pin) /* unmapped by the user: nothing to restore, nobody to miss it */
+            continue;
         if (res != US_DONE) {
             if (res == US_WAIT_ENTRY || res == US_WAIT_ROOM)
                 want(p);
@@ -485,6 +508,7 @@ static int drain(us_pager_t *p) {
             us_region_t *r = us_region_at(p, f.addr);
             f.entry = r == NULL ? US_NONE : r->first + (uint32_t)((f.addr - r->addr) >> r->shift);
             f.kind = US_EV_FAULT;
+            p->parked++;
             if (res == US_STRAY)
                 p->s->stray++;
             us_event(p, f);
@@ -519,22 +543,20 @@ int us_pager_step(us_pager_t *p, us_event_t *ev, int max) {
     us_ring_t *ring = p->space.ring;
     p->in_step = true;
     atomic_store(&ring->loop_asleep, 0);
-    for (int round = 0; round < ROUNDS; round++) {
+    for (int round = 0; round < (p->parked > 0 ? ROUNDS_PARKED : ROUNDS); round++) {
         us_pump(p);
         int n = drain(p);
         if (n < 0) {
             us_event(p, (us_event_t){.kind = US_EV_GONE});
             break;
         }
-        if (p->events >= 64)
-            break;
         if (n > 0)
             continue;
         if (p->resident - p->leaving > p->mark_high)
             us_evict_some(p);
         tidy(p);
         /* Say that we sleep, then look again: they finish, then look whether we sleep. */
-        atomic_store_explicit(&ring->urgent, p->want_progress, memory_order_relaxed);
+        atomic_store_explicit(&ring->urgent, p->want_progress || p->parked > 0, memory_order_relaxed);
         atomic_store(&ring->loop_asleep, 1);
         if (!completed(p))
             break;
@@ -549,12 +571,18 @@ int us_pager_step(us_pager_t *p, us_event_t *ev, int max) {
     p->events -= (uint32_t)n;
     memmove(p->event, p->event + n, sizeof *ev * p->events);
     p->in_step = false;
-    if (p->events > 0) /* come back at once */
+    if (p->events > 0 || atomic_load(&ring->loop_asleep) == 0) /* come back at once: nobody will ring */
         us_sys_eventfd_ring(p->worker_fd);
     return n;
 }
 
-int us_pager_serve(us_pager_t *p, const us_event_t *fault) { return us_fault_serve(p, fault); }
+int us_pager_serve(us_pager_t *p, const us_event_t *fault) {
+    int res = us_fault_serve(p, fault);
+    p->parked -= res == US_DONE;
+    return res;
+}
+
+void us_pager_drop(us_pager_t *p) { p->parked--; }
 
 int us_pager_pending(us_pager_t *p) {
     return p->head != p->seen || us_crew_busy(&p->crew) > 0 || p->events > 0;

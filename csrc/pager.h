@@ -78,6 +78,7 @@ typedef struct us_pager {
     us_region_t **byaddr; /* active and inactive ones, by address */
     us_region_t **byfirst;
     uint32_t live;
+    uint32_t next_id;
 
     us_posted_t posted[US_RING];
     uint64_t head, seen; /* of the ring: posted, and committed */
@@ -94,6 +95,7 @@ typedef struct us_pager {
     uint32_t kept_hand;
     bool said_noroom;
     bool in_step;
+    uint32_t parked;     /* faults that are tasks in Python */
     bool want_progress;  /* somebody in Python waits for room */
 
     uint8_t *raw;        /* a decompressed block, 2 MiB */

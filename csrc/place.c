@@ -70,8 +70,10 @@ static void *warden_main(void *arg) {
         const uint32_t steps = atomic_load_explicit(&l->steps, memory_order_relaxed);
         const bool same = steps == seen;
         seen = steps;
-        struct pollfd f = {.fd = l->uffd, .events = POLLIN};
-        const bool wants = atomic_load_explicit(&l->busy, memory_order_relaxed) != 0 || poll(&f, 1, 0) > 0;
+        struct pollfd f[3] = {{.fd = l->fd[0], .events = POLLIN},
+                              {.fd = l->fd[1], .events = POLLIN},
+                              {.fd = l->fd[2], .events = POLLIN}};
+        const bool wants = atomic_load_explicit(&l->busy, memory_order_relaxed) != 0 || poll(f, 3, 0) > 0;
         quiet = same && !wants ? quiet + 1 : 0;
         const bool starved = same && wants && waiting;
         waiting = wants;
@@ -118,8 +120,14 @@ static int cpu_of(us_place_t *l, uint32_t tid) {
     char text[512];
     const int fd = stat_fd(l, tid);
     const ssize_t n = fd < 0 ? -1 : pread(fd, text, sizeof text - 1, 0);
-    if (n <= 0)
+    if (n <= 0) { /* the thread has ended; its number may come again */
+        const uint32_t k = tid % (sizeof l->stat / sizeof l->stat[0]);
+        if (fd >= 0)
+            close(fd);
+        l->stat[k].tid = 0;
+        l->stat[k].fd = -1;
         return -1;
+    }
     text[n] = 0;
     const char *at = strrchr(text, ')'); /* the name may hold anything but ends here */
     for (int field = 2; at != NULL && field < 39; field++)
@@ -157,11 +165,11 @@ uint32_t us_place_fault(us_place_t *l, uint32_t tid, uint64_t now) {
 
 /* ---- life ------------------------------------------------------------------------------------------- */
 
-int us_place_start(us_place_t *l, int client_pid, int mover_tid, int uffd) {
+int us_place_start(us_place_t *l, int client_pid, int mover_tid, const int fd[3]) {
     *l = (us_place_t){.on = true,
                       .client_pid = client_pid,
                       .mover_tid = mover_tid,
-                      .uffd = uffd,
+                      .fd = {fd[0], fd[1], fd[2]},
                       .loop_tid = (int)syscall(SYS_gettid),
                       .cpu = -1,
                       .every = 1};

@@ -11,7 +11,8 @@
 
 typedef struct us_place {
     bool on;
-    int client_pid, mover_tid, uffd;
+    int client_pid, mover_tid;
+    int fd[3];            /* what wakes the loop: the userfaultfd and its two eventfds */
     int loop_tid;
     int cpu;              /* where the loop is bound; -1 nowhere */
     uint32_t count, every; /* faults since the last look, and until the next */
@@ -33,7 +34,7 @@ typedef struct us_place {
     _Atomic uint32_t stop;
 } us_place_t;
 
-int us_place_start(us_place_t *l, int client_pid, int mover_tid, int uffd);
+int us_place_start(us_place_t *l, int client_pid, int mover_tid, const int fd[3]);
 void us_place_stop(us_place_t *l);
 /* A fault of thread tid is about to be served. Returns 1 when the loop moved, else 0. */
 uint32_t us_place_fault(us_place_t *l, uint32_t tid, uint64_t now);

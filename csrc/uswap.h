@@ -200,6 +200,8 @@ void us_pager_rung(us_pager_t *p);     /* silences notify and the worker's event
 int us_pager_step(us_pager_t *p, us_event_t *ev, int max);
 /* Tries once more a fault that had to wait: US_DONE, US_WAIT_ENTRY, US_WAIT_ROOM, US_STRAY, US_AGAIN. */
 int us_pager_serve(us_pager_t *p, const us_event_t *fault);
+/* A task gives up on a fault without US_DONE: a stray one. */
+void us_pager_drop(us_pager_t *p);
 /* Adds a region; resident: its bytes are in the client's pages now (a wrapped buffer). Inactive until
  * us_pager_activate. Returns the region's id. */
 int us_pager_add(us_pager_t *p, uint64_t addr, uint64_t len, uint32_t block, int resident,

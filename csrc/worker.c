@@ -144,8 +144,10 @@ static void *worker_main(void *arg) {
     prctl(PR_SET_NAME, "uswap-worker");
     w->tid = (int)syscall(SYS_gettid);
     bool told = true;
-    while (atomic_load_explicit(&c->stop, memory_order_relaxed) == 0) {
-        uint32_t bell = atomic_load(&c->bell);
+    for (;;) {
+        const uint32_t bell = atomic_load(&c->bell); /* before stop and the rings are looked at */
+        if (atomic_load(&c->stop) != 0)
+            break;
         us_job_t *j = take(c, US_JOB_BRING);
         if (j == NULL)
             j = take(c, US_JOB_PRESS);

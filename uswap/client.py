@@ -31,8 +31,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from . import options as _options
-from . import wire
 from ._core import ffi, lib
+from .channel import Channel
 from .errors import (
     ClosedError,
     DegradedWarning,
@@ -89,8 +89,7 @@ class Pager:
         self._check_limit(self._options.block, "block")
         self._pid = os.getpid()
         self._lock = threading.RLock()
-        self._answers: dict[int, wire.Message] = {}
-        self._next_id = 0
+        self._gauges = threading.RLock()  # while the statistics are read they stay mapped
         self._regions: dict[int, weakref.ref[Region]] = {}
         # What it takes to end a region of which only a finaliser knows any more: the collector clears
         # weak references first, and may finalise a pager before its regions.
@@ -136,15 +135,15 @@ class Pager:
         staging_len = ffi.new("uint64_t *")
         staging = lib.us_client_staging(self._client, staging_len)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._sock = ours
         undo.callback(ours.close)
-        ours.settimeout(o.pager_timeout)
         with theirs:
             try:
-                self._process = self._spawn(theirs)
+                process = self._spawn(theirs)
             except OSError as e:
                 raise PagerStartError(f"the pager process could not be started: {e}") from e
-        undo.callback(self._reap)
+        self._channel = Channel(ours, process)
+        self._pager_pid = process.pid
+        undo.callback(self._channel.end)
         hello = {
             "pid": os.getpid(),
             "client_pid": os.getpid(),
@@ -163,12 +162,11 @@ class Pager:
             "inject": inject,
         }
         try:
-            self._about = self._call("hello", _fds=(uffd, space, doorbell, notify), **hello)
-        except (PagerDied, TimeoutError, OSError) as e:
+            fds = (uffd, space, doorbell, notify)
+            self._about = self._channel.call("hello", hello, fds=fds, timeout=o.pager_timeout)
+        except (PagerDied, OSError) as e:  # TimeoutError is one
             raise PagerStartError(f"the pager process did not become ready: {e}") from e
-        # From here on requests may take as long as they take: a large region comes back slowly.
-        ours.settimeout(None)
-        self._pidfd = os.pidfd_open(self._process.pid)
+        self._pidfd = os.pidfd_open(process.pid)
         undo.callback(os.close, self._pidfd)
         lib.us_client_watch(self._client, self._pidfd)
 
@@ -212,15 +210,6 @@ class Pager:
             start_new_session=True,
         )
 
-    def _reap(self) -> None:
-        with contextlib.suppress(OSError):
-            self._sock.shutdown(socket.SHUT_RDWR)
-        try:
-            self._process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
     def close(self) -> None:
         """Bring everything that is still referenced back into RAM, and end the pager process.
 
@@ -238,12 +227,11 @@ class Pager:
                     region.release()
             for number in list(self._spans):
                 self._end_span(number, restore=True)
-            self._closed = True
-            _alive.discard(self)
             self._last_stats = self._read_stats()
+            with self._gauges:
+                self._closed = True
+            _alive.discard(self)
             lib.us_client_watch(self._client, -1)  # its end is expected from here on
-            with contextlib.suppress(PagerDied, OSError):
-                self._call("bye")
             self._undo.close()
 
     def _end_span(self, number: int, *, restore: bool, mapped: bool = True) -> None:
@@ -251,11 +239,12 @@ class Pager:
             return  # close() was faster than the region's finaliser
         address, length, entries, huge = self._spans[number]
         # Registered until nothing is on its way out, so that what finds no room can go back.
-        self._call("restore" if restore else "freeze", region=number, entries=entries)
+        step = "restore" if restore else "freeze"
+        self._call(step, _whole=True, region=number, entries=entries)
         error = 0
         if mapped:
             error = lib.us_client_unregister(self._client, address, length, int(huge))
-        self._call("remove", region=number, entries=entries)
+        self._call("remove", _whole=True, region=number, entries=entries)
         del self._spans[number]
         del self._regions[number]
         if error < 0 and error != -errno.ENOMEM:
@@ -289,34 +278,23 @@ class Pager:
     # ---- talking to the pager
 
     def _check_open(self) -> None:
+        if at_exit.begun:
+            raise ClosedError("the interpreter is ending")
         if self._pid != os.getpid():
             raise ClosedError("the pager belongs to the parent process; a forked child has none")
         if self._closed:
             raise ClosedError("the pager is closed")
 
-    def _call(self, op: str, *, _fds: tuple[int, ...] = (), **arguments: Any) -> Any:
-        """Ask and await the answer.
-
-        A finaliser may run in the middle of this, in this very thread, and ask on its own: so the
-        lock is reentrant, and an answer to the outer question that comes meanwhile is put aside.
-        """
-        with self._lock:
-            self._next_id += 1
-            mine = self._next_id
-            try:
-                wire.send(self._sock, {"id": mine, "op": op, **arguments}, _fds)
-                while mine not in self._answers:
-                    answer = wire.receive(self._sock)
-                    self._answers[answer["id"]] = answer
-            except wire.Closed:
-                code = self._process.poll()
-                raise PagerDied(
-                    f"the pager process {self._process.pid} is gone (exit status {code})"
-                ) from None
-            answer = self._answers.pop(mine)
-        if "error" in answer:
-            raise OSError(answer["error"], answer["text"])
-        return answer["ok"]
+    def _call(self, op: str, *, _whole: bool = False, **arguments: Any) -> Any:
+        """Ask the pager process; see Channel.call."""
+        if at_exit.begun:
+            raise ClosedError("the interpreter is ending")
+        try:
+            return self._channel.call(op, arguments, whole=_whole)
+        except (PagerDied, OSError):
+            if self._closed:
+                raise ClosedError("the pager was closed meanwhile") from None
+            raise
 
     def _check_limit(self, block: int, name: str) -> None:
         limit = self._options.limit
@@ -468,7 +446,7 @@ class Pager:
     @property
     def pid(self) -> int:
         """The pager process's id."""
-        return int(self._process.pid)
+        return self._pager_pid
 
     @property
     def limit(self) -> int:
@@ -493,10 +471,11 @@ class Pager:
 
     def stats(self) -> Stats:
         """Return the counters and gauges as they are now (after close(): as they were at its end)."""
-        if self._closed:
-            return self._last_stats
-        self._check_open()
-        return self._read_stats()
+        with self._gauges:
+            if self._closed:
+                return self._last_stats
+            self._check_open()
+            return self._read_stats()
 
     def _read_stats(self) -> Stats:
         raw = ffi.new("us_stats_t *")
@@ -603,7 +582,7 @@ def _at_exit() -> None:
     """Leave all as it is: faults are served until the process is gone."""
     at_exit.begun = True
     for pager in list(_alive):
-        pager._process.returncode = 0  # Popen would warn of a process that is still running
+        pager._channel.leave()
 
 
 def _in_child() -> None:
@@ -613,10 +592,9 @@ def _in_child() -> None:
             region = ref()
             if region is not None:
                 lib.us_child_cover(region.address, region.length)
-        pager._process.returncode = 0
-        for fd in (pager._sock.detach(), pager._pidfd):
-            with contextlib.suppress(OSError):
-                os.close(fd)
+        pager._channel.forget()
+        with contextlib.suppress(OSError):
+            os.close(pager._pidfd)
     _alive.clear()
 
 

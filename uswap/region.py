@@ -12,6 +12,7 @@ import contextlib
 import errno
 import mmap
 import os
+import sys
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import buffers
 from ._core import ffi, lib
-from .errors import ClosedError, LimitError
+from .errors import ClosedError, LimitError, UswapError
 from .sizes import format_size
 
 if TYPE_CHECKING:
@@ -31,6 +32,18 @@ __all__ = ["OwnRegion", "Region", "Residency", "WrappedRegion"]
 PAGE = mmap.PAGESIZE
 _MAP_NORESERVE = 0x4000  # mmap has no name for it before Python 3.11
 STATES = ("empty", "resident", "leaving", "outbox", "filled", "pooled", "stored", "lost")
+
+
+class _Probe:
+    """Learns what sys.getrefcount says in __del__ of an object whose last reference has gone."""
+
+    references = 0
+
+    def __del__(self) -> None:
+        _Probe.references = sys.getrefcount(self)
+
+
+_Probe()
 
 
 class at_exit:  # noqa: N801 - a flag that is one name in every module
@@ -92,19 +105,24 @@ class Region:
         with pager._lock:
             pager._check_open()
             made = pager._call(
-                "add", address=address, length=length, block=block, resident=int(resident)
+                "add",
+                _whole=True,
+                address=address,
+                length=length,
+                block=block,
+                resident=int(resident),
             )
             self._id = made["region"]
             self._first = made["first"]
             self._entries = made["entries"]
             error = lib.us_client_register(pager._client, address, length, int(not resident))
             if error < 0:
-                pager._call("remove", region=self._id, entries=self._entries)
+                pager._call("remove", _whole=True, region=self._id, entries=self._entries)
                 raise OSError(-error, f"userfaultfd register: {os.strerror(-error)}")
             self._paged = True
             pager._regions[self._id] = weakref.ref(self)
             pager._spans[self._id] = (address, length, self._entries, huge)
-            pager._call("activate", region=self._id)
+            pager._call("activate", _whole=True, region=self._id)
 
     def release(self) -> None:
         """Stop paging: all of it comes back into RAM and is ordinary memory from then on.
@@ -174,7 +192,8 @@ class Region:
 
     def _range(self, op: str, first: int, last: int) -> None:
         if first < last:
-            self.pager._call(op, region=self._id, first=first, last=last)
+            whole = op in ("pin", "unpin")
+            self.pager._call(op, _whole=whole, region=self._id, first=first, last=last)
 
     @contextlib.contextmanager
     def pinned(self, offset: int = 0, length: int | None = None) -> Iterator[memoryview]:
@@ -215,7 +234,10 @@ class Region:
         """Return where the bytes of a range of blocks are."""
         first, last = self._blocks(offset, length)
         states = ffi.new("uint8_t[]", max(1, last - first))
-        lib.us_client_states(self.pager._client, self._first + first, last - first, states)
+        with self.pager._gauges:
+            self._check_paged()
+            self.pager._check_open()
+            lib.us_client_states(self.pager._client, self._first + first, last - first, states)
         raw = bytes(ffi.buffer(states, last - first))
         sums = dict.fromkeys(STATES, 0)
         for state, name in enumerate(STATES):
@@ -278,7 +300,7 @@ class OwnRegion(Region, mmap.mmap):
         self._check_paged()
         with self.pager._lock:
             # Nothing of it is on its way from here on, so the address may be given to others.
-            self.pager._call("freeze", region=self._id, entries=self._entries)
+            self.pager._call("freeze", _whole=True, region=self._id, entries=self._entries)
             try:
                 mmap.mmap.close(self)
             except BufferError:
@@ -301,8 +323,9 @@ class OwnRegion(Region, mmap.mmap):
         raise TypeError("a region takes no advice; evict() and prefetch() are its own")
 
     def __del__(self) -> None:
-        # Nobody can touch it any more: what it holds is given up, not brought back.
-        _finalise(self, restore=False)
+        # When the last reference has gone, nobody can touch it any more: what it holds is given up.
+        # When the collector has found it in a cycle, other finalisers of the cycle may still read it.
+        _finalise(self, restore=sys.getrefcount(self) > _Probe.references)
 
     __hash__ = object.__hash__
 
@@ -392,7 +415,7 @@ class WrappedRegion(Region):
 def _finalise(region: Region, *, restore: bool) -> None:
     if not region._paged or at_exit.begun or region._pid != os.getpid():
         return
-    with contextlib.suppress(OSError, ClosedError):
+    with contextlib.suppress(OSError, UswapError):
         if isinstance(region, WrappedRegion):
             region.release()
         else:

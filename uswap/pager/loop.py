@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 import sys
@@ -31,6 +32,7 @@ from .. import codecs, wire
 from .._core import ffi, lib
 
 MAX_EVENTS = 128
+NO_ENTRY = 2**32 - 1
 LOST = 0.05  # seconds after which a wait asks again by itself
 STRAY_TRIES = 400  # 5 ms each: a region may be about to be added, or has just gone
 
@@ -77,6 +79,7 @@ class Loop:
         self._progress: asyncio.Future[None] | None = None
         self._events = ffi.new("us_event_t[]", MAX_EVENTS)
         self._loop = asyncio.get_running_loop()
+        self._mover = hello["mover_tid"]
         self._client_pid = os.pidfd_open(hello["pid"])
         self._inject(hello)
         self._codec = self._load_codec(hello["codec"])
@@ -205,7 +208,9 @@ class Loop:
             os._exit(70)
 
     async def _serve(self, fault: Any) -> None:
-        async with self._locks.held(fault.entry):
+        # The mover holds up whoever has the entry's lock, and strays have no entry.
+        alone = fault.tid == self._mover or fault.entry == NO_ENTRY
+        async with contextlib.nullcontext() if alone else self._locks.held(fault.entry):
             delay, tries = 0.0005, 0
             while True:
                 answer = lib.us_pager_serve(self._pager, fault)
@@ -218,6 +223,7 @@ class Loop:
                 elif answer == lib.US_STRAY:
                     tries += 1
                     if tries == STRAY_TRIES:
+                        lib.us_pager_drop(self._pager)
                         return  # unregistering has woken the thread, or will
                     await asyncio.sleep(0.005)
                 else:
@@ -230,6 +236,7 @@ class Loop:
             waiter = self._unlocked[entry] = self._loop.create_future()
         await asyncio.wait([waiter], timeout=LOST)
         if not waiter.done():
+            self._unlocked.pop(entry, None)
             self._step()
 
     async def _wait_progress(self) -> None:
@@ -250,7 +257,8 @@ class Loop:
         except BlockingIOError:
             return
         except wire.Closed:
-            self._done.set()
+            # Not the end: it comes when the process ends, and until then its threads may fault.
+            self._loop.remove_reader(self._sock.fileno())
 
     async def _answer(self, message: wire.Message) -> None:
         reply: wire.Message = {"id": message["id"]}
@@ -259,8 +267,15 @@ class Loop:
         except OSError as e:
             reply["error"] = e.errno
             reply["text"] = e.strerror or str(e)
+        except (KeyError, TypeError, ValueError, OverflowError) as e:
+            reply["error"] = errno.EINVAL
+            reply["text"] = f"{message.get('op')}: {e!r}"
         with contextlib.suppress(wire.Closed):
-            wire.send(self._sock, reply)
+            while True:
+                try:
+                    return wire.send(self._sock, reply)
+                except BlockingIOError:  # the client reads slowly
+                    await asyncio.sleep(0.001)
 
     async def _add(self, m: wire.Message) -> wire.Message:
         first, entries = ffi.new("uint64_t *"), ffi.new("uint64_t *")
@@ -278,11 +293,12 @@ class Loop:
 
     async def _range(self, call: Any, region: int, cursor: Any, last: int) -> None:
         while True:
+            before = cursor[0]
             answer = check(call(self._pager, region, cursor, last), "range")
             if answer == lib.US_DONE:
                 return
-            if answer == lib.US_AGAIN:
-                await asyncio.sleep(0)
+            if answer == lib.US_AGAIN:  # the loop's turn, or the kernel has no memory just now
+                await asyncio.sleep(0 if cursor[0] != before else 0.001)
             else:
                 await self._wait_progress()
 
