@@ -18,7 +18,7 @@
 
 #include "sys.h"
 
-enum { GATE_NS = 50 * 1000 * 1000, BATCH_BYTES = 2 << 20, NO_ROOM_SCAN = 32, BARREN = 64 };
+enum { GATE_NS = 50 * 1000 * 1000, BATCH_BYTES = 2 << 20, NO_ROOM_SCAN = 32, LOOK_MAX = 16384, BARREN = 64 };
 
 /* ---- the outbox ------------------------------------------------------------------------------------- */
 
@@ -218,8 +218,9 @@ void us_evict_some(us_pager_t *p) {
         return;
     const uint64_t staying = p->resident - p->leaving;
     const uint64_t want = us_min(staying > p->mark_low ? staying - p->mark_low : 0, BATCH_BYTES);
-    while (bytes < want && n < US_BATCH && n < ring_room(p) && looked++ < 2 * US_BATCH) {
-        const uint32_t i = us_policy_victim(p);
+    uint64_t passed[2] = {0, 0};
+    while (bytes < want && n < US_BATCH && n < ring_room(p) && looked++ < (n == 0 ? LOOK_MAX : 2 * US_BATCH)) {
+        const uint32_t i = us_policy_victim(p, passed);
         if (i == US_NONE)
             break;
         us_region_t *r = us_region_of(p, i);
@@ -231,6 +232,7 @@ void us_evict_some(us_pager_t *p) {
         } else if (can == NO_SLOT || (can == NO_ROOM && (n > 0 || looked > NO_ROOM_SCAN))) {
             break;
         } else { /* behind a block that can't leave there may be one that can, a clean one at least */
+            passed[p->space.table[i].flags & US_F_MAIN ? US_MAIN : US_SMALL] += us_block_len(r, i);
             us_policy_requeue(p, r, i);
         }
     }

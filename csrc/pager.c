@@ -473,8 +473,8 @@ static void publish(us_pager_t *p) {
     s->worker_cpu_ns = ns;
 }
 
-/* Merges spans a little at a time while the pool holds much more than it uses. */
-static void tidy(us_pager_t *p) {
+/* Merges spans a little at a time while the pool holds much more than it uses. true: there may be more. */
+static bool tidy(us_pager_t *p) {
     const uint64_t used = us_pool_used(p->pool), held = us_pool_allocated(p->pool);
     if (held > used + used / 8 + (512 << 10)) {
         int64_t n = us_pool_compact(p->pool, 256 << 10, us_entry_moved, p);
@@ -482,7 +482,9 @@ static void tidy(us_pager_t *p) {
             p->s->compactions++;
             p->s->compacted += (uint64_t)n;
         }
+        return n > 0;
     }
+    return false;
 }
 
 /* Returns how many messages there were; negative when the client is gone. */
@@ -541,6 +543,7 @@ void us_pager_rung(us_pager_t *p) {
 
 int us_pager_step(us_pager_t *p, us_event_t *ev, int max) {
     us_ring_t *ring = p->space.ring;
+    bool more = false;
     p->in_step = true;
     atomic_store(&ring->loop_asleep, 0);
     for (int round = 0; round < (p->parked > 0 ? ROUNDS_PARKED : ROUNDS); round++) {
@@ -554,7 +557,7 @@ int us_pager_step(us_pager_t *p, us_event_t *ev, int max) {
             continue;
         if (p->resident - p->leaving > p->mark_high)
             us_evict_some(p);
-        tidy(p);
+        more = tidy(p);
         /* Say that we sleep, then look again: they finish, then look whether we sleep. */
         atomic_store_explicit(&ring->urgent, p->want_progress || p->parked > 0, memory_order_relaxed);
         atomic_store(&ring->loop_asleep, 1);
@@ -571,7 +574,7 @@ int us_pager_step(us_pager_t *p, us_event_t *ev, int max) {
     p->events -= (uint32_t)n;
     memmove(p->event, p->event + n, sizeof *ev * p->events);
     p->in_step = false;
-    if (p->events > 0 || atomic_load(&ring->loop_asleep) == 0) /* come back at once: nobody will ring */
+    if (p->events > 0 || more || atomic_load(&ring->loop_asleep) == 0) /* come back at once: nobody will ring */
         us_sys_eventfd_ring(p->worker_fd);
     return n;
 }

@@ -142,7 +142,7 @@ void us_entry_free_object(us_pager_t *p, us_entry_t e);
 /* ---- policy.c ---- */
 void us_policy_in(us_pager_t *p, us_region_t *r, uint32_t i);
 void us_policy_out(us_pager_t *p, us_region_t *r, uint32_t i);
-uint32_t us_policy_victim(us_pager_t *p);
+uint32_t us_policy_victim(us_pager_t *p, const uint64_t passed[2]);
 void us_policy_requeue(us_pager_t *p, us_region_t *r, uint32_t i);
 void us_policy_left(us_pager_t *p, us_region_t *r, uint32_t i);
 void us_policy_ahead(us_pager_t *p, us_region_t *r, uint32_t i, bool write);

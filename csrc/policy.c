@@ -65,12 +65,14 @@ void us_policy_out(us_pager_t *p, us_region_t *r, uint32_t i) {
     flag(p, i, US_F_QUEUED, 0);
 }
 
-/* The next to leave; it stays queued. */
-uint32_t us_policy_victim(us_pager_t *p) {
+/* The next to leave; it stays queued. passed: bytes of each queue that were looked at and can't leave now,
+ * such as pinned ones; they are at its tail. US_NONE: there is nothing else. */
+uint32_t us_policy_victim(us_pager_t *p, const uint64_t passed[2]) {
     const us_queue_t *small = &p->queue[US_SMALL], *main_q = &p->queue[US_MAIN];
-    if (small->head != US_NONE && (small->bytes > p->cfg.limit / 10 || main_q->head == US_NONE))
+    const bool more = main_q->bytes > passed[US_MAIN];
+    if (small->bytes > passed[US_SMALL] + (more ? p->cfg.limit / 10 : 0))
         return small->head;
-    return main_q->head != US_NONE ? main_q->head : small->head;
+    return more ? main_q->head : US_NONE;
 }
 
 /* To the tail of its queue: it can't leave now. */

@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: MIT
+"""A model: whatever is done to paged memory, in whatever order, a bytearray does the same.
+
+Hypothesis chooses the operations and runs in the child, so that its limit holds when an operation hangs;
+the operations are printed as they are begun. Two threads carry them out, each on its own bytes, but these
+lie side by side in the same blocks. USWAP_TEST_SEED repeats the choice of operations.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import HealthCheck, Verbosity, seed, settings
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+import uswap
+
+import workload
+from child import run_child
+from workload import KIB, KINDS, MIB
+
+STRIPE = 2741  # bytes; even ones are one thread's, odd ones the other's
+LARGEST = 3 * MIB
+REGIONS = 4
+
+place = st.floats(0, 1, exclude_max=True, width=32)
+length = st.one_of(st.integers(1, 64), st.integers(1, 20_000), st.integers(1, LARGEST))
+kind = st.sampled_from(KINDS)
+operation = st.one_of(
+    st.tuples(st.just("write"), place, length, kind),
+    st.tuples(st.just("write"), place, length, kind),
+    st.tuples(st.just("read"), place, length),
+    st.tuples(st.just("read"), place, length),
+    st.tuples(st.just("evict"), place, length),
+    st.tuples(st.just("prefetch"), place, length),
+    st.tuples(st.just("pinned"), place, st.integers(1, 60_000), kind),
+)
+operations = st.lists(st.tuples(st.integers(0, REGIONS - 1), operation), min_size=1, max_size=12)
+
+
+class Held:
+    """A region, how it is seen, and what it must hold."""
+
+    def __init__(self, region: Any, view: memoryview) -> None:
+        self.region = region
+        self.view = view
+        self.model = bytearray(view)
+
+    def stripes(self, parity: int, at: int, n: int) -> list[tuple[int, int]]:
+        """The parts of a span that belong to a thread."""
+        end = min(len(self.view), at + n)
+        parts = []
+        for k in range(at // STRIPE, -(-end // STRIPE)):
+            if k % 2 == parity:
+                parts.append((max(at, k * STRIPE), min(end, (k + 1) * STRIPE)))
+        return parts
+
+
+class Machine(RuleBasedStateMachine):
+    """The operations on a pager and its regions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        print("---- a new example", flush=True)
+        self.pager: uswap.Pager | None = None
+        self.held: list[Held] = []
+        self.left: list[Held] = []  # what outlived its pager
+        self.executor = ThreadPoolExecutor(2)
+        self.rng = random.Random(1)
+
+    @initialize(
+        block=st.sampled_from([4 * KIB, 16 * KIB, 64 * KIB]),
+        pool=st.sampled_from([2 * MIB, 32 * MIB]),
+        readahead=st.sampled_from([0, MIB]),
+        take=st.sampled_from(["move", "copy"]),
+    )
+    def begin(self, **options: Any) -> None:
+        """Open the pager."""
+        self.options = {"limit": MIB, "workers": 1, **options}
+        print("begin", self.options, flush=True)
+        self.pager = uswap.Pager(**self.options)
+
+    # ---- what changes the set of regions
+
+    def _room(self) -> bool:
+        return len(self.held) < REGIONS
+
+    @precondition(_room)
+    @rule(size=st.one_of(st.integers(1, 20_000), st.integers(1, LARGEST)))
+    def region(self, size: int) -> None:
+        """Make a region."""
+        print("region", size, flush=True)
+        region = self.pager.region(size)
+        self.held.append(Held(region, memoryview(region)))
+
+    @precondition(_room)
+    @rule(size=st.integers(9000, LARGEST), kind=kind, head=st.integers(0, 5000))
+    def wrap(self, size: int, kind: str, head: int) -> None:
+        """Wrap a buffer; its head and tail are ordinary memory."""
+        print("wrap", size, kind, head, flush=True)
+        buffer = bytearray(workload.data(kind, size + head, self.rng))
+        # The inside must hold a whole block.
+        block = None if size >= 140_000 else 4 * KIB
+        region = self.pager.wrap(memoryview(buffer)[head:], block=block)
+        self.held.append(Held(region, memoryview(buffer)))
+
+    @precondition(lambda self: self.held)
+    @rule(which=st.integers(0, REGIONS - 1))
+    def unwrap(self, which: int) -> None:
+        """Release a region: it goes on as ordinary memory."""
+        print("release", which, flush=True)
+        held = self.held.pop(which % len(self.held))
+        held.region.release()
+        assert held.view == held.model
+        self.left.append(held)
+
+    @precondition(lambda self: self.held)
+    @rule(which=st.integers(0, REGIONS - 1))
+    def delete(self, which: int) -> None:
+        """Let go of a region, with nothing brought back first."""
+        print("delete", which, flush=True)
+        self.held.pop(which % len(self.held))
+
+    @rule()
+    def reopen(self) -> None:
+        """Close the pager; arrays stay. Open another."""
+        print("reopen", flush=True)
+        self.pager.close()
+        self.left += self.held
+        self.held = []
+        for held in self.left:
+            assert held.view == held.model
+        del self.left[:-3]
+        self.pager = uswap.Pager(**self.options)
+
+    # ---- what is done to their bytes
+
+    def _do(self, parity: int, held: Held, what: str, place: float, n: int, *more: str) -> None:
+        rng = random.Random(f"{what}{place}{n}{more}")
+        size = len(held.view)
+        at = int(place * size)
+        if what == "write":
+            for start, end in held.stripes(parity, at, n):
+                held.model[start:end] = new = workload.data(more[0], end - start, rng)
+                held.view[start:end] = new
+        elif what == "read":
+            for start, end in held.stripes(parity, at, n):
+                assert held.view[start:end] == held.model[start:end]
+        else:
+            region = held.region
+            at = int(place * region.length)
+            n = min(n, region.length - at)
+            if what == "evict":
+                region.evict(at, n)
+            elif what == "prefetch":
+                region.prefetch(at, n)
+            else:
+                with region.pinned(at, n):
+                    self._do(parity, held, "write", place, n, *more)
+                    self._do(parity, held, "read", place, n)
+
+    def _all(self, parity: int, todo: list[Any]) -> None:
+        for which, one in todo:
+            self._do(parity, self.held[which % len(self.held)], *one)
+
+    @precondition(lambda self: self.held)
+    @rule(even=operations, odd=operations)
+    def both(self, even: list[Any], odd: list[Any]) -> None:
+        """Two threads at once."""
+        print("both", even, odd, flush=True)
+        futures = [self.executor.submit(self._all, k, todo) for k, todo in enumerate((even, odd))]
+        for future in futures:
+            future.result()
+
+    @precondition(lambda self: self.held)
+    @rule(todo=operations)
+    def alone(self, todo: list[Any]) -> None:
+        """One thread, on all bytes."""
+        print("alone", todo, flush=True)
+        for parity in (0, 1):
+            self._all(parity, todo)
+
+    # ---- what holds
+
+    @precondition(lambda self: self.held)
+    @rule(which=st.integers(0, REGIONS - 1))
+    def compare(self, which: int) -> None:
+        """All of a region is as the model says."""
+        print("compare", which, flush=True)
+        held = self.held[which % len(self.held)]
+        assert held.view == held.model
+
+    @invariant()
+    def invariants_hold(self) -> None:
+        """The pager's own (E1 to E7)."""
+        if self.pager is not None:
+            self.pager.check()
+
+    def teardown(self) -> None:
+        """Close all, and compare all."""
+        if self.pager is not None:
+            self.pager.close()
+        self.executor.shutdown()
+        for held in self.held + self.left:
+            assert held.view == held.model
+
+
+def explore(examples: int, steps: int) -> None:
+    """What the child runs."""
+    chosen = int(os.environ.get("USWAP_TEST_SEED") or random.SystemRandom().randrange(1 << 30))
+    print(f"seed {chosen} (USWAP_TEST_SEED={chosen} chooses it)", file=sys.stderr, flush=True)
+    machine = seed(chosen)(Machine)
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=steps,
+            deadline=None,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+            verbosity=Verbosity.normal,
+            print_blob=False,
+        ),
+    )
+
+
+@pytest.mark.parametrize(("examples", "steps"), [(40, 12), (4, 80)], ids=["short", "long"])
+def test_model(examples: int, steps: int) -> None:
+    """Any order of writes, reads, evictions, prefetches, pins, wraps, releases and closes: no difference."""
+    run_child(explore, args=[examples, steps], timeout=240)
