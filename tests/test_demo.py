@@ -159,7 +159,9 @@ def test_demo_runs_and_both_results_are_equal(tmp_path: Path, more: list[str]) -
         assert list(found[run]["phases"]) == list(flights.PHASES)
     assert found["ratio"].keys() == {"seconds", "peak_rss"}
     assert found["paged"]["peak_arrays"] <= found["limit"]
-    assert found["paged"]["peak_rss"] < found["unpaged"]["peak_rss"] + found["limit"]
+    # The mover's staging (4 MiB) and the outbox it copies to (8 MiB) are this process's too.
+    overhead = found["limit"] + (12 << 20)
+    assert found["paged"]["peak_rss"] < found["unpaged"]["peak_rss"] + overhead
     assert found["stats"]["faults"]["pooled"] > 0
     assert found["stats"]["latency"]["pooled"].keys() >= {"p50", "p99"}
     assert found["samples"]

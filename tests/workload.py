@@ -99,14 +99,15 @@ def libc(name: str, *args: int) -> int:
 
 
 _SAMPLER = """
-import os, signal, sys, time
+import os, select, signal, sys
 pid, *spans = map(int, sys.argv[1:])
 spans = [(spans[k], spans[k + 1]) for k in range(0, len(spans), 2)]
 def stopped():
     with open(f"/proc/{pid}/stat") as stat:
         return stat.read().rpartition(")")[2].split()[0] == "T"
 with open(f"/proc/{pid}/pagemap", "rb", buffering=0) as pagemap:
-    while True:
+    # Until stdin is closed. To be killed would leave the other standing still for ever.
+    while not select.select([0], [], [], 0.03)[0]:
         os.kill(pid, signal.SIGSTOP)
         try:
             while not stopped():
@@ -118,7 +119,6 @@ with open(f"/proc/{pid}/pagemap", "rb", buffering=0) as pagemap:
         finally:
             os.kill(pid, signal.SIGCONT)
         print(pages * 4096, flush=True)
-        time.sleep(0.03)
 """
 
 
@@ -132,7 +132,7 @@ class ResidentSampler:
         numbers = [os.getpid(), *(n for span in spans for n in span)]
         self._process = subprocess.Popen(
             [sys.executable, "-S", "-c", _SAMPLER, *map(str, numbers)],
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -147,11 +147,12 @@ class ResidentSampler:
 
     def stop(self) -> list[int]:
         """End it; returns what it counted, in bytes."""
-        self._process.terminate()
-        self._process.wait()
-        self._thread.join()
+        assert self._process.stdin is not None
         assert self._process.stdout is not None
+        self._process.stdin.close()
+        self._thread.join()
         self._process.stdout.close()
+        self._process.wait()
         return self._samples
 
 
