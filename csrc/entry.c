@@ -41,8 +41,7 @@
 
 static void put(us_pager_t *p, uint32_t i, us_entry_t e) { us_entry_store(&p->space.table[i], e); }
 
-static uint64_t where_of(uint64_t off) { return (uint64_t)US_TIER_POOL << 56 | off; }
-static uint64_t offset_of(us_entry_t e) { return e.where & ((1ull << 56) - 1); }
+static uint64_t where_of(uint64_t off) { return us_where(US_TIER_POOL, off); }
 
 static void unlock(us_pager_t *p, uint32_t i, us_entry_t *e) {
     if (e->flags & US_F_WAITED)
@@ -63,15 +62,21 @@ static void resident_sub(us_pager_t *p, uint64_t len) {
 }
 
 void us_entry_free_object(us_pager_t *p, us_entry_t e) {
-    if (US_CODEC_OF(e) != US_FILL)
-        us_pool_free(p->pool, offset_of(e), US_LENGTH_OF(e));
+    if (US_CODEC_OF(e) == US_FILL)
+        return;
+    if (us_tier_of(e) == US_TIER_FILE)
+        us_log_dead(p->store.log, us_offset_of(e), US_LENGTH_OF(e));
+    else
+        us_pool_free(p->pool, us_offset_of(e), US_LENGTH_OF(e));
 }
+
+static bool in_pool(us_entry_t e) { return US_CODEC_OF(e) != US_FILL && us_tier_of(e) == US_TIER_POOL; }
 
 /* The copy of a clean block goes; its bytes are in the client's pages. */
 static void drop_copy(us_pager_t *p, us_entry_t *e) {
     if (e->flags & US_F_KEPT) {
         us_entry_free_object(p, *e);
-        if (US_CODEC_OF(*e) != US_FILL)
+        if (in_pool(*e))
             p->s->kept -= US_LENGTH_OF(*e);
     }
     e->flags &= (uint8_t)~(US_F_CLEAN | US_F_KEPT);
@@ -93,9 +98,15 @@ void us_entry_bring(us_pager_t *p, us_region_t *r, uint32_t i, bool clean) {
         p->s->filled -= len;
         break;
     case US_POOLED:
+        us_policy_warm(p, i);
+        e.flags = p->space.table[i].flags;
         p->s->pooled_raw -= len;
         p->s->pooled -= US_LENGTH_OF(e);
         p->s->kept += US_LENGTH_OF(e);
+        break;
+    case US_STORED:
+        p->s->stored_raw -= len;
+        p->s->stored -= US_LENGTH_OF(e);
         break;
     default: /* OUTBOX: its job goes on, and makes a copy if the block stays clean */
         p->s->outbox -= len;
@@ -162,6 +173,10 @@ void us_entry_left(us_pager_t *p, us_region_t *r, uint32_t i) {
         if (US_CODEC_OF(e) == US_FILL) {
             e.state = US_FILLED;
             p->s->filled += len;
+        } else if (us_tier_of(e) == US_TIER_FILE) {
+            e.state = US_STORED;
+            p->s->stored += US_LENGTH_OF(e);
+            p->s->stored_raw += len;
         } else {
             e.state = US_POOLED;
             p->s->kept -= US_LENGTH_OF(e);
@@ -177,6 +192,8 @@ void us_entry_left(us_pager_t *p, us_region_t *r, uint32_t i) {
     }
     unlock(p, i, &e);
     put(p, i, e);
+    if (e.state == US_POOLED)
+        us_policy_cold(p, i);
     resident_sub(p, len);
     p->leaving -= len;
     p->s->evicted += len;
@@ -233,7 +250,67 @@ int us_entry_pressed(us_pager_t *p, const us_job_t *job) {
         }
     }
     put(p, i, e);
+    if (e.state == US_POOLED)
+        us_policy_cold(p, i);
     return 0;
+}
+
+/* A write of the pool's object of generation gen is done. True when the entry (or the copy of a clean
+ * block) now names the object in the file; the pool's is given up at that moment. */
+bool us_entry_stored(us_pager_t *p, uint32_t i, uint16_t gen, uint64_t off) {
+    us_entry_t e = p->space.table[i];
+    const bool was_writing = e.state == US_POOLED && (e.flags & US_F_WRITING);
+    e.flags &= (uint8_t)~US_F_WRITING;
+    const bool same = e.gen == gen && in_pool(e) && !(e.flags & US_F_LOCKED) &&
+                      ((e.state == US_POOLED && was_writing) || (e.state == US_RESIDENT && (e.flags & US_F_KEPT)));
+    if (!same) {
+        if (was_writing) { /* a worker brings it in just now: it stays where it was */
+            put(p, i, e);
+            us_policy_cold_first(p, i);
+        }
+        return false;
+    }
+    const us_entry_t old = e;
+    const uint32_t len = US_LENGTH_OF(e);
+    e.where = us_where(US_TIER_FILE, off);
+    if (e.state == US_POOLED) {
+        const us_region_t *r = us_region_of(p, i);
+        const uint32_t raw = us_block_len(r, i);
+        e.state = US_STORED;
+        p->s->pooled -= len;
+        p->s->pooled_raw -= raw;
+        p->s->stored += len;
+        p->s->stored_raw += raw;
+    } else {
+        p->s->kept -= len;
+    }
+    us_log_live(p->store.log, off, len);
+    put(p, i, e);
+    us_pool_free(p->pool, us_offset_of(old), len);
+    return true;
+}
+
+/* Compaction has copied the object from one segment to another. */
+bool us_entry_rewritten(us_pager_t *p, uint32_t i, uint16_t gen, uint64_t from, uint64_t to) {
+    us_entry_t e = p->space.table[i];
+    if (e.gen != gen || (e.state != US_STORED && !(e.flags & US_F_KEPT)) || US_CODEC_OF(e) == US_FILL ||
+        e.where != us_where(US_TIER_FILE, from))
+        return false;
+    e.where = us_where(US_TIER_FILE, to);
+    us_log_live(p->store.log, to, US_LENGTH_OF(e));
+    put(p, i, e);
+    us_log_dead(p->store.log, from, US_LENGTH_OF(e));
+    return true;
+}
+
+void us_entry_lost(us_pager_t *p, us_region_t *r, uint32_t i) {
+    us_entry_t e = p->space.table[i];
+    const uint32_t len = us_block_len(r, i);
+    p->s->stored -= US_LENGTH_OF(e);
+    p->s->stored_raw -= len;
+    p->s->lost += len;
+    us_entry_free_object(p, e);
+    put(p, i, (us_entry_t){.state = US_LOST, .gen = e.gen});
 }
 
 void us_entry_uncopy(us_pager_t *p, uint32_t i) {
@@ -274,9 +351,18 @@ void us_entry_forget(us_pager_t *p, us_region_t *r, uint32_t i) {
         p->s->filled -= len;
         break;
     case US_POOLED:
+        us_policy_warm(p, i);
         us_entry_free_object(p, e);
         p->s->pooled_raw -= len;
         p->s->pooled -= US_LENGTH_OF(e);
+        break;
+    case US_STORED:
+        us_entry_free_object(p, e);
+        p->s->stored_raw -= len;
+        p->s->stored -= US_LENGTH_OF(e);
+        break;
+    case US_LOST:
+        p->s->lost -= len;
         break;
     default:
         break;

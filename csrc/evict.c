@@ -85,7 +85,7 @@ bool us_reclaim(us_pager_t *p, uint64_t bytes) {
         }
         const us_entry_t e = p->space.table[p->kept_hand];
         if ((e.flags & US_F_KEPT) && e.state == US_RESIDENT && !(e.flags & US_F_LOCKED) &&
-            US_CODEC_OF(e) != US_FILL)
+            US_CODEC_OF(e) != US_FILL && us_tier_of(e) == US_TIER_POOL)
             us_entry_uncopy(p, p->kept_hand);
         p->kept_hand++;
     }
@@ -103,16 +103,29 @@ static void say_noroom(us_pager_t *p) {
     }
 }
 
-static bool pool_has_room(us_pager_t *p, uint32_t len) {
+/* *soon: what is being written out will make it. */
+static bool pool_has_room(us_pager_t *p, uint32_t len, bool *soon) {
     if (p->gate_until != 0) {
         if (us_now_ns() < p->gate_until && us_pool_used(p->pool) + (256 << 10) > p->gate_used)
             return false;
         p->gate_until = 0;
     }
+    /* Spans are never quite full. Where waiting helps, the part that they lose is not promised. */
+    const bool helps = us_store_helps(p);
+    const uint64_t room = p->cfg.pool - (helps ? p->cfg.pool / 16 : 0);
     const uint64_t need = us_pool_used(p->pool) + p->pending + len;
-    if (need <= p->cfg.pool)
+    if (need <= room)
         return true;
-    if (us_reclaim(p, need - p->cfg.pool))
+    if (helps) {
+        us_store_out(p);
+        *soon = true;
+        return false;
+    }
+    if (p->store.on && p->pending > 0) { /* compressed, it can be written */
+        *soon = true;
+        return false;
+    }
+    if (us_reclaim(p, need - room))
         return true;
     say_noroom(p);
     return false;
@@ -166,8 +179,9 @@ static int pick(us_pager_t *p, us_region_t *r, uint32_t i, us_pick_t *out, uint3
     const uint32_t len = us_block_len(r, i);
     if (*takes >= p->crew.idle_n || p->pending + len > (uint64_t)p->outbox.pages << US_PAGE_SHIFT)
         return NO_SLOT;
-    if (!pool_has_room(p, len))
-        return NO_ROOM;
+    bool soon = false;
+    if (!pool_has_room(p, len, &soon))
+        return soon ? NO_SLOT : NO_ROOM;
     *out = (us_pick_t){p->cfg.take == US_TAKE_COPY ? US_CMD_COPY : US_CMD_MOVE, i, r};
     p->pending += len;
     (*takes)++;
@@ -206,7 +220,9 @@ static uint32_t send(us_pager_t *p, us_pick_t *v, uint32_t n) {
     return left;
 }
 
-static bool in_flight(const us_pager_t *p) { return p->head != p->seen || us_crew_busy(&p->crew) > 0; }
+static bool in_flight(const us_pager_t *p) {
+    return p->head != p->seen || us_crew_busy(&p->crew) > 0 || p->store.writes > 0;
+}
 
 static uint32_t ring_room(const us_pager_t *p) { return US_RING - (uint32_t)(p->head - p->seen); }
 
@@ -326,7 +342,7 @@ static void commit_command(us_pager_t *p, us_posted_t q, const us_cmd_t *c, int 
     us_crew_post(&p->crew, j);
 }
 
-/* false: the job is not over, and was posted again. */
+/* false: the job is not over; it was posted again, or is stalled. */
 static bool commit_press(us_pager_t *p, us_region_t *r, us_job_t *j) {
     if (atomic_load_explicit(&j->phase, memory_order_relaxed) == US_CANCELLED)
         return true;
@@ -339,6 +355,10 @@ static bool commit_press(us_pager_t *p, us_region_t *r, us_job_t *j) {
     if (err == -ENOSPC && us_reclaim(p, 4ull * j->len + (256 << 10))) {
         us_pool_compact(p->pool, 8 << 20, us_entry_moved, p);
         err = us_entry_pressed(p, j);
+    }
+    if (err == -ENOSPC && us_store_squeeze(p)) { /* room is being made: looked at again when a write is done */
+        p->stalled[p->stalled_n++] = j;
+        return false;
     }
     if (err != 0) { /* back to where it came from */
         say_noroom(p);
@@ -376,6 +396,15 @@ static void commit_bring(us_pager_t *p, us_region_t *r, us_job_t *j) {
         us_sys_wake(p->cfg.uffd, addr, us_block_len(r, j->entry));
 }
 
+static void finish_press(us_pager_t *p, us_region_t *r, us_job_t *j) {
+    if (!commit_press(p, r, j))
+        return;
+    p->pending -= j->raw;
+    us_slot_free(p, j->slot);
+    r->jobs--;
+    us_crew_free(&p->crew, j);
+}
+
 void us_pump(us_pager_t *p) {
     bool moved = false, pressing = false;
     while (p->seen < p->head) {
@@ -396,15 +425,22 @@ void us_pump(us_pager_t *p) {
         us_region_t *r = p->region[j->region];
         moved = true;
         if (j->kind == US_JOB_PRESS) {
-            if (!commit_press(p, r, j))
-                continue;
-            p->pending -= j->raw;
-            us_slot_free(p, j->slot);
+            finish_press(p, r, j);
         } else {
             commit_bring(p, r, j);
+            r->jobs--;
+            us_crew_free(&p->crew, j);
         }
-        r->jobs--;
-        us_crew_free(&p->crew, j);
+    }
+    const bool stored = us_store_pump(p);
+    moved |= stored;
+    if (p->stalled_n > 0 && (stored || p->store.writes == 0)) {
+        us_job_t *again[US_JOBS];
+        const uint32_t n = p->stalled_n;
+        memcpy(again, p->stalled, n * sizeof(us_job_t *));
+        p->stalled_n = 0;
+        for (uint32_t k = 0; k < n; k++)
+            finish_press(p, p->region[again[k]->region], again[k]);
     }
     if (moved && p->want_progress) {
         p->want_progress = false;

@@ -63,6 +63,13 @@ int us_fault_install(us_pager_t *p, us_region_t *r, uint32_t i, bool write) {
                 (unsigned long long)dst, US_CODEC_OF(e), US_LENGTH_OF(e));
         abort();
     }
+    return us_fault_copy(p, r, i, write, src);
+}
+
+/* Copies a block's bytes in and commits: US_DONE, US_AGAIN, or -errno when the memory is gone. */
+int us_fault_copy(us_pager_t *p, us_region_t *r, uint32_t i, bool write, const uint8_t *src) {
+    const uint32_t len = us_block_len(r, i);
+    const uint64_t dst = us_block_addr(r, i);
     bool clean = !write && us_policy_clean(r), was_there = false, any = false;
     uint64_t off = 0, step = len;
     int tries = 0;
@@ -158,10 +165,12 @@ int us_fault_unprotect(us_pager_t *p, us_region_t *r, uint32_t i) {
 
 /* ---- one fault -------------------------------------------------------------------------------------- */
 
-static void record(us_pager_t *p, int kind, const us_event_t *f) {
+void us_fault_record(us_pager_t *p, int kind, uint64_t since) {
     p->s->faults[kind]++;
-    us_hist_add(&p->space.stats->hist[kind], us_now_ns() - f->since);
+    us_hist_add(&p->space.stats->hist[kind], us_now_ns() - since);
 }
+
+static void record(us_pager_t *p, int kind, const us_event_t *f) { us_fault_record(p, kind, f->since); }
 
 /* The pages are said to be there, but this one was not when the thread came by. Either somebody was
  * faster, or the user has given the page back: then it is zeros, and the block is not what it was. */
@@ -234,6 +243,12 @@ int us_fault_serve(us_pager_t *p, const us_event_t *f) {
     case US_OUTBOX:
         kind = US_KIND_OUTBOX;
         break;
+    case US_STORED:
+        kind = US_KIND_STORED;
+        break;
+    case US_LOST: /* poisoned: the thread touches again and gets SIGBUS */
+        us_sys_wake(p->cfg.uffd, page, US_PAGE);
+        return US_DONE;
     default:
         kind = US_KIND_POOLED;
     }
@@ -259,6 +274,14 @@ int us_fault_serve(us_pager_t *p, const us_event_t *f) {
     }
     if (room < 0)
         p->s->over_limit++;
+    if (kind == US_KIND_STORED) { /* the read's completion copies, wakes and records */
+        if (us_store_fetch(p, r, i, write, true, f->since)) {
+            us_policy_ahead(p, r, i, write);
+            return US_DONE;
+        }
+        p->want_progress = true;
+        return US_WAIT_ROOM;
+    }
     int res = us_fault_install(p, r, i, write);
     if (res == US_AGAIN)
         return US_AGAIN;

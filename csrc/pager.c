@@ -62,7 +62,7 @@ static int open_all(us_pager_t *p) {
     if (p->node == NULL || p->stamp == NULL || p->pins == NULL || p->raw == NULL || p->filled == NULL ||
         p->zero == MAP_FAILED)
         return -ENOMEM;
-    p->queue[0] = p->queue[1] = (us_queue_t){.head = US_NONE, .tail = US_NONE};
+    p->queue[0] = p->queue[1] = p->cold = (us_queue_t){.head = US_NONE, .tail = US_NONE};
     err = us_codec_ctx_new(&p->codec, MAX_BLOCK);
     if (err == 0)
         err = open_outbox(p);
@@ -108,6 +108,7 @@ static void unreserve(void *m, uint64_t len) {
 
 void us_pager_close(us_pager_t *p) {
     us_place_stop(&p->place);
+    us_store_close(p);
     us_crew_stop(&p->crew);
     const uint64_t cap = p->space.at.table_cap;
     for (uint32_t i = 0; i < p->regions; i++)
@@ -137,6 +138,10 @@ void us_pager_close(us_pager_t *p) {
 }
 
 int us_pager_worker_fd(us_pager_t *p) { return p->worker_fd; }
+
+int us_pager_swap(us_pager_t *p, int fd, uint64_t bytes, uint32_t segment, int engine) {
+    return p->live > 0 ? -EBUSY : us_store_open(p, fd, bytes, segment, engine);
+}
 
 /* ---- regions ---------------------------------------------------------------------------------------- */
 
@@ -350,12 +355,14 @@ int us_pager_prefetch(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
     for (; *cursor < last && result == US_DONE; (*cursor)++) {
         const uint32_t i = r->first + *cursor;
         const us_entry_t e = p->space.table[i];
-        if (e.state == US_RESIDENT || e.state == US_EMPTY || (e.flags & US_F_LOCKED))
+        if (e.state == US_RESIDENT || e.state == US_EMPTY || e.state == US_LOST || (e.flags & US_F_LOCKED))
             continue;
         const int room = us_evict_room(p, us_block_len(r, i));
         if (room == -ENOSPC)
             break; /* nothing can leave for it: it is only a hint */
-        if (room == US_DONE && e.state != US_OUTBOX && us_fault_ahead(p, r, i, true)) {
+        if (room == US_DONE && e.state == US_STORED && us_store_fetch(p, r, i, false, false, 0))
+            continue;
+        if (room == US_DONE && e.state != US_OUTBOX && e.state != US_STORED && us_fault_ahead(p, r, i, true)) {
             posted = true;
             continue;
         }
@@ -398,6 +405,20 @@ static int hold(us_pager_t *p, us_region_t *r, uint32_t i, bool within_limit) {
         return US_DONE; /* zeros are what the kernel gives by itself, page by page and when they are wanted */
     if (within_limit && us_evict_room(p, us_block_len(r, i)) == US_WAIT_ROOM)
         return US_WAIT_ROOM;
+    if (e.state == US_LOST) /* a touch says so */
+        return US_DONE;
+    if (e.state == US_STORED) {
+        /* As many as there are slots, so that the disk has something to choose from. */
+        const uint32_t end = (uint32_t)us_min(r->first + r->count, (uint64_t)i + 32);
+        for (uint32_t k = i; k < end; k++) {
+            const us_entry_t n = p->space.table[k];
+            if (n.state == US_STORED && !(n.flags & US_F_LOCKED) &&
+                (!within_limit || p->resident + us_block_len(r, k) <= p->cfg.limit) &&
+                !us_store_fetch(p, r, k, true, false, 0))
+                break;
+        }
+        return US_WAIT_ENTRY;
+    }
     return us_fault_install(p, r, i, true);
 }
 
@@ -467,6 +488,10 @@ static void publish(us_pager_t *p) {
     us_stats_t *s = p->s;
     s->pool_used = us_pool_used(p->pool);
     s->pool_allocated = us_pool_allocated(p->pool);
+    if (p->store.on) {
+        s->swap_used = us_log_used_bytes(p->store.log);
+        s->swap_live = us_log_live_bytes(p->store.log);
+    }
     uint64_t ns = 0;
     for (int i = 0; i < p->crew.n; i++)
         ns += atomic_load_explicit(&p->crew.worker[i].cpu_ns, memory_order_relaxed);
@@ -520,6 +545,8 @@ static int drain(us_pager_t *p) {
 }
 
 static bool completed(us_pager_t *p) {
+    if (us_store_completed(p))
+        return true;
     if (p->seen < p->head && atomic_load_explicit(&p->space.ring->cmd[p->seen & (US_RING - 1)].status,
                                                   memory_order_acquire) != US_PENDING)
         return true;
@@ -538,6 +565,8 @@ static void clear_eventfd(int fd) {
 
 void us_pager_rung(us_pager_t *p) {
     clear_eventfd(p->cfg.notify);
+    if (p->store.on)
+        clear_eventfd(p->store.ring_fd);
     clear_eventfd(p->worker_fd);
 }
 
@@ -557,6 +586,7 @@ int us_pager_step(us_pager_t *p, us_event_t *ev, int max) {
             continue;
         if (p->resident - p->leaving > p->mark_high)
             us_evict_some(p);
+        us_store_out(p);
         more = tidy(p);
         /* Say that we sleep, then look again: they finish, then look whether we sleep. */
         atomic_store_explicit(&ring->urgent, p->want_progress || p->parked > 0, memory_order_relaxed);
@@ -628,7 +658,8 @@ int us_pager_is_valid(us_pager_t *p) {
                 return 0;
             if ((e.flags & US_F_KEPT) && !(e.flags & US_F_CLEAN))
                 return 0;
-            if (e.state == US_POOLED || ((e.flags & US_F_KEPT) && US_CODEC_OF(e) != US_FILL))
+            if (e.state == US_POOLED ||
+                ((e.flags & US_F_KEPT) && US_CODEC_OF(e) != US_FILL && us_tier_of(e) == US_TIER_POOL))
                 c.named++;
             if (e.state == US_RESIDENT || e.state == US_LEAVING || locked)
                 resident += us_block_len(r, i);

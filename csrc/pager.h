@@ -9,6 +9,7 @@
 #include "place.h"
 #include "pool.h"
 #include "space.h"
+#include "store.h"
 #include "worker.h"
 
 enum { US_STREAMS = 4, US_BATCH = 256 };
@@ -71,6 +72,7 @@ typedef struct us_pager {
     uint32_t *stamp;  /* by entry: policy clock at which it left; 0 never */
     uint16_t *pins;   /* by entry */
     us_queue_t queue[2];
+    us_queue_t cold;  /* POOLED blocks in the order in which they left; bytes is not kept */
     uint32_t evict_clock; /* pages that have left, ever */
 
     us_region_t **region; /* by id; NULL where free */
@@ -84,6 +86,10 @@ typedef struct us_pager {
     uint64_t head, seen; /* of the ring: posted, and committed */
     us_outbox_t outbox;
     us_crew_t crew;      /* the workers */
+    us_store_t store;    /* the swap file */
+
+    us_job_t *stalled[US_JOBS]; /* pressed, and the pool has no room until something is written out */
+    uint32_t stalled_n;
 
     uint64_t resident;   /* E6, and what workers are bringing in */
     uint64_t leaving;    /* of these: in posted commands */
@@ -133,6 +139,9 @@ void us_entry_dirty(us_pager_t *p, uint32_t i);
 void us_entry_leave(us_pager_t *p, us_region_t *r, uint32_t i, uint32_t slot);
 void us_entry_left(us_pager_t *p, us_region_t *r, uint32_t i);
 void us_entry_stay(us_pager_t *p, us_region_t *r, uint32_t i);
+bool us_entry_stored(us_pager_t *p, uint32_t i, uint16_t gen, uint64_t off);
+bool us_entry_rewritten(us_pager_t *p, uint32_t i, uint16_t gen, uint64_t from, uint64_t to);
+void us_entry_lost(us_pager_t *p, us_region_t *r, uint32_t i);
 int us_entry_pressed(us_pager_t *p, const us_job_t *job);
 void us_entry_uncopy(us_pager_t *p, uint32_t i);
 bool us_entry_moved(void *pager, uint32_t owner, uint32_t tag, uint64_t from, uint64_t to);
@@ -152,6 +161,25 @@ void us_policy_wrote(us_region_t *r);
 void us_policy_dropped(us_region_t *r);
 bool us_policy_is_valid(us_pager_t *p, uint64_t *bytes);
 
+void us_policy_cold(us_pager_t *p, uint32_t i);
+void us_policy_cold_first(us_pager_t *p, uint32_t i);
+void us_policy_warm(us_pager_t *p, uint32_t i);
+
+/* ---- writeout.c ---- */
+int us_store_open(us_pager_t *p, int fd, uint64_t bytes, uint32_t segment, int engine);
+void us_store_close(us_pager_t *p);
+/* Starts writes while the pool is over its mark. */
+void us_store_out(us_pager_t *p);
+/* The pool is under its marks and has no room all the same, since its spans are sparse: writes one segment
+ * more. false: nothing is being written. */
+bool us_store_squeeze(us_pager_t *p);
+/* Will writing make room in the pool? */
+bool us_store_helps(const us_pager_t *p);
+/* Begins to bring STORED block i in. false: no slot is free. spare: slots that must stay free. */
+bool us_store_fetch(us_pager_t *p, us_region_t *r, uint32_t i, bool write, bool demand, uint64_t since);
+bool us_store_pump(us_pager_t *p);
+bool us_store_completed(us_pager_t *p);
+
 /* ---- evict.c ---- */
 void us_evict_some(us_pager_t *p);
 int us_evict_range(us_pager_t *p, us_region_t *r, uint32_t *i, uint32_t last);
@@ -165,6 +193,8 @@ bool us_reclaim(us_pager_t *p, uint64_t bytes);
 int us_fault_serve(us_pager_t *p, const us_event_t *f);
 /* Brings block i in: US_DONE, US_AGAIN, or -errno when the memory is gone. */
 int us_fault_install(us_pager_t *p, us_region_t *r, uint32_t i, bool write);
+int us_fault_copy(us_pager_t *p, us_region_t *r, uint32_t i, bool write, const uint8_t *src);
+void us_fault_record(us_pager_t *p, int kind, uint64_t since);
 bool us_fault_ahead(us_pager_t *p, us_region_t *r, uint32_t i, bool clean);
 int us_fault_unprotect(us_pager_t *p, us_region_t *r, uint32_t i);
 

@@ -33,6 +33,18 @@ static void push(us_pager_t *p, us_queue_t *q, uint32_t i) {
     q->tail = i;
 }
 
+static void unlink_node(us_pager_t *p, us_queue_t *q, uint32_t i) {
+    const us_node_t n = p->node[i];
+    if (n.prev != US_NONE)
+        p->node[n.prev].next = n.next;
+    else
+        q->head = n.next;
+    if (n.next != US_NONE)
+        p->node[n.next].prev = n.prev;
+    else
+        q->tail = n.prev;
+}
+
 static void flag(us_pager_t *p, uint32_t i, uint8_t clear, uint8_t set) {
     us_entry_t e = p->space.table[i];
     e.flags = (uint8_t)((e.flags & ~clear) | set);
@@ -52,17 +64,33 @@ void us_policy_in(us_pager_t *p, us_region_t *r, uint32_t i) {
 
 void us_policy_out(us_pager_t *p, us_region_t *r, uint32_t i) {
     us_queue_t *q = &p->queue[p->space.table[i].flags & US_F_MAIN ? US_MAIN : US_SMALL];
-    us_node_t n = p->node[i];
-    if (n.prev != US_NONE)
-        p->node[n.prev].next = n.next;
-    else
-        q->head = n.next;
-    if (n.next != US_NONE)
-        p->node[n.next].prev = n.prev;
-    else
-        q->tail = n.prev;
+    unlink_node(p, q, i);
     q->bytes -= us_block_len(r, i);
     flag(p, i, US_F_QUEUED, 0);
+}
+
+/* Blocks of the pool, in the order in which they came: what is written out first stands first. */
+void us_policy_cold(us_pager_t *p, uint32_t i) {
+    push(p, &p->cold, i);
+    flag(p, i, 0, US_F_QUEUED);
+}
+
+void us_policy_cold_first(us_pager_t *p, uint32_t i) {
+    us_queue_t *q = &p->cold;
+    p->node[i] = (us_node_t){.prev = US_NONE, .next = q->head};
+    if (q->head != US_NONE)
+        p->node[q->head].prev = i;
+    else
+        q->tail = i;
+    q->head = i;
+    flag(p, i, 0, US_F_QUEUED);
+}
+
+/* Not to be written out: it leaves the pool another way, or is being written. */
+void us_policy_warm(us_pager_t *p, uint32_t i) {
+    if (p->space.table[i].flags & US_F_QUEUED)
+        unlink_node(p, &p->cold, i);
+    flag(p, i, US_F_QUEUED | US_F_WRITING, 0);
 }
 
 /* The next to leave; it stays queued. passed: bytes of each queue that were looked at and can't leave now,
@@ -166,8 +194,15 @@ void us_policy_ahead(us_pager_t *p, us_region_t *r, uint32_t i, bool write) {
     for (; k < end; k++) {
         const us_entry_t e = p->space.table[r->first + k];
         if (k == marker || (e.flags & US_F_LOCKED) ||
-            (e.state != US_EMPTY && e.state != US_FILLED && e.state != US_POOLED))
+            (e.state != US_EMPTY && e.state != US_FILLED && e.state != US_POOLED && e.state != US_STORED))
             continue;
+        if (e.state == US_STORED) {
+            if (p->resident + us_block_len(r, r->first + k) > p->cfg.limit ||
+                !us_store_fetch(p, r, r->first + k, !us_policy_clean(r), false, 0))
+                break;
+            p->s->readahead_blocks++;
+            continue;
+        }
         const bool clean = e.state == US_EMPTY ? !write : us_policy_clean(r);
         if (!us_fault_ahead(p, r, r->first + k, clean))
             break;

@@ -272,6 +272,17 @@ int us_sys_move(int uffd, uint64_t dst, uint64_t src, uint64_t len, uint64_t *do
     return err;
 }
 
+typedef struct us_poison_arg {
+    uint64_t start, len, mode;
+    int64_t updated;
+} us_poison_arg_t;
+#define IOC_POISON _IOWR(0xAA, 0x08, us_poison_arg_t)
+
+int us_sys_poison(int uffd, uint64_t addr, uint64_t len) {
+    us_poison_arg_t a = {.start = addr, .len = len};
+    return ioctl(uffd, IOC_POISON, &a) == 0 ? 0 : -errno;
+}
+
 int us_sys_register(int uffd, uint64_t addr, uint64_t len) {
     struct uffdio_register r = {.range = {addr, len},
                                 .mode = UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP};

@@ -27,6 +27,7 @@ int us_sys_protect(int uffd, uint64_t addr, uint64_t len, bool on);
 /* pre: called by a thread of the process whose memory it is. *done as above. */
 int us_sys_move(int uffd, uint64_t dst, uint64_t src, uint64_t len, uint64_t *done);
 
+int us_sys_poison(int uffd, uint64_t addr, uint64_t len); /* Linux 6.6; -ENOTTY or -EINVAL before */
 int us_sys_register(int uffd, uint64_t addr, uint64_t len);
 int us_sys_unregister(int uffd, uint64_t addr, uint64_t len);
 

@@ -58,11 +58,12 @@
  *
  *   state     where
  *   EMPTY     0
- *   RESIDENT  KEPT: the copy (pool offset, or the word when codec is US_FILL); else 0
+ *   RESIDENT  KEPT: the copy (as in POOLED or STORED, or the word when codec is US_FILL); else 0
  *   LEAVING   KEPT: the copy (a drop); else the slot (a take)
  *   OUTBOX    the slot
  *   FILLED    the word; codec is US_FILL
  *   POOLED    tier:8 | offset:56 in the pool
+ *   STORED    tier:8 | offset:56 of the object's header in the swap file
  *
  *   gen counts the contents: it changes whenever what the block holds may have changed, so that work that
  *   was begun on older bytes can be told apart.
@@ -93,15 +94,20 @@ enum {
     US_F_WAITED = 8,  /* somebody in Python waits for the lock */
     US_F_MAIN = 16,   /* in the main queue (else in the small one), when queued */
     US_F_QUEUED = 32, /* in a queue of the policy */
+    US_F_WRITING = 128, /* POOLED: its object is being written out */
     US_F_WAKE = 64    /* a fault came while a worker brings it in: wake when done */
 };
 
 enum { US_FILL = 0x7f }; /* the codec of one repeated word */
-enum { US_TIER_POOL = 1 };
+enum { US_TIER_POOL = 1, US_TIER_FILE = 2 };
 
 #define US_SIZE(codec, len) ((uint32_t)(codec) << 24 | (uint32_t)(len))
 #define US_CODEC_OF(e) ((e).size >> 24)
 #define US_LENGTH_OF(e) ((e).size & 0xffffffu)
+
+static inline int us_tier_of(us_entry_t e) { return (int)(e.where >> 56); }
+static inline uint64_t us_offset_of(us_entry_t e) { return e.where & ((1ull << 56) - 1); }
+static inline uint64_t us_where(int tier, uint64_t off) { return (uint64_t)tier << 56 | off; }
 
 /* One aligned 16-byte store: whole for a reader on any CPU with AVX, and a killed pager has done it or
  * not. The barriers are the compiler's; x86 keeps stores in order. */

@@ -32,7 +32,8 @@ enum {
     US_KIND_PROTECTED = 4, /* first write to a clean block: protection lifted */
     US_KIND_PRESENT = 5,   /* somebody else had brought it in: a wake only */
     US_KIND_WAITED = 6,    /* had to wait for the mover, a worker or room */
-    US_KINDS = 7
+    US_KIND_STORED = 7,    /* read from the swap file */
+    US_KINDS = 8
 };
 
 /* How the userfaultfd was opened. */
@@ -46,7 +47,7 @@ enum { US_DROP_AUTO = 0, US_DROP_VECTOR = 1, US_DROP_SINGLE = 2 };
 enum { US_DONE = 0, US_WAIT_ENTRY = 1, US_WAIT_ROOM = 2, US_STRAY = 3, US_AGAIN = 4 };
 
 /* What us_pager_step tells Python. */
-enum { US_EV_FAULT = 1, US_EV_UNLOCKED = 2, US_EV_PROGRESS = 3, US_EV_NOROOM = 4, US_EV_GONE = 5 };
+enum { US_EV_FAULT = 1, US_EV_UNLOCKED = 2, US_EV_PROGRESS = 3, US_EV_NOROOM = 4, US_EV_GONE = 5, US_EV_LOST = 6, US_EV_IO = 7 };
 
 typedef struct us_uffd {
     int fd;
@@ -82,8 +83,18 @@ typedef struct us_stats {
     uint64_t kept;                    /* compressed copies of clean resident blocks, in the pool too */
     uint64_t pool_used, pool_allocated;
     uint64_t filled;                  /* FILLED blocks */
+    uint64_t stored_raw, stored;      /* STORED blocks: before and after compression */
+    uint64_t lost;                    /* LOST blocks */
+    uint64_t swap, swap_used, swap_live; /* the file; bytes of segments in use; of these live, headers included */
+    uint64_t written, written_segments; /* to the file, compaction included */
+    uint64_t written_objects, written_object_bytes; /* from the pool, payload */
+    uint64_t write_garbage;           /* objects that had changed when their write was done */
+    uint64_t rewritten;               /* payload bytes copied by compaction */
+    uint64_t padding;                 /* bytes written that hold no object */
+    uint64_t reads, read_bytes, read_retries;
+    uint64_t write_errors;
     uint64_t pinned;
-    uint64_t faults[7];               /* by US_KIND_* (counts) */
+    uint64_t faults[8];               /* by US_KIND_* (counts) */
     uint64_t evicted, evicted_blocks; /* left the client's pages, by whatever way */
     uint64_t dropped_blocks;          /* of these: clean, dropped at no cost */
     uint64_t taken_blocks;            /* of these: taken out to the outbox */
@@ -192,6 +203,12 @@ typedef struct us_event {
     uint64_t since; /* us_now_ns() when the message was read */
 } us_event_t;
 
+/* Gives the pager its swap file, before the first region: bytes of it in segments. engine: US_IO_*. */
+int us_pager_swap(us_pager_t *p, int fd, uint64_t bytes, uint32_t segment, int engine);
+int us_pager_io_fd(us_pager_t *p);     /* eventfd: a read or write is done */
+int us_pager_io_engine(us_pager_t *p);
+/* Every n-th read (op 0) or write (1) of the swap file fails with err; see io.h. For tests. */
+int us_pager_io_inject(us_pager_t *p, int op, int err, uint32_t every);
 int us_pager_open(us_pager_t **out, const us_pager_config_t *cfg);
 void us_pager_close(us_pager_t *p);
 int us_pager_worker_fd(us_pager_t *p); /* eventfd: a worker has finished something */
@@ -227,3 +244,30 @@ int us_pager_is_valid(us_pager_t *p); /* 1, or 0 with the broken invariant's num
 /* ---- codecs (codec.h says more) -------------------------------------------------------------------- */
 
 int us_codec_load(int codec, const char *path);
+
+/* ---- swap files ------------------------------------------------------------------------------------ */
+
+/* An object of a segment, as its header says. */
+typedef struct us_fsck_obj {
+    uint64_t off;    /* of its header in the file */
+    uint32_t entry;
+    uint32_t length; /* of the payload, bytes */
+    uint32_t raw;    /* bytes of the block */
+    uint16_t gen;
+    uint8_t codec;
+    uint8_t ok;      /* 0: the checksum is wrong, and no other field can be trusted */
+} us_fsck_obj_t;
+
+typedef struct us_fsck_seg {
+    uint64_t space, sequence;
+    uint32_t version, id, segment_size, used;
+    uint32_t objects; /* packed */
+    uint32_t good;    /* found as they were packed */
+    uint32_t bad;     /* the others: wrong, or not found */
+} us_fsck_seg_t;
+
+/* Reads a segment (format: segment.h), or as much of it as there is, from a buffer that is 8-aligned. Returns
+ * the objects put into out, at most max. -ENODATA: no segment was ever written here; -EILSEQ: there was, but
+ * its header is bad (seg is what it says) or of another place or version. */
+int us_fsck_segment(const void *buf, uint32_t bytes, uint64_t seg_off, us_fsck_obj_t *out, uint32_t max,
+                    us_fsck_seg_t *seg);

@@ -39,6 +39,10 @@ def test_defaults() -> None:
     assert options() == Options(
         limit=4 * GIB,
         pool=2 * GIB,
+        swapfile="",
+        swap=8 * GIB,
+        segment=1 << 20,
+        io="auto",
         block=16 << 10,
         codec="lz4",
         level=0,

@@ -381,6 +381,13 @@ def stress(
         "move_retries": stats.move_retries,
         "refused_pinned": stats.refused_pinned,
         "refused_noroom": stats.refused_noroom,
+        "stored_faults": stats.faults["stored"],
+        "written": stats.written,
+        "write_errors": stats.write_errors,
+        "read_retries": stats.read_retries,
+        "rewritten": stats.rewritten,
+        "swap_used": stats.swap_used,
+        "lost": stats.lost,
         "about": about,
     }
 

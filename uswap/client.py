@@ -31,6 +31,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from . import options as _options
+from . import swapfile
 from ._core import ffi, lib
 from .channel import Channel
 from .errors import (
@@ -56,6 +57,8 @@ TABLE = 1 << 28  # entries that the sparse table has room for: 1 TiB in blocks o
 LIMIT_MIN = 1 << 20  # and at least this many blocks of a region:
 LIMIT_BLOCKS = 16
 
+_IO_OPS = {"read": 0, "write": 1}
+_IO_ERRORS = {"SHORT": 1000, "FLIP": 1001}
 _UFFD = {"auto": 0, "device": 1, "syscall": 2, "user-mode": 3}
 _alive: weakref.WeakSet[Pager] = weakref.WeakSet()
 
@@ -69,6 +72,10 @@ class Pager:
         limit: resident bytes of all regions together, at most: int bytes, "2GiB", or a fraction
             (0 < f <= 1) of the memory available to the process.
         pool: bytes of the compressed pool, at most; the same forms.
+        swapfile: a directory, in which an unnamed file is made, or a path: where the pool's coldest
+            objects go when it fills. Without it there is no second tier.
+        swap: bytes of the swap file; reserved at once.
+        overwrite: use an existing file or block device in place; what it holds is lost.
         options: the other rows of ``uswap config``: block, codec, level, workers, readahead, ...
 
     Raises:
@@ -82,10 +89,19 @@ class Pager:
         self,
         limit: int | str | float | None = None,
         pool: int | str | float | None = None,
+        swapfile: str | os.PathLike[str] | None = None,
+        swap: int | str | None = None,
+        *,
+        overwrite: bool = False,
         **options: Any,
     ) -> None:
         self._closed = True  # until all is there
-        self._options = _options.resolve(limit=limit, pool=pool, **options)
+        if swapfile is not None:
+            swapfile = os.fspath(swapfile)
+        self._options = _options.resolve(
+            limit=limit, pool=pool, swapfile=swapfile, swap=swap, **options
+        )
+        self._overwrite = overwrite
         self._check_limit(self._options.block, "block")
         self._pid = os.getpid()
         self._lock = threading.RLock()
@@ -109,10 +125,18 @@ class Pager:
         space = _check(lib.us_space_create(OUTBOX, o.pool, TABLE, layout), "memfd")
         undo.callback(os.close, space)
         doorbell, notify = _eventfd(undo), _eventfd(undo)
+        self._swapfile = None
+        if o.swapfile:
+            self._swapfile = swapfile.open_swap(
+                o.swapfile, o.swap, segment=o.segment, overwrite=self._overwrite
+            )
+            undo.callback(self._swapfile.close)
         delays, inject = _parse_delays(o.delays), _parse_inject(o.inject)
         for point, usec in delays:
             _check(lib.us_delay_set(point.encode(), usec), f"delays={point!r}")
         for op, error, every in inject:
+            if op in _IO_OPS:
+                continue
             _check(lib.us_inject_set(op.encode(), error, every), f"inject={op!r}")
         report = ffi.new("us_probe_report_t *")
         lib.us_probe_kernel(report)
@@ -159,11 +183,19 @@ class Pager:
             "take": lib.US_TAKE_MOVE if self._take == "move" else lib.US_TAKE_COPY,
             "follow": 1,
             "delays": delays,
-            "inject": inject,
+            "inject": [row for row in inject if row[0] not in _IO_OPS],
+            "io": o.io,
+            "io_inject": [(_IO_OPS[op], err, n) for op, err, n in inject if op in _IO_OPS],
         }
+        if self._swapfile is not None:
+            hello |= {"swap": self._swapfile.size, "segment": o.segment}
         try:
-            fds = (uffd, space, doorbell, notify)
-            self._about = self._channel.call("hello", hello, fds=fds, timeout=o.pager_timeout)
+            fds = [uffd, space, doorbell, notify]
+            if self._swapfile is not None:
+                fds.append(self._swapfile.fd)
+            self._about = self._channel.call(
+                "hello", hello, fds=tuple(fds), timeout=o.pager_timeout
+            )
         except (PagerDied, OSError) as e:  # TimeoutError is one
             raise PagerStartError(f"the pager process did not become ready: {e}") from e
         self._pidfd = os.pidfd_open(process.pid)
@@ -467,6 +499,8 @@ class Pager:
             "drop": self._drop,
             "codec": self._options.codec,
             "codec_from": self._about["codec"],
+            "io": self._about["io"],
+            "swapfile": self._swapfile.about if self._swapfile is not None else "none",
         }
 
     def stats(self) -> Stats:
@@ -566,7 +600,8 @@ def _parse_inject(text: str) -> list[tuple[str, int, int]]:
     out = []
     for part in filter(None, text.split(",")):
         op, name, every = part.split(":")
-        out.append((op, int(getattr(errno, name)), int(every)))
+        number = _IO_ERRORS.get(name) or getattr(errno, name)
+        out.append((op, int(number), int(every)))
     return out
 
 

@@ -22,6 +22,10 @@ __all__ = ["OPTIONS", "Option", "Options", "Row", "describe", "parse_block", "re
 BLOCK_MIN = 4 << 10  # a page
 BLOCK_MAX = 2 << 20  # a huge page
 POOL_MIN = 64 << 10  # a span
+SEGMENT_MIN = 256 << 10
+SEGMENT_MAX = 16 << 20
+SWAP_MIN = 8 << 20
+SWAP_SEGMENTS = 8  # at least
 READAHEAD_MAX = 64 << 20
 
 # What each codec understands by a level; 0 is always the codec's own default.
@@ -38,6 +42,10 @@ class Options:
 
     limit: int
     pool: int
+    swapfile: str
+    swap: int
+    segment: int
+    io: str
     block: int
     codec: str
     level: int
@@ -88,6 +96,17 @@ def parse_block(value: object, name: str = "block") -> int:
     if size & (size - 1):
         raise ValueError(
             f"{name}={value!r} is not a power of two; accepted: {_powers_of_two(BLOCK_MIN, BLOCK_MAX)}"
+        )
+    return size
+
+
+def parse_segment(value: object, name: str = "segment") -> int:
+    """Return the size of a segment in bytes: a power of two from 256 KiB to 16 MiB."""
+    size = parse_size(value, name, minimum=SEGMENT_MIN, maximum=SEGMENT_MAX)
+    if size & (size - 1):
+        raise ValueError(
+            f"{name}={value!r} is not a power of two; "
+            f"accepted: {_powers_of_two(SEGMENT_MIN, SEGMENT_MAX)}"
         )
     return size
 
@@ -197,6 +216,37 @@ OPTIONS: tuple[Option, ...] = (
         "bytes of the compressed pool, at most",
         _size(part=True, minimum=POOL_MIN),
         format_size,
+    ),
+    Option(
+        "swapfile",
+        "",
+        "path",
+        "directory (for an unnamed file) or file that the pool's coldest objects go to",
+        _text,
+        _show_text,
+    ),
+    Option(
+        "swap",
+        "8GiB",
+        "size",
+        "bytes of the swap file, reserved at once",
+        _size(minimum=SWAP_MIN),
+        format_size,
+    ),
+    Option(
+        "segment",
+        "1MiB",
+        "size, a power of two",
+        "what is written to the swap file as one",
+        lambda value, name, _base: parse_segment(value, name),
+        format_size,
+    ),
+    Option(
+        "io",
+        "auto",
+        "auto, uring, threads",
+        "how the swap file is read and written",
+        _choice("auto", "uring", "threads"),
     ),
     Option(
         "block",
@@ -324,6 +374,18 @@ def _check_together(options: Options, called: Mapping[str, str]) -> None:
             f"{called['limit']} is {format_size(options.limit)}, which is less than one block "
             f"({called['block']} is {format_size(options.block)}); "
             "accepted: at least one block, and some hundred of them to be of use"
+        )
+    if options.swapfile and options.swap < SWAP_SEGMENTS * options.segment:
+        raise LimitError(
+            f"{called['swap']} is {format_size(options.swap)}, which is less than {SWAP_SEGMENTS} "
+            f"segments ({called['segment']} is {format_size(options.segment)}); accepted: at least "
+            f"{format_size(SWAP_SEGMENTS * options.segment)}"
+        )
+    if options.swapfile and options.segment < 2 * options.block:
+        raise LimitError(
+            f"{called['segment']} is {format_size(options.segment)}, which has no room for a block "
+            f"({called['block']} is {format_size(options.block)}) and what goes with it; accepted: "
+            f"at least {format_size(2 * options.block)}"
         )
     low, high, meaning = _LEVELS[options.codec]
     if not low <= options.level <= high:

@@ -66,6 +66,10 @@ class Residency:
     """Of one repeated word, which takes no memory."""
     pooled: int
     """Compressed in the pool."""
+    stored: int
+    """Compressed in the swap file."""
+    lost: int
+    """Unreadable: a touch is SIGBUS."""
     empty: int
     """Never touched."""
     block: int
@@ -254,6 +258,8 @@ class Region:
             outbox=sums["outbox"],
             filled=sums["filled"],
             pooled=sums["pooled"],
+            stored=sums["stored"],
+            lost=sums["lost"],
             empty=sums["empty"],
             block=self.block,
             states=raw,

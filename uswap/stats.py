@@ -13,8 +13,9 @@ __all__ = ["KINDS", "Latency", "Stats"]
 
 #: Kinds of faults, in the order of US_KIND_*: first touch; one repeated word; on its way out, not
 #: yet compressed; decompressed from the pool; first write to a clean block; already there (brought
-#: in by another thread's fault or by read-ahead); had to wait for the mover, a worker or room.
-KINDS = ("empty", "filled", "outbox", "pooled", "protected", "present", "waited")
+#: in by another thread's fault or by read-ahead); had to wait for the mover, a worker or room; read
+#: from the swap file.
+KINDS = ("empty", "filled", "outbox", "pooled", "protected", "present", "waited", "stored")
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,34 @@ class Stats:
     """Memory that the pool holds, fragmentation included."""
     filled: int
     """Blocks of one repeated word, which take no memory."""
+    stored_raw: int
+    """Blocks in the swap file, before compression."""
+    stored: int
+    """The same after compression."""
+    lost: int
+    """Blocks that can't be read back: a touch is SIGBUS."""
+    swap: int
+    """The swap file's size."""
+    swap_used: int
+    """Bytes of its segments in use."""
+    swap_live: int
+    """Of these: objects that a block or a clean block's copy is, headers included."""
+    written: int
+    """Bytes written to the swap file, compaction included."""
+    written_segments: int
+    written_objects: int
+    """Objects written from the pool."""
+    written_object_bytes: int
+    write_garbage: int
+    """Objects that had changed by the time their write was done."""
+    rewritten: int
+    """Payload bytes that compaction has copied."""
+    padding: int
+    """Bytes written that hold no object: headers, rounding."""
+    reads: int
+    read_bytes: int
+    read_retries: int
+    write_errors: int
     pinned: int
     faults: Mapping[str, int]
     """Number of faults by kind (see KINDS)."""

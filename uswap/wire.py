@@ -3,7 +3,7 @@
 
 The socket is a Unix SOCK_SEQPACKET pair. A message is a JSON object; a request carries ``id`` and
 ``op``, its answer the same ``id`` and either ``ok`` or ``error`` with an errno. The first request,
-``hello``, also carries the descriptors, in the order of FDS. Answers may come in any order.
+``hello``, also carries the descriptors, in the order of FDS, the last only if there is one. Answers may come in any order.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 __all__ = ["FDS", "Closed", "receive", "receive_hello", "send"]
 
-FDS = ("uffd", "space", "doorbell", "notify")
+FDS = ("uffd", "space", "doorbell", "notify", "swap")
 LARGEST = 64 << 10
 
 Message = dict[str, Any]
@@ -57,11 +57,11 @@ def receive_hello(sock: socket.socket) -> tuple[Message, dict[str, int]]:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             fds.frombytes(body[: len(body) - len(body) % fds.itemsize])
     message = _parse(data)
-    if len(fds) != len(FDS):
+    if not len(FDS) - 1 <= len(fds) <= len(FDS):
         for fd in fds:
             os.close(fd)
         raise Closed
-    return message, dict(zip(FDS, fds, strict=True))
+    return message, dict(zip(FDS, fds, strict=False))
 
 
 def _parse(data: bytes) -> Message:

@@ -42,6 +42,7 @@ COMMANDS: tuple[Entry, ...] = (
     Entry("config", "config", "ConfigCommand", "show every option, its value and where it is from"),
     Entry("bench", "bench", "BenchCommand", "measure what paging costs here"),
     Entry("doctor", "doctor", "DoctorCommand", "say what this machine lacks and what mends it"),
+    Entry("fsck", "fsck", "FsckCommand", "check a swap file and say what is in it"),
 )
 
 

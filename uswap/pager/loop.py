@@ -33,6 +33,8 @@ from .._core import ffi, lib
 
 MAX_EVENTS = 128
 NO_ENTRY = 2**32 - 1
+IO = {"auto": 0, "uring": 1, "threads": 2}  # US_IO_*
+NAMED = 8  # lost blocks that get a line each
 LOST = 0.05  # seconds after which a wait asks again by itself
 STRAY_TRIES = 400  # 5 ms each: a region may be about to be added, or has just gone
 
@@ -82,6 +84,7 @@ class Loop:
         self._mover = hello["mover_tid"]
         self._client_pid = os.pidfd_open(hello["pid"])
         self._inject(hello)
+        self._lost_blocks = 0
         self._codec = self._load_codec(hello["codec"])
         config = ffi.new("us_pager_config_t *")
         for name in ("client_pid", "mover_tid", "staging", "staging_len", "limit", "pool"):
@@ -96,6 +99,15 @@ class Loop:
         out = ffi.new("us_pager_t **")
         check(lib.us_pager_open(out, config), "us_pager_open")
         self._pager = out[0]
+        if "swap" in fds:
+            check(
+                lib.us_pager_swap(
+                    self._pager, fds["swap"], hello["swap"], hello["segment"], IO[hello["io"]]
+                ),
+                "swap file",
+            )
+            for op, error, every in hello["io_inject"]:
+                check(lib.us_pager_io_inject(self._pager, op, error, every), "inject io")
         self._ops: dict[str, Callable[[wire.Message], Awaitable[Any]]] = {
             "add": self._add,
             "activate": self._activate,
@@ -129,7 +141,8 @@ class Loop:
 
     def about(self) -> wire.Message:
         """What the client is told when the pager is ready."""
-        return {"pid": os.getpid(), "codec": self._codec}
+        engine = {1: "io_uring", 2: "threads"}.get(lib.us_pager_io_engine(self._pager), "none")
+        return {"pid": os.getpid(), "codec": self._codec, "io": engine}
 
     async def run(self) -> None:
         """Serve until the client says bye, or is gone."""
@@ -140,6 +153,8 @@ class Loop:
             self._sock.fileno(): self._requests,
             self._client_pid: self._done.set,
         }
+        if lib.us_pager_io_fd(self._pager) >= 0:
+            readers[lib.us_pager_io_fd(self._pager)] = self._rung
         for fd, reader in readers.items():
             self._loop.add_reader(fd, reader)
         try:
@@ -184,8 +199,34 @@ class Loop:
                     " the limit if need be (a larger pool= mends it)\n"
                 )
                 sys.stderr.flush()
+            elif kind == lib.US_EV_IO:
+                self._say(
+                    "the swap file is full: blocks stay in the pool"
+                    if event.flags == errno.ENOSPC
+                    else f"a write to the swap file failed ({os.strerror(event.flags)});"
+                    " its blocks stay in the pool"
+                )
+            elif kind == lib.US_EV_LOST:
+                self._lost(event)
             elif kind == lib.US_EV_GONE:
                 self._done.set()
+
+    def _say(self, text: str) -> None:
+        sys.stderr.write(f"uswap: {text}\n")
+        sys.stderr.flush()
+
+    def _lost(self, event: Any) -> None:
+        self._lost_blocks += 1
+        if self._lost_blocks <= NAMED:
+            self._say(
+                "a block can't be read back from the swap file:"
+                f" region {event.tid}, address {event.addr:#x}; a touch of it raises SIGBUS"
+            )
+        elif self._lost_blocks == NAMED + 1:
+            self._say("more blocks can't be read back; stats().lost counts them")
+        if event.flags:  # a kernel before 6.6 can't mark the pages
+            self._say(f"and can't be marked ({os.strerror(event.flags)}): ending the process")
+            os._exit(70)
 
     def _signal_progress(self) -> None:
         waiter, self._progress = self._progress, None

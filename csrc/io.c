@@ -1,0 +1,520 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * One request is a few attempts: each goes to the file from done_bytes on, and settle() says whether
+ * another one follows. The engines differ only in who makes the attempt: the kernel (io_uring; the loop
+ * settles what it reaps) or a thread (which settles before it hands the request back).
+ *
+ * Threads sleep as in worker.c: a thread reads its bell, looks at the queues, and sleeps only while the
+ * bell still has that value; the loop queues, then raises the bell, then wakes.
+ */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include "io.h"
+
+#include <errno.h>
+#include <linux/futex.h>
+#include <linux/io_uring.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+enum { TRIES = 16, RESUME_ALIGN = 4096 };
+enum { READER, ANY, CLASSES }; /* of threads: reads only; reads, then writes */
+
+#ifndef US_IO_SETUP
+#define US_IO_SETUP (SETUP_COOP | SETUP_TASKRUN | SETUP_SINGLE)
+#endif
+enum { SETUP_COOP = 1 << 8, SETUP_TASKRUN = 1 << 9, SETUP_SINGLE = 1 << 12, SETUP_DEFER = 1 << 13 };
+enum { SQ_TASKRUN = 1 << 2 };
+
+/* tail <= head <= tail + the slots of that kind, and the array has no fewer: so a position is not written
+ * again before it was taken. */
+typedef struct queue {
+    _Alignas(64) _Atomic uint32_t head; /* the loop's */
+    _Alignas(64) _Atomic uint32_t tail; /* the threads' */
+    uint32_t mask;
+    _Atomic(us_io_req_t *) *at;
+} queue_t;
+
+typedef struct seat {
+    us_io_t *io;
+    int class;
+    pthread_t thread;
+} seat_t;
+
+struct us_io {
+    int fd, engine, ring_fd;
+    unsigned slots[US_IO_OPS], used[US_IO_OPS];
+    unsigned pending[US_IO_OPS]; /* submitted, not yet flushed */
+    struct {
+        int err;
+        uint32_t every, count;
+    } inject[US_IO_OPS];
+    uint64_t flips;
+
+    /* io_uring. sq_tail and cq_head are ours, the kernel's view lags until they are stored. */
+    int uring;
+    bool fixed; /* fd is registered as file 0 */
+    bool owed;  /* something is prepared that the next us_io_done has to hand over */
+    void *rings;
+    size_t rings_len, sqes_len;
+    struct io_uring_sqe *sqes;
+    struct io_uring_cqe *cqes;
+    _Atomic uint32_t *k_sq_head, *k_sq_tail, *k_sq_flags, *k_cq_head, *k_cq_tail;
+    uint32_t *sq_array;
+    uint32_t sq_mask, cq_mask, sq_tail, cq_head;
+
+    /* threads */
+    queue_t todo[US_IO_OPS];
+    _Atomic uint32_t *asleep;
+    _Atomic uint32_t stop;
+    us_io_req_t *ready; /* taken off done, oldest first */
+    _Alignas(64) _Atomic uint32_t bell[CLASSES];
+    _Alignas(64) _Atomic(us_io_req_t *) done; /* newest first */
+    int n;
+    seat_t seat[US_IO_THREADS_MAX];
+};
+
+/* ---- attempts --------------------------------------------------------------------------------------- */
+
+static bool refused(const us_io_req_t *q) { return q->inject > 0 && q->inject < US_IO_SHORT; }
+
+/* Where the next attempt begins. Redoing part of a page is harmless, an unaligned O_DIRECT is refused. */
+static uint32_t start(const us_io_req_t *q) { return q->done_bytes & ~(uint32_t)(RESUME_ALIGN - 1); }
+
+static uint32_t length(const us_io_req_t *q) {
+    uint32_t len = q->len - start(q);
+    if (q->inject == US_IO_SHORT && len / 2 >= RESUME_ALIGN)
+        len = len / 2 & ~(uint32_t)(RESUME_ALIGN - 1);
+    return len;
+}
+
+/* After an attempt that gave n bytes or -errno: true when the request is finished, and res is set. */
+static bool settle(us_io_req_t *q, int64_t n) {
+    if (refused(q))
+        n = -q->inject;
+    if (n == -EINTR || n == -EAGAIN) {
+        q->res = (int32_t)n;
+        return ++q->tries >= TRIES;
+    }
+    if (n < 0) {
+        q->res = (int32_t)n;
+        return true;
+    }
+    if (q->inject == US_IO_SHORT) {
+        if (n == q->len)
+            n /= 2; /* too small to be cut: said to be short, and done again */
+        q->inject = 0;
+    }
+    uint32_t to = start(q) + (uint32_t)n;
+    q->res = 0;
+    if (to >= q->len) {
+        q->done_bytes = q->len;
+        return true;
+    }
+    q->res = -EIO;
+    if (to <= q->done_bytes) /* no further than before: the end of the file */
+        return true;
+    q->done_bytes = to;
+    return ++q->tries >= TRIES;
+}
+
+static void flip(us_io_t *io, us_io_req_t *q) {
+    uint64_t bit = io->flips++ * 0x9e3779b97f4a7c15ull % ((uint64_t)q->len * 8);
+    ((uint8_t *)q->buf)[bit / 8] ^= (uint8_t)(1u << bit % 8);
+}
+
+/* The last step of both engines: the slot is free again. */
+static us_io_req_t *give(us_io_t *io, us_io_req_t *q) {
+    io->used[q->op]--;
+    if (q->inject == US_IO_FLIP && q->res == 0)
+        flip(io, q);
+    q->next = NULL;
+    return q;
+}
+
+/* ---- io_uring --------------------------------------------------------------------------------------- */
+
+static int enter(us_io_t *io, unsigned submit, unsigned wait, unsigned flags) {
+    long n = syscall(__NR_io_uring_enter, io->uring, submit, wait, flags, NULL, 0);
+    return n < 0 ? -errno : (int)n;
+}
+
+/* The submission queue has room for all slots, and a request is in it at most once. */
+static void prepare(us_io_t *io, us_io_req_t *q) {
+    uint32_t i = io->sq_tail++ & io->sq_mask;
+    struct io_uring_sqe *s = &io->sqes[i];
+    memset(s, 0, sizeof *s);
+    s->user_data = (uint64_t)(uintptr_t)q;
+    if (refused(q)) {
+        s->opcode = IORING_OP_NOP;
+    } else {
+        s->opcode = q->op == US_IO_READ ? IORING_OP_READ : IORING_OP_WRITE;
+        s->fd = io->fixed ? 0 : io->fd;
+        s->flags = io->fixed ? IOSQE_FIXED_FILE : 0;
+        s->off = q->off + start(q);
+        s->addr = (uint64_t)(uintptr_t)q->buf + start(q);
+        s->len = length(q);
+    }
+    io->sq_array[i] = i;
+}
+
+static int uring_flush(us_io_t *io) {
+    io->owed = true;
+    atomic_store_explicit(io->k_sq_tail, io->sq_tail, memory_order_release);
+    for (int tries = 0; tries < TRIES; tries++) {
+        uint32_t left = io->sq_tail - atomic_load_explicit(io->k_sq_head, memory_order_acquire);
+        if (left == 0) {
+            io->owed = false;
+            return 0;
+        }
+        int n = enter(io, left, 0, 0);
+        if (n < 0 && n != -EINTR)
+            return n == -EBUSY ? -EAGAIN : n;
+    }
+    return -EAGAIN;
+}
+
+static bool cq_has(us_io_t *io) {
+    return io->cq_head != atomic_load_explicit(io->k_cq_tail, memory_order_acquire);
+}
+
+static bool has_task_work(us_io_t *io) {
+    return (atomic_load_explicit(io->k_sq_flags, memory_order_relaxed) & SQ_TASKRUN) != 0;
+}
+
+static us_io_req_t *uring_done(us_io_t *io) {
+    for (;;) {
+        if (!cq_has(io)) {
+            if (io->owed) /* now, as the caller may be about to sleep */
+                uring_flush(io);
+            if (!cq_has(io) && has_task_work(io))
+                enter(io, 0, 0, IORING_ENTER_GETEVENTS);
+            if (!cq_has(io))
+                return NULL;
+        }
+        const struct io_uring_cqe *c = &io->cqes[io->cq_head & io->cq_mask];
+        us_io_req_t *q = (us_io_req_t *)(uintptr_t)c->user_data;
+        int32_t n = c->res;
+        atomic_store_explicit(io->k_cq_head, ++io->cq_head, memory_order_release);
+        if (settle(q, n))
+            return give(io, q);
+        prepare(io, q);
+        io->owed = true;
+    }
+}
+
+static void uring_free(us_io_t *io) {
+    if (io->sqes != NULL)
+        munmap(io->sqes, io->sqes_len);
+    if (io->rings != NULL)
+        munmap(io->rings, io->rings_len);
+    if (io->uring >= 0)
+        close(io->uring);
+    io->sqes = NULL;
+    io->rings = NULL;
+    io->uring = -1;
+}
+
+static void *map_ring(us_io_t *io, size_t len, off_t what) {
+    void *p = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, io->uring, what);
+    return p == MAP_FAILED ? NULL : p;
+}
+
+static int uring_open(us_io_t *io) {
+    const unsigned want[] = {US_IO_SETUP, 0}; /* the second for kernels that know less */
+    struct io_uring_params p;
+    int err = 0;
+    for (unsigned i = 0; i < 2; i++) {
+        p = (struct io_uring_params){.flags = want[i]};
+        io->uring = (int)syscall(__NR_io_uring_setup, io->slots[US_IO_READ] + io->slots[US_IO_WRITE], &p);
+        err = io->uring < 0 ? -errno : 0;
+        if (err != -EINVAL)
+            break;
+    }
+    if (err != 0)
+        return err;
+    if (!(p.features & IORING_FEAT_SINGLE_MMAP) || !(p.features & IORING_FEAT_NODROP)) {
+        uring_free(io);
+        return -ENOSYS;
+    }
+    size_t sq = p.sq_off.array + p.sq_entries * sizeof(uint32_t);
+    size_t cq = p.cq_off.cqes + p.cq_entries * sizeof(struct io_uring_cqe);
+    io->rings_len = sq > cq ? sq : cq;
+    io->sqes_len = p.sq_entries * sizeof(struct io_uring_sqe);
+    io->rings = map_ring(io, io->rings_len, IORING_OFF_SQ_RING);
+    io->sqes = map_ring(io, io->sqes_len, IORING_OFF_SQES);
+    if (io->rings == NULL || io->sqes == NULL) {
+        uring_free(io);
+        return -ENOMEM;
+    }
+    uint8_t *r = io->rings;
+    io->k_sq_head = (void *)(r + p.sq_off.head);
+    io->k_sq_tail = (void *)(r + p.sq_off.tail);
+    io->k_sq_flags = (void *)(r + p.sq_off.flags);
+    io->sq_array = (void *)(r + p.sq_off.array);
+    io->k_cq_head = (void *)(r + p.cq_off.head);
+    io->k_cq_tail = (void *)(r + p.cq_off.tail);
+    io->cqes = (void *)(r + p.cq_off.cqes);
+    io->sq_mask = p.sq_entries - 1;
+    io->cq_mask = p.cq_entries - 1;
+    if (io->ring_fd >= 0 &&
+        syscall(__NR_io_uring_register, io->uring, IORING_REGISTER_EVENTFD, &io->ring_fd, 1) != 0) {
+        err = -errno;
+        uring_free(io);
+        return err;
+    }
+    io->fixed = syscall(__NR_io_uring_register, io->uring, IORING_REGISTER_FILES, &io->fd, 1) == 0;
+    return 0;
+}
+
+/* ---- threads ---------------------------------------------------------------------------------------- */
+
+static us_io_req_t *take(queue_t *t) {
+    uint32_t tail = atomic_load_explicit(&t->tail, memory_order_relaxed);
+    for (;;) {
+        if (tail == atomic_load_explicit(&t->head, memory_order_acquire))
+            return NULL;
+        us_io_req_t *q = atomic_load_explicit(&t->at[tail & t->mask], memory_order_relaxed);
+        if (atomic_compare_exchange_weak_explicit(&t->tail, &tail, tail + 1, memory_order_acq_rel,
+                                                  memory_order_relaxed))
+            return q;
+    }
+}
+
+static void put(queue_t *t, us_io_req_t *q) {
+    uint32_t head = atomic_load_explicit(&t->head, memory_order_relaxed);
+    atomic_store_explicit(&t->at[head & t->mask], q, memory_order_relaxed);
+    atomic_store_explicit(&t->head, head + 1, memory_order_release);
+}
+
+static unsigned wake(_Atomic uint32_t *bell, unsigned n) {
+    long woken = syscall(SYS_futex, bell, FUTEX_WAKE_PRIVATE, n, NULL, NULL, 0);
+    return woken < 0 ? 0 : (unsigned)woken;
+}
+
+static int64_t attempt(int fd, const us_io_req_t *q) {
+    if (refused(q))
+        return 0;
+    uint8_t *buf = (uint8_t *)q->buf + start(q);
+    off_t off = (off_t)(q->off + start(q));
+    ssize_t n = q->op == US_IO_READ ? pread(fd, buf, length(q), off) : pwrite(fd, buf, length(q), off);
+    return n < 0 ? -errno : n;
+}
+
+static void ring(us_io_t *io) {
+    if (io->ring_fd < 0)
+        return;
+    if (io->asleep != NULL && (atomic_load(io->asleep) == 0 || atomic_exchange(io->asleep, 0) == 0))
+        return;
+    const uint64_t one = 1;
+    while (write(io->ring_fd, &one, sizeof one) < 0 && errno == EINTR)
+        ;
+}
+
+static void *thread_main(void *arg) {
+    const seat_t *seat = arg;
+    us_io_t *io = seat->io;
+    _Atomic uint32_t *bell = &io->bell[seat->class];
+    prctl(PR_SET_NAME, "uswap-io");
+    for (;;) {
+        const uint32_t was = atomic_load(bell); /* before stop and the queues are looked at */
+        const uint32_t stop = atomic_load(&io->stop);
+        us_io_req_t *q = take(&io->todo[US_IO_READ]);
+        if (q == NULL && seat->class == ANY)
+            q = take(&io->todo[US_IO_WRITE]);
+        if (q == NULL) {
+            if (stop != 0)
+                return NULL;
+            syscall(SYS_futex, bell, FUTEX_WAIT_PRIVATE, was, NULL, NULL, 0);
+            continue;
+        }
+        while (!settle(q, attempt(io->fd, q)))
+            ;
+        q->next = atomic_load_explicit(&io->done, memory_order_relaxed);
+        while (!atomic_compare_exchange_weak(&io->done, &q->next, q)) /* before asleep is looked at */
+            ;
+        ring(io);
+    }
+}
+
+static int threads_flush(us_io_t *io) {
+    unsigned reads = io->pending[US_IO_READ], all = reads + io->pending[US_IO_WRITE];
+    atomic_fetch_add(&io->bell[ANY], 1);
+    if (reads > 0) {
+        atomic_fetch_add(&io->bell[READER], 1);
+        all -= wake(&io->bell[READER], reads);
+    }
+    if (all > 0)
+        wake(&io->bell[ANY], all);
+    return 0;
+}
+
+static us_io_req_t *threads_done(us_io_t *io) {
+    if (io->ready == NULL && atomic_load_explicit(&io->done, memory_order_relaxed) != NULL) {
+        us_io_req_t *q = atomic_exchange_explicit(&io->done, NULL, memory_order_acquire);
+        while (q != NULL) {
+            us_io_req_t *next = q->next;
+            q->next = io->ready;
+            io->ready = q;
+            q = next;
+        }
+    }
+    us_io_req_t *q = io->ready;
+    if (q == NULL)
+        return NULL;
+    io->ready = q->next;
+    return give(io, q);
+}
+
+/* The threads finish what is queued. */
+static void threads_stop(us_io_t *io) {
+    atomic_store(&io->stop, 1);
+    for (int c = 0; c < CLASSES; c++) {
+        atomic_fetch_add(&io->bell[c], 1);
+        wake(&io->bell[c], US_IO_THREADS_MAX);
+    }
+    for (int i = 0; i < io->n; i++)
+        pthread_join(io->seat[i].thread, NULL);
+    for (int op = 0; op < US_IO_OPS; op++)
+        free(io->todo[op].at);
+}
+
+static int threads_open(us_io_t *io, int threads) {
+    int err = 0;
+    for (int op = 0; op < US_IO_OPS; op++) {
+        uint32_t room = 1;
+        while (room < io->slots[op])
+            room *= 2;
+        io->todo[op].mask = room - 1;
+        io->todo[op].at = calloc(room, sizeof *io->todo[op].at);
+        if (io->todo[op].at == NULL)
+            err = -ENOMEM;
+    }
+    sigset_t all, old;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    for (int i = 0; i < threads && err == 0; i++) {
+        seat_t *seat = &io->seat[i];
+        seat->io = io;
+        seat->class = i == 0 && threads > 1 ? READER : ANY;
+        err = -pthread_create(&seat->thread, NULL, thread_main, seat);
+        if (err == 0)
+            io->n++;
+    }
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    if (err != 0)
+        threads_stop(io);
+    return err;
+}
+
+/* ---- both ------------------------------------------------------------------------------------------- */
+
+int us_io_open(us_io_t **out, int fd, int engine, int threads, unsigned reads, unsigned writes, int ring_fd,
+               _Atomic uint32_t *asleep) {
+    *out = NULL;
+    threads = threads == 0 ? US_IO_THREADS_DEFAULT : threads;
+    if (engine < US_IO_AUTO || engine > US_IO_THREADS || threads < 1 || threads > US_IO_THREADS_MAX ||
+        reads < 1 || reads > US_IO_SLOTS_MAX || writes < 1 || writes > US_IO_SLOTS_MAX)
+        return -EINVAL;
+    us_io_t *io = aligned_alloc(64, sizeof *io);
+    if (io == NULL)
+        return -ENOMEM;
+    memset(io, 0, sizeof *io);
+    io->fd = fd;
+    io->ring_fd = ring_fd;
+    io->asleep = asleep;
+    io->slots[US_IO_READ] = reads;
+    io->slots[US_IO_WRITE] = writes;
+    io->uring = -1;
+    int err = engine == US_IO_THREADS ? -ENOSYS : uring_open(io);
+    io->engine = err == 0 ? US_IO_URING : US_IO_THREADS;
+    if (err != 0 && engine != US_IO_URING)
+        err = threads_open(io, threads);
+    if (err != 0) {
+        free(io);
+        return err;
+    }
+    *out = io;
+    return 0;
+}
+
+int us_io_engine(const us_io_t *io) { return io->engine; }
+
+unsigned us_io_in_flight(const us_io_t *io, int op) { return io->used[op]; }
+
+int us_io_submit(us_io_t *io, us_io_req_t *q) {
+    if (q->op >= US_IO_OPS || q->len == 0 || q->len > INT32_MAX)
+        return -EINVAL;
+    if (io->used[q->op] == io->slots[q->op])
+        return -EAGAIN;
+    io->used[q->op]++;
+    io->pending[q->op]++;
+    q->tries = 0;
+    q->done_bytes = 0;
+    q->res = -EINPROGRESS;
+    q->next = NULL;
+    q->inject = 0;
+    if (io->inject[q->op].every != 0 && ++io->inject[q->op].count % io->inject[q->op].every == 0)
+        q->inject = (int16_t)io->inject[q->op].err;
+    if (io->engine == US_IO_URING)
+        prepare(io, q);
+    else
+        put(&io->todo[q->op], q);
+    return 0;
+}
+
+int us_io_flush(us_io_t *io) {
+    if (io->pending[US_IO_READ] + io->pending[US_IO_WRITE] == 0 && !io->owed)
+        return 0;
+    int err = io->engine == US_IO_URING ? uring_flush(io) : threads_flush(io);
+    io->pending[US_IO_READ] = 0;
+    io->pending[US_IO_WRITE] = 0;
+    return err;
+}
+
+us_io_req_t *us_io_done(us_io_t *io) {
+    return io->engine == US_IO_URING ? uring_done(io) : threads_done(io);
+}
+
+bool us_io_ready(us_io_t *io) {
+    if (io->engine == US_IO_URING)
+        return cq_has(io) || has_task_work(io) || io->owed;
+    return io->ready != NULL || atomic_load(&io->done) != NULL; /* after asleep was stored */
+}
+
+void us_io_close(us_io_t *io) {
+    if (io == NULL)
+        return;
+    if (io->engine == US_IO_THREADS) {
+        threads_stop(io);
+        while (us_io_done(io) != NULL)
+            ;
+    } else {
+        int err = uring_flush(io);
+        while (io->used[US_IO_READ] + io->used[US_IO_WRITE] > 0) {
+            if (us_io_done(io) != NULL)
+                continue;
+            if (err < 0 && err != -EAGAIN && err != -EINTR && err != -EBUSY)
+                break; /* the kernel takes nothing any more */
+            err = enter(io, 0, io->owed ? 0 : 1, IORING_ENTER_GETEVENTS);
+        }
+        uring_free(io);
+    }
+    free(io);
+}
+
+int us_io_inject(us_io_t *io, int op, int err, uint32_t every) {
+    if (op < 0 || op >= US_IO_OPS || err < 1 || err > US_IO_FLIP || (err == US_IO_FLIP && op != US_IO_READ))
+        return -EINVAL;
+    io->inject[op].err = err;
+    io->inject[op].every = every;
+    io->inject[op].count = 0;
+    return 0;
+}
