@@ -127,6 +127,10 @@ static bool pool_has_room(us_pager_t *p, uint32_t len, bool *soon) {
     }
     if (us_reclaim(p, need - room))
         return true;
+    if (us_store_squeeze(p)) {
+        *soon = true;
+        return false;
+    }
     say_noroom(p);
     return false;
 }

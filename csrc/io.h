@@ -26,7 +26,7 @@ enum { US_IO_THREADS_DEFAULT = 4, US_IO_THREADS_MAX = 64, US_IO_SLOTS_MAX = 4096
 enum { US_IO_SHORT = 1000, US_IO_FLIP = 1001 }; /* for us_io_inject, beside errno values */
 
 typedef struct us_io_req {
-    uint8_t op; /* US_IO_READ, US_IO_WRITE */
+    uint8_t op;          /* US_IO_READ, US_IO_WRITE */
     uint8_t tries;       /* the engine's */
     int16_t inject;      /* the engine's */
     uint32_t len;        /* bytes, not 0; buf, off and len aligned as O_DIRECT wants: the caller's duty */

@@ -72,7 +72,7 @@ typedef struct us_pager {
     uint32_t *stamp;  /* by entry: policy clock at which it left; 0 never */
     uint16_t *pins;   /* by entry */
     us_queue_t queue[2];
-    us_queue_t cold;  /* POOLED blocks in the order in which they left; bytes is not kept */
+    us_queue_t cold;  /* POOLED blocks in the order in which they left; bytes: compressed */
     uint32_t evict_clock; /* pages that have left, ever */
 
     us_region_t **region; /* by id; NULL where free */

@@ -72,6 +72,7 @@ void us_policy_out(us_pager_t *p, us_region_t *r, uint32_t i) {
 /* Blocks of the pool, in the order in which they came: what is written out first stands first. */
 void us_policy_cold(us_pager_t *p, uint32_t i) {
     push(p, &p->cold, i);
+    p->cold.bytes += US_LENGTH_OF(p->space.table[i]);
     flag(p, i, 0, US_F_QUEUED);
 }
 
@@ -83,13 +84,16 @@ void us_policy_cold_first(us_pager_t *p, uint32_t i) {
     else
         q->tail = i;
     q->head = i;
+    q->bytes += US_LENGTH_OF(p->space.table[i]);
     flag(p, i, 0, US_F_QUEUED);
 }
 
 /* Not to be written out: it leaves the pool another way, or is being written. */
 void us_policy_warm(us_pager_t *p, uint32_t i) {
-    if (p->space.table[i].flags & US_F_QUEUED)
+    if (p->space.table[i].flags & US_F_QUEUED) {
         unlink_node(p, &p->cold, i);
+        p->cold.bytes -= US_LENGTH_OF(p->space.table[i]);
+    }
     flag(p, i, US_F_QUEUED | US_F_WRITING, 0);
 }
 

@@ -229,7 +229,7 @@ uint32_t us_log_used_in(const us_log_t *l, uint32_t id) { return l->used[id]; }
 uint64_t us_log_used_bytes(const us_log_t *l) { return (uint64_t)(l->nsegments - l->nfree) * l->segment_size; }
 
 static inline bool poor(const us_log_t *l, uint32_t id, uint32_t percent) {
-    return l->key[id] != NOT_NOW && (uint64_t)l->key[id] * 100 <= (uint64_t)percent * l->used[id];
+    return l->key[id] != NOT_NOW && (uint64_t)l->key[id] * 100 <= (uint64_t)percent * l->segment_size;
 }
 
 static inline uint32_t key_of(const us_log_t *l, uint32_t id) {

@@ -154,8 +154,8 @@ void us_log_dead(us_log_t *l, uint64_t off, uint32_t length);
 void us_log_pin(us_log_t *l, uint64_t off);
 void us_log_unpin(us_log_t *l, uint64_t off);
 
-/* The sealed, unpinned segment with the fewest live bytes of those that have at most max_percent of their used
-   bytes live; -ENOENT. A scan, about 1 ns a segment; a search in vain is remembered and costs nothing
+/* The sealed, unpinned segment with the fewest live bytes of those that have at most max_percent of a segment's
+   size live: one that was written short is poor too; -ENOENT. A scan, about 1 ns a segment; a search in vain is remembered and costs nothing
    until a segment has become poor enough. */
 int64_t us_log_poorest(us_log_t *l, uint32_t max_percent);
 

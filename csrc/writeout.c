@@ -142,12 +142,12 @@ static void submit(us_pager_t *p, us_write_t *w) {
                            .len = bytes,
                            .user = {(uint64_t)(uintptr_t)w}};
     uint64_t payload = 0;
-    for (uint32_t k = 0; k < w->records; k++)
+    for (uint32_t k = 0; k < w->records; k++) {
         payload += w->record[k].length;
+        s->writing += w->record[k].from == FROM_POOL ? w->record[k].length : 0;
+    }
     w->busy = true;
     s->writes++;
-    if (!w->compacting)
-        s->writing += payload;
     p->s->written += bytes;
     p->s->written_segments++;
     p->s->padding += bytes - payload;
@@ -158,30 +158,34 @@ static void submit(us_pager_t *p, us_write_t *w) {
     us_io_flush(s->io);
 }
 
-/* Fills one segment from the cold end of the pool. false: there was nothing to write. */
+/* Adds objects from the cold end of the pool until the segment is full. Returns how many. */
+static uint32_t add_cold(us_pager_t *p, us_write_t *w) {
+    const uint32_t before = w->records;
+    for (uint32_t i = p->cold.head, next; i != US_NONE; i = next) {
+        const us_entry_t e = p->space.table[i];
+        next = p->node[i].next;
+        if (e.flags & US_F_LOCKED)
+            continue;
+        const us_region_t *r = us_region_of(p, i);
+        if (!add(w, i, e.gen, (uint8_t)US_CODEC_OF(e), US_LENGTH_OF(e), us_block_len(r, i),
+                 us_pool_at(p->pool, us_offset_of(e)), FROM_POOL))
+            break;
+        us_policy_warm(p, i);
+        us_entry_t now = p->space.table[i];
+        now.flags |= US_F_WRITING;
+        us_entry_store(&p->space.table[i], now);
+        p->s->written_objects++;
+        p->s->written_object_bytes += US_LENGTH_OF(e);
+    }
+    return w->records - before;
+}
+
+/* Writes one segment. false: there was nothing to write, or no segment for it. */
 static bool write_cold(us_pager_t *p, us_write_t *w) {
     us_store_t *s = &p->store;
     if (!begin(s, w, KEEP_FREE))
         return false;
-    uint32_t i = p->cold.head;
-    while (i != US_NONE) {
-        const us_entry_t e = p->space.table[i];
-        const uint32_t next = p->node[i].next;
-        if (!(e.flags & US_F_LOCKED)) {
-            const us_region_t *r = us_region_of(p, i);
-            if (!add(w, i, e.gen, (uint8_t)US_CODEC_OF(e), US_LENGTH_OF(e), us_block_len(r, i),
-                     us_pool_at(p->pool, us_offset_of(e)), FROM_POOL))
-                break;
-            us_policy_warm(p, i);
-            us_entry_t now = p->space.table[i];
-            now.flags |= US_F_WRITING;
-            us_entry_store(&p->space.table[i], now);
-            p->s->written_objects++;
-            p->s->written_object_bytes += US_LENGTH_OF(e);
-        }
-        i = next;
-    }
-    if (w->records == 0) {
+    if (add_cold(p, w) == 0) {
         us_log_abandon(s->log, w->pack.id, false);
         return false;
     }
@@ -189,13 +193,16 @@ static bool write_cold(us_pager_t *p, us_write_t *w) {
     return true;
 }
 
+/* Is there enough to fill a segment? Short ones cost the file more than they hold. */
+static bool enough(const us_pager_t *p) { return p->cold.bytes >= p->store.segment - p->store.segment / 8; }
+
 bool us_store_helps(const us_pager_t *p) {
     const us_store_t *s = &p->store;
     if (!s->on)
         return false;
     if (s->writes > 0 || s->old_id >= 0)
         return true;
-    return p->cold.head != US_NONE && s->full_until == 0 && us_log_free_segments(s->log) > KEEP_FREE;
+    return enough(p) && s->full_until == 0 && us_log_free_segments(s->log) > KEEP_FREE;
 }
 
 static void compact(us_pager_t *p);
@@ -223,7 +230,7 @@ void us_store_out(us_pager_t *p) {
     if (us_pool_used(p->pool) + p->pending > s->mark_high)
         s->out = true;
     compact(p);
-    while (s->out && s->full_until == 0) {
+    while (s->out && s->full_until == 0 && enough(p)) {
         if (us_pool_used(p->pool) + p->pending - s->writing <= s->mark_low) {
             s->out = false;
             break;
@@ -319,6 +326,11 @@ static bool move_object(void *ctx, uint64_t off, const us_obj_header_t *h, const
     return true;
 }
 
+/* Is the new segment's content less than what the old one held? Else nothing would be won by writing it. */
+static bool gains(const us_store_t *s, const us_write_t *w) {
+    return (uint64_t)w->pack.used * 100 <= (uint64_t)us_log_used_in(s->log, (uint32_t)s->old_id) * POOR;
+}
+
 /* One segment at a time: read, then packed into a new one; its last live byte frees it. */
 static void compact(us_pager_t *p) {
     us_store_t *s = &p->store;
@@ -350,6 +362,13 @@ static void compact(us_pager_t *p) {
     us_moving_t m = {.p = p, .w = w};
     const int n = us_seg_walk(s->old, s->segment, (uint64_t)s->old_id * s->segment, 0, move_object, &m);
     if (n < 0 || w->records == 0) { /* nothing can be moved out of it: it empties by itself, or never */
+        us_log_shun(s->log, (uint32_t)s->old_id);
+        us_log_abandon(s->log, w->pack.id, false);
+        old_done(s);
+        return;
+    }
+    /* What is left of the new one goes to the pool's coldest, so that short segments become full ones. */
+    if (add_cold(p, w) == 0 && !gains(s, w)) {
         us_log_shun(s->log, (uint32_t)s->old_id);
         us_log_abandon(s->log, w->pack.id, false);
         old_done(s);

@@ -92,7 +92,13 @@ def losing() -> None:
     """What the child of test_lost runs."""
     content = data("random", 8 * MIB, random.Random(3))
     with uswap.Pager(
-        limit=MIB, pool=MIB, swapfile="/tmp", swap="32MiB", inject="read:EIO:1", readahead=0
+        limit=MIB,
+        pool=MIB,
+        segment="256KiB",
+        swapfile="/tmp",
+        swap="32MiB",
+        inject="read:EIO:1",
+        readahead=0,
     ) as pager:
         region = pager.region(8 * MIB)
         view = memoryview(region)
@@ -115,7 +121,9 @@ def test_lost() -> None:
 def closing(directory: str) -> None:
     """What the child of test_close runs."""
     content = data("half", 16 * MIB, random.Random(2))
-    with uswap.Pager(limit=MIB, pool=MIB, swapfile=directory, swap="64MiB") as pager:
+    with uswap.Pager(
+        limit=MIB, pool=MIB, segment="256KiB", swapfile=directory, swap="64MiB"
+    ) as pager:
         region = pager.region(16 * MIB)
         view = memoryview(region)
         view[:] = content
@@ -147,17 +155,17 @@ def refusing(directory: str) -> None:
     with open(path, "wb") as file:
         file.write(b"precious")
     with pytest.raises(FileExistsError, match="overwrite=True"):
-        uswap.Pager(limit=MIB, pool=MIB, swapfile=path, swap="8MiB")
+        uswap.Pager(limit=MIB, pool=8 * MIB, swapfile=path, swap="8MiB")
     with open(path, "rb") as file:
         assert file.read() == b"precious"
-    with uswap.Pager(limit=MIB, pool=MIB, swapfile=path, swap="8MiB", overwrite=True) as pager:
+    with uswap.Pager(limit=MIB, pool=8 * MIB, swapfile=path, swap="8MiB", overwrite=True) as pager:
         assert path in pager.about()["swapfile"]
     with pytest.raises(OSError, match="nowhere"):
-        uswap.Pager(limit=MIB, pool=MIB, swapfile=os.path.join(directory, "nowhere", "x"))
+        uswap.Pager(limit=MIB, pool=8 * MIB, swapfile=os.path.join(directory, "nowhere", "x"))
     with pytest.raises(uswap.LimitError, match="segments"):
-        uswap.Pager(limit=MIB, pool=MIB, swapfile=directory, swap="8MiB", segment="16MiB")
+        uswap.Pager(limit=MIB, pool=8 * MIB, swapfile=directory, swap="8MiB", segment="16MiB")
     with pytest.raises(OSError, match="no room") as error:
-        uswap.Pager(limit=MIB, pool=MIB, swapfile=directory, swap="4096TiB")
+        uswap.Pager(limit=MIB, pool=8 * MIB, swapfile=directory, swap="4096TiB")
     assert error.value.errno in (errno.ENOSPC, errno.EFBIG)
 
 
@@ -169,7 +177,9 @@ def test_bad_files(tmp_path: Path) -> None:
 def on_tmpfs() -> None:
     """What the child of test_tmpfs runs."""
     content = data("half", 8 * MIB, random.Random(2))
-    with uswap.Pager(limit=MIB, pool=MIB, swapfile="/dev/shm", swap="16MiB") as pager:
+    with uswap.Pager(
+        limit=MIB, pool=MIB, segment="256KiB", swapfile="/dev/shm", swap="16MiB"
+    ) as pager:
         region = pager.region(8 * MIB, block=64 * KIB)
         view = memoryview(region)
         view[:] = content

@@ -387,6 +387,12 @@ def _check_together(options: Options, called: Mapping[str, str]) -> None:
             f"({called['block']} is {format_size(options.block)}) and what goes with it; accepted: "
             f"at least {format_size(2 * options.block)}"
         )
+    if options.swapfile and options.segment > options.pool // 4:
+        raise LimitError(
+            f"{called['segment']} is {format_size(options.segment)}, which is more than a quarter of "
+            f"the pool ({called['pool']} is {format_size(options.pool)}): it would never be full; "
+            f"accepted: at most {format_size(options.pool // 4)}"
+        )
     low, high, meaning = _LEVELS[options.codec]
     if not low <= options.level <= high:
         raise ValueError(
