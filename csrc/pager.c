@@ -525,6 +525,8 @@ static int drain(us_pager_t *p) {
     p->s->messages += (uint64_t)n;
     us_event_t f = {.since = us_now_ns()};
     for (int k = 0; k < n; k++) {
+        if (k == n - 1)
+            us_place_step(&p->place, false);
         p->s->cpu_moves += us_place_fault(&p->place, msg[k].tid, f.since);
         f.kind = 0;
         f.addr = msg[k].addr;
@@ -589,6 +591,7 @@ int us_pager_step(us_pager_t *p, us_event_t *ev, int max) {
         us_store_out(p);
         more = tidy(p);
         /* Say that we sleep, then look again: they finish, then look whether we sleep. */
+        atomic_store_explicit(&p->place.parked, p->parked, memory_order_relaxed);
         atomic_store_explicit(&ring->urgent, p->want_progress || p->parked > 0, memory_order_relaxed);
         atomic_store(&ring->loop_asleep, 1);
         if (!completed(p))

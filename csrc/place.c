@@ -13,7 +13,8 @@
  *
  * A SCHED_IDLE task starves beside a busy thread on its CPU. So while the loop yields, a second thread,
  * the warden, looks every 2 ms: if faults wait and the loop has not stepped since, it makes the loop an
- * ordinary task again, for a second at least. When no faults come it does the same and goes to sleep.
+ * ordinary task again, for a second at least. A loop that was pushed aside by the thread it has just woken
+ * keeps nobody waiting, and does not count. When no faults come it does the same and goes to sleep.
  *
  * To come back from SCHED_IDLE takes CAP_SYS_NICE or RLIMIT_NICE of 20; a thread that is thrown away tries
  * it at start. Without it the loop only follows.
@@ -36,7 +37,7 @@
 
 #include "sys.h"
 
-enum { LOOK_MIN = 8, LOOK_MAX = 64, UNREST = 4, WATCH_NS = 2 * 1000 * 1000, QUIET = 50 };
+enum { LOOK_MIN = 8, LOOK_MAX = 64, LOOK_YIELDING = 16, UNREST = 4, WATCH_NS = 2 * 1000 * 1000, QUIET = 50 };
 #define REST_NS 1000000000ull
 #define IDLE_NS 20000000ull
 
@@ -56,6 +57,7 @@ static void *try_policy(void *out) {
 static void *warden_main(void *arg) {
     us_place_t *l = arg;
     prctl(PR_SET_NAME, "uswap-warden");
+    atomic_store(&l->warden_tid, (int)syscall(SYS_gettid));
     uint32_t seen = 0, quiet = 0;
     bool waiting = false;
     while (atomic_load(&l->stop) == 0) {
@@ -73,7 +75,9 @@ static void *warden_main(void *arg) {
         struct pollfd f[3] = {{.fd = l->fd[0], .events = POLLIN},
                               {.fd = l->fd[1], .events = POLLIN},
                               {.fd = l->fd[2], .events = POLLIN}};
-        const bool wants = atomic_load_explicit(&l->busy, memory_order_relaxed) != 0 || poll(f, 3, 0) > 0;
+        const bool all = atomic_load_explicit(&l->parked, memory_order_relaxed) != 0;
+        const bool wants =
+            atomic_load_explicit(&l->busy, memory_order_relaxed) != 0 || poll(f, all ? 3 : 1, 0) > 0;
         quiet = same && !wants ? quiet + 1 : 0;
         const bool starved = same && wants && waiting;
         waiting = wants;
@@ -135,6 +139,16 @@ static int cpu_of(us_place_t *l, uint32_t tid) {
     return at == NULL ? -1 : atoi(at + 1);
 }
 
+/* The warden's ticks would make the CPU look busy to the kernel, and the thread that is woken just then
+ * would be sent elsewhere. */
+static void keep_away(us_place_t *l, int cpu) {
+    cpu_set_t set = l->allowed;
+    CPU_CLR((size_t)cpu, &set);
+    const int tid = atomic_load(&l->warden_tid);
+    if (tid != 0 && CPU_COUNT(&set) > 0)
+        sched_setaffinity(tid, sizeof set, &set);
+}
+
 uint32_t us_place_fault(us_place_t *l, uint32_t tid, uint64_t now) {
     if (now - l->last > IDLE_NS) /* who knows where the thread is by now */
         l->every = 1;
@@ -144,7 +158,8 @@ uint32_t us_place_fault(us_place_t *l, uint32_t tid, uint64_t now) {
     l->count = 0;
     const int cpu = cpu_of(l, tid);
     if (cpu < 0 || cpu == l->cpu || cpu >= CPU_SETSIZE) {
-        l->every = (uint32_t)us_min(l->every * 2, LOOK_MAX);
+        const bool yields = atomic_load_explicit(&l->yielding, memory_order_relaxed) != 0;
+        l->every = (uint32_t)us_min(l->every * 2, yields ? LOOK_YIELDING : LOOK_MAX);
         l->unrest -= l->unrest > 0;
         return 0;
     }
@@ -156,6 +171,7 @@ uint32_t us_place_fault(us_place_t *l, uint32_t tid, uint64_t now) {
         return 0;
     l->cpu = cpu;
     sched_setaffinity(l->mover_tid, sizeof set, &set);
+    keep_away(l, cpu);
     if (l->may_yield && ++l->unrest >= UNREST) {
         l->unrest = UNREST;
         yield(l);
@@ -173,6 +189,7 @@ int us_place_start(us_place_t *l, int client_pid, int mover_tid, const int fd[3]
                       .loop_tid = (int)syscall(SYS_gettid),
                       .cpu = -1,
                       .every = 1};
+    sched_getaffinity(0, sizeof l->allowed, &l->allowed);
     sigset_t all, old;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &old);

@@ -5,9 +5,10 @@
 #ifndef US_PLACE_H
 #define US_PLACE_H
 
-#include <pthread.h>
-
 #include "types.h"
+
+#include <pthread.h>
+#include <sched.h>
 
 typedef struct us_place {
     bool on;
@@ -26,10 +27,13 @@ typedef struct us_place {
 
     /* with the warden: */
     pthread_t warden;
+    _Atomic int warden_tid;
+    cpu_set_t allowed;    /* before the loop was bound */
     bool has_warden;
     _Atomic uint32_t yielding; /* futex: 1 while the loop is SCHED_IDLE */
     _Atomic uint32_t steps;    /* drains begun */
-    _Atomic uint32_t busy;     /* the loop is in one */
+    _Atomic uint32_t busy;     /* the loop has a fault in hand whose thread it has not begun to wake */
+    _Atomic uint32_t parked;   /* tasks wait for what the eventfds tell */
     _Atomic uint64_t starved;  /* ns: when the warden last had to help */
     _Atomic uint32_t stop;
 } us_place_t;
@@ -39,7 +43,7 @@ void us_place_stop(us_place_t *l);
 /* A fault of thread tid is about to be served. Returns 1 when the loop moved, else 0. */
 uint32_t us_place_fault(us_place_t *l, uint32_t tid, uint64_t now);
 
-/* Around each drain, for the warden. */
+/* For the warden: a drain begins; its last message is about to be served, or there was none. */
 static inline void us_place_step(us_place_t *l, bool begins) {
     if (begins)
         atomic_store_explicit(&l->steps, atomic_load_explicit(&l->steps, memory_order_relaxed) + 1,
