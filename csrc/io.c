@@ -36,7 +36,7 @@ enum { SETUP_COOP = 1 << 8, SETUP_TASKRUN = 1 << 9, SETUP_SINGLE = 1 << 12, SETU
 #ifndef US_IO_SETUP
 #define US_IO_SETUP (SETUP_COOP | SETUP_TASKRUN | SETUP_SINGLE)
 #endif
-enum { SQ_TASKRUN = 1 << 2 };
+enum { SQ_TASKRUN = 1 << 2, CQ_EVENTFD_DISABLED = 1 };
 
 /* tail <= head <= tail + the slots of that kind, and the array has no fewer: so a position is not written
  * again before it was taken. */
@@ -71,7 +71,7 @@ struct us_io {
     size_t rings_len, sqes_len;
     struct io_uring_sqe *sqes;
     struct io_uring_cqe *cqes;
-    _Atomic uint32_t *k_sq_head, *k_sq_tail, *k_sq_flags, *k_cq_head, *k_cq_tail;
+    _Atomic uint32_t *k_sq_head, *k_sq_tail, *k_sq_flags, *k_cq_head, *k_cq_tail, *k_cq_flags;
     uint32_t *sq_array;
     uint32_t sq_mask, cq_mask, sq_tail, cq_head;
 
@@ -266,6 +266,7 @@ static int uring_open(us_io_t *io) {
     io->sq_array = (void *)(r + p.sq_off.array);
     io->k_cq_head = (void *)(r + p.cq_off.head);
     io->k_cq_tail = (void *)(r + p.cq_off.tail);
+    io->k_cq_flags = p.cq_off.flags != 0 ? (void *)(r + p.cq_off.flags) : NULL; /* before Linux 5.8 */
     io->cqes = (void *)(r + p.cq_off.cqes);
     io->sq_mask = p.sq_entries - 1;
     io->cq_mask = p.cq_entries - 1;
@@ -486,6 +487,12 @@ int us_io_flush(us_io_t *io) {
 
 us_io_req_t *us_io_done(us_io_t *io) {
     return io->engine == US_IO_URING ? uring_done(io) : threads_done(io);
+}
+
+/* The kernel looks at the flag after it has stored the completion; we look for completions after storing it. */
+void us_io_listen(us_io_t *io, bool on) {
+    if (io->engine == US_IO_URING && io->k_cq_flags != NULL)
+        atomic_store(io->k_cq_flags, on ? 0 : CQ_EVENTFD_DISABLED);
 }
 
 bool us_io_ready(us_io_t *io) {

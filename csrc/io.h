@@ -11,7 +11,8 @@
  *    in_flight(op) <= slots(op);   a request has a slot from us_io_submit until us_io_done returns it
  *    reads and writes have slots apart, so write-out cannot keep a fault from its read
  *
- * To sleep: store 1 to *asleep, see that us_io_ready is false, wait for ring_fd to be readable.
+ * To sleep: store 1 to *asleep, us_io_listen(io, true), see that us_io_ready is false, wait for ring_fd to be
+ * readable.
  */
 #ifndef US_IO_H
 #define US_IO_H
@@ -62,6 +63,10 @@ int us_io_flush(us_io_t *io);
 us_io_req_t *us_io_done(us_io_t *io);
 
 unsigned us_io_in_flight(const us_io_t *io, int op);
+
+/* false: from now on us_io_ready is asked often enough, so ring_fd need not be rung, which io_uring does
+ * else whether anybody sleeps or not (the threads look at *asleep). true, the state after us_io_open: it is. */
+void us_io_listen(us_io_t *io, bool on);
 
 /* Whether us_io_done has something to look at. No system call. */
 bool us_io_ready(us_io_t *io);

@@ -78,7 +78,7 @@ static int open_all(us_pager_t *p) {
                           .zero = p->zero,
                           .ring = p->space.ring};
     err = us_crew_start(&p->crew, p->cfg.workers, MAX_BLOCK);
-    const int wakes[3] = {p->cfg.uffd, p->cfg.notify, p->worker_fd};
+    const int wakes[US_WAKES] = {p->cfg.uffd, p->cfg.notify, p->worker_fd, -1};
     if (err == 0 && p->cfg.follow)
         err = us_place_start(&p->place, p->cfg.client_pid, p->cfg.mover_tid, wakes);
     return err;
@@ -559,6 +559,17 @@ static bool completed(us_pager_t *p) {
     return false;
 }
 
+/* A thread stands still for a read: looks for its end, and for anything else, a few microseconds long. false:
+ * it is time to sleep. */
+static bool spin(us_pager_t *p) {
+    enum { LOOKS = 64 };
+    if (p->store.demand == 0 || !us_place_spins(&p->place, p->store.begun, us_now_ns()))
+        return false;
+    for (int k = 0; k < LOOKS && !completed(p); k++)
+        _mm_pause();
+    return true;
+}
+
 static void clear_eventfd(int fd) {
     uint64_t n;
     ssize_t got = read(fd, &n, sizeof n);
@@ -577,6 +588,7 @@ int us_pager_step(us_pager_t *p, us_event_t *ev, int max) {
     bool more = false;
     p->in_step = true;
     atomic_store(&ring->loop_asleep, 0);
+    us_store_listen(p, false);
     for (int round = 0; round < (p->parked > 0 ? ROUNDS_PARKED : ROUNDS); round++) {
         us_pump(p);
         int n = drain(p);
@@ -590,13 +602,17 @@ int us_pager_step(us_pager_t *p, us_event_t *ev, int max) {
             us_evict_some(p);
         us_store_out(p);
         more = tidy(p);
+        if (spin(p))
+            continue;
         /* Say that we sleep, then look again: they finish, then look whether we sleep. */
-        atomic_store_explicit(&p->place.parked, p->parked, memory_order_relaxed);
+        atomic_store_explicit(&p->place.parked, p->parked + p->store.demand, memory_order_relaxed);
         atomic_store_explicit(&ring->urgent, p->want_progress || p->parked > 0, memory_order_relaxed);
         atomic_store(&ring->loop_asleep, 1);
+        us_store_listen(p, true);
         if (!completed(p))
             break;
         atomic_store(&ring->loop_asleep, 0);
+        us_store_listen(p, false);
     }
     publish(p);
     struct timespec t;

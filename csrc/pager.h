@@ -179,6 +179,7 @@ bool us_store_helps(const us_pager_t *p);
 bool us_store_fetch(us_pager_t *p, us_region_t *r, uint32_t i, bool write, bool demand, uint64_t since);
 bool us_store_pump(us_pager_t *p);
 bool us_store_completed(us_pager_t *p);
+void us_store_listen(us_pager_t *p, bool on);
 
 /* ---- evict.c ---- */
 void us_evict_some(us_pager_t *p);

@@ -16,6 +16,11 @@
  * ordinary task again, for a second at least. A loop that was pushed aside by the thread it has just woken
  * keeps nobody waiting, and does not count. When no faults come it does the same and goes to sleep.
  *
+ * While a thread stands still for a read of the swap file the loop keeps the CPU and looks for the end of the
+ * read, where it would else sleep: to be woken on a CPU that has gone to sleep costs as much as half the read.
+ * It does so only as long as a read takes on average, and not where others want the CPU: each time that it was
+ * taken from the loop meanwhile, the loop sleeps through reads for a while, longer each time.
+ *
  * To come back from SCHED_IDLE takes CAP_SYS_NICE or RLIMIT_NICE of 20; a thread that is thrown away tries
  * it at start. Without it the loop only follows.
  */
@@ -31,6 +36,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -40,6 +46,10 @@
 enum { LOOK_MIN = 8, LOOK_MAX = 64, LOOK_YIELDING = 16, UNREST = 4, WATCH_NS = 2 * 1000 * 1000, QUIET = 50 };
 #define REST_NS 1000000000ull
 #define IDLE_NS 20000000ull
+#define SPIN_MAX_NS 400000ull /* of an average read: a slower disk's is slept through */
+#define SPIN_MORE_NS 20000ull
+#define SPIN_REST_NS 2000000ull
+#define SPIN_REST_MAX_NS 256000000ull
 
 static int set_policy(int tid, int policy) {
     const struct sched_param zero = {0};
@@ -72,12 +82,12 @@ static void *warden_main(void *arg) {
         const uint32_t steps = atomic_load_explicit(&l->steps, memory_order_relaxed);
         const bool same = steps == seen;
         seen = steps;
-        struct pollfd f[3] = {{.fd = l->fd[0], .events = POLLIN},
-                              {.fd = l->fd[1], .events = POLLIN},
-                              {.fd = l->fd[2], .events = POLLIN}};
-        const bool all = atomic_load_explicit(&l->parked, memory_order_relaxed) != 0;
+        struct pollfd f[US_WAKES];
+        for (int k = 0; k < US_WAKES; k++)
+            f[k] = (struct pollfd){.fd = l->fd[k], .events = POLLIN};
+        const bool all = atomic_load_explicit(&l->parked, memory_order_relaxed) != 0; /* or reads */
         const bool wants =
-            atomic_load_explicit(&l->busy, memory_order_relaxed) != 0 || poll(f, all ? 3 : 1, 0) > 0;
+            atomic_load_explicit(&l->busy, memory_order_relaxed) != 0 || poll(f, all ? US_WAKES : 1, 0) > 0;
         quiet = same && !wants ? quiet + 1 : 0;
         const bool starved = same && wants && waiting;
         waiting = wants;
@@ -179,16 +189,47 @@ uint32_t us_place_fault(us_place_t *l, uint32_t tid, uint64_t now) {
     return 1;
 }
 
+/* ---- spinning --------------------------------------------------------------------------------------- */
+
+static long switches(void) {
+    struct rusage u;
+    return getrusage(RUSAGE_THREAD, &u) == 0 ? u.ru_nivcsw : 0;
+}
+
+bool us_place_spins(us_place_t *l, uint64_t since, uint64_t now) {
+    if (!l->on || l->took > SPIN_MAX_NS || now < l->spin_from || now - since > 2 * l->took + SPIN_MORE_NS)
+        return false;
+    if (l->spin_of != since) {
+        l->spin_of = since;
+        l->switched = switches();
+    }
+    return true;
+}
+
+void us_place_read(us_place_t *l, uint64_t ns) {
+    l->took = l->took - l->took / 8 + ns / 8;
+    if (l->spin_of == 0)
+        return;
+    l->spin_of = 0;
+    if (switches() != l->switched) {
+        l->rest = us_min(us_max(2 * l->rest, SPIN_REST_NS), SPIN_REST_MAX_NS);
+        l->spin_from = us_now_ns() + l->rest;
+    } else {
+        l->rest -= l->rest / 8;
+    }
+}
+
 /* ---- life ------------------------------------------------------------------------------------------- */
 
-int us_place_start(us_place_t *l, int client_pid, int mover_tid, const int fd[3]) {
+int us_place_start(us_place_t *l, int client_pid, int mover_tid, const int fd[US_WAKES]) {
     *l = (us_place_t){.on = true,
                       .client_pid = client_pid,
                       .mover_tid = mover_tid,
-                      .fd = {fd[0], fd[1], fd[2]},
                       .loop_tid = (int)syscall(SYS_gettid),
                       .cpu = -1,
-                      .every = 1};
+                      .every = 1,
+                      .took = SPIN_MAX_NS};
+    memcpy(l->fd, fd, sizeof l->fd);
     sched_getaffinity(0, sizeof l->allowed, &l->allowed);
     sigset_t all, old;
     sigfillset(&all);

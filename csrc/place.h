@@ -10,10 +10,12 @@
 #include <pthread.h>
 #include <sched.h>
 
+enum { US_WAKES = 4 };
+
 typedef struct us_place {
     bool on;
     int client_pid, mover_tid;
-    int fd[3];            /* what wakes the loop: the userfaultfd and its two eventfds */
+    int fd[US_WAKES];     /* what wakes the loop: the userfaultfd, then eventfds; -1: none */
     int loop_tid;
     int cpu;              /* where the loop is bound; -1 nowhere */
     uint32_t count, every; /* faults since the last look, and until the next */
@@ -24,6 +26,13 @@ typedef struct us_place {
         uint32_t tid;
         int fd;
     } stat[16];
+
+    /* spinning while a thread stands still for a read: */
+    uint64_t took;        /* ns: what a read takes, on average */
+    uint64_t spin_from;   /* ns: not before, since others wanted the CPU */
+    uint64_t rest;        /* ns: how long it was then left to them */
+    uint64_t spin_of;     /* the read that the loop spins for, by when it began; 0: none */
+    long switched;        /* how often the CPU had been taken from the loop when it began to */
 
     /* with the warden: */
     pthread_t warden;
@@ -38,10 +47,15 @@ typedef struct us_place {
     _Atomic uint32_t stop;
 } us_place_t;
 
-int us_place_start(us_place_t *l, int client_pid, int mover_tid, const int fd[3]);
+int us_place_start(us_place_t *l, int client_pid, int mover_tid, const int fd[US_WAKES]);
 void us_place_stop(us_place_t *l);
 /* A fault of thread tid is about to be served. Returns 1 when the loop moved, else 0. */
 uint32_t us_place_fault(us_place_t *l, uint32_t tid, uint64_t now);
+
+/* A read that a thread stands still for began at `since` and has not ended: is it worth keeping the CPU? */
+bool us_place_spins(us_place_t *l, uint64_t since, uint64_t now);
+/* Such a read is done; it took so long. */
+void us_place_read(us_place_t *l, uint64_t ns);
 
 /* For the warden: a drain begins; its last message is about to be served, or there was none. */
 static inline void us_place_step(us_place_t *l, bool begins) {

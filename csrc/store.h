@@ -38,6 +38,7 @@ typedef struct us_read {
     uint8_t codec;
     bool busy, write, demand;
     uint64_t since;      /* ns: the fault's message */
+    uint64_t begun;      /* ns: the read */
 } us_read_t;
 
 typedef struct us_store {
@@ -49,6 +50,8 @@ typedef struct us_store {
     us_write_t write[US_WRITES];
     us_read_t read[US_READS];
     uint32_t writes, reads; /* busy ones */
+    uint32_t demand;     /* of the reads: those that a thread stands still for */
+    uint64_t begun;      /* ns: the last of these */
     uint64_t writing;    /* payload bytes in busy writes that came from the pool */
     uint64_t mark_high, mark_low; /* of the pool: start and stop writing */
     uint64_t full_until; /* ns: the file system is full, or the log is */

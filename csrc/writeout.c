@@ -57,6 +57,7 @@ int us_store_open(us_pager_t *p, int fd, uint64_t bytes, uint32_t segment, int e
     s->ring_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (s->ring_fd < 0)
         return -errno;
+    p->place.fd[US_WAKES - 1] = s->ring_fd; /* before there is a fault, so before the warden looks */
     s->on = true; /* us_store_close frees what there is */
     err = us_io_open(&s->io, fd, engine, THREADS, US_READS + 1, US_WRITES, s->ring_fd,
                      &p->space.ring->loop_asleep);
@@ -387,6 +388,9 @@ static bool start_read(us_pager_t *p, us_read_t *rd) {
                             .user = {(uint64_t)(uintptr_t)rd}};
     p->s->reads++;
     p->s->read_bytes += rd->bytes;
+    rd->begun = us_now_ns();
+    if (rd->demand)
+        p->store.begun = rd->begun;
     if (us_io_submit(p->store.io, &rd->req) != 0)
         return false;
     us_io_flush(p->store.io);
@@ -424,6 +428,7 @@ bool us_store_fetch(us_pager_t *p, us_region_t *r, uint32_t i, bool write, bool 
     }
     us_log_pin(s->log, rd->off);
     s->reads++;
+    s->demand += demand;
     r->jobs++;
     us_entry_reserve(p, r, i);
     if (demand) {
@@ -447,6 +452,8 @@ static void fetched(us_pager_t *p, us_read_t *rd) {
     const uint32_t i = rd->entry, raw = us_block_len(r, i);
     const uint8_t *object = rd->buf + (rd->off - rd->from);
     int err = rd->req.res;
+    if (rd->demand)
+        us_place_read(&p->place, us_now_ns() - rd->begun);
     const uint8_t *payload = object + US_OBJ_HEAD, *src = payload;
     if (err == 0)
         err = us_log_check(s->log, rd->off, object, rd->bytes - (uint32_t)(rd->off - rd->from), i, rd->gen,
@@ -463,6 +470,7 @@ static void fetched(us_pager_t *p, us_read_t *rd) {
     const bool wake = (p->space.table[i].flags & US_F_WAKE) != 0;
     rd->busy = false;
     s->reads--;
+    s->demand -= rd->demand;
     r->jobs--;
     us_entry_unreserve(p, r, i);
     if (err != 0)
@@ -475,6 +483,11 @@ static void fetched(us_pager_t *p, us_read_t *rd) {
 }
 
 /* ---- completions ------------------------------------------------------------------------------------ */
+
+void us_store_listen(us_pager_t *p, bool on) {
+    if (p->store.on)
+        us_io_listen(p->store.io, on);
+}
 
 bool us_store_completed(us_pager_t *p) { return p->store.on && us_io_ready(p->store.io); }
 
