@@ -108,6 +108,18 @@ int us_client_states(us_client_t *c, uint64_t first, uint64_t n, uint8_t *out) {
     return 0;
 }
 
+int us_client_tiers(us_client_t *c, uint64_t first, uint64_t n, uint8_t *out) {
+    if (first + n > c->space.at.table_cap || first + n < first)
+        return -EINVAL;
+    for (uint64_t i = 0; i < n; i++) {
+        const us_entry_t *e = &c->space.table[first + i];
+        const uint8_t state = __atomic_load_n(&e->state, __ATOMIC_RELAXED);
+        const bool out_there = state == US_POOLED || state == US_STORED;
+        out[i] = out_there ? (uint8_t)(__atomic_load_n(&e->where, __ATOMIC_RELAXED) >> 56) : 0;
+    }
+    return 0;
+}
+
 int us_client_stats(us_client_t *c, us_stats_t *out) {
     const uint64_t *from = (const uint64_t *)&c->space.stats->s;
     uint64_t *to = (uint64_t *)out;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "codec.h"
+#include "alloc.h"
 
 #include <dlfcn.h>
 #include <emmintrin.h>
@@ -80,13 +81,14 @@ struct us_codec_ctx {
     void *zstd_cctx;
     void *zstd_dctx;
     int zstd_level; /* the highest level that fits in zstd_cspace */
+    _Atomic uint64_t unpressed; /* written by the context's thread only */
 };
 
 enum { ALIGN = 64 };
 
 static void *alloc_aligned(size_t size)
 {
-    return aligned_alloc(ALIGN, (size + ALIGN - 1) & ~(size_t)(ALIGN - 1));
+    return us_aligned_alloc(ALIGN, (size + ALIGN - 1) & ~(size_t)(ALIGN - 1));
 }
 
 /* The most that any level up to this one wants for any block up to max_block: not monotone in either. */
@@ -158,7 +160,7 @@ static int ctx_new(us_codec_ctx_t **out, uint32_t max_block, const codec_fn_t *l
     *out = NULL;
     if (max_block == 0 || max_block > US_CODEC_MAX)
         return -EINVAL;
-    us_codec_ctx_t *ctx = calloc(1, sizeof *ctx);
+    us_codec_ctx_t *ctx = us_calloc(1, sizeof *ctx);
     if (!ctx)
         return -ENOMEM;
     ctx->max_block = max_block;
@@ -239,10 +241,17 @@ int us_compress(us_codec_ctx_t *ctx, int codec, int level, const void *src, uint
     }
 }
 
+uint64_t us_codec_unpressed(const us_codec_ctx_t *ctx)
+{
+    return atomic_load_explicit(&ctx->unpressed, memory_order_relaxed);
+}
+
 int us_decompress(us_codec_ctx_t *ctx, int codec, const void *src, uint32_t n, void *dst, uint32_t raw)
 {
     if (n > INT32_MAX || raw > INT32_MAX)
         return -EILSEQ;
+    if (codec != US_CODEC_NONE)
+        atomic_store_explicit(&ctx->unpressed, us_codec_unpressed(ctx) + 1, memory_order_relaxed);
     switch (codec) {
     case US_CODEC_NONE:
         if (n != raw)
@@ -339,7 +348,7 @@ static int prove(int codec, const codec_fn_t *fn)
     if (rc)
         return rc;
     const size_t room = us_codec_bound(PROOF_MAX) + ALIGN;
-    unsigned char *buf = malloc(3 * room);
+    unsigned char *buf = us_malloc(3 * room);
     rc = buf ? 0 : -ENOMEM;
     for (size_t i = 0; !rc && i < sizeof sizes / sizeof *sizes; i++) {
         for (int kind = 0; !rc && kind < PROOF_KINDS; kind++) {

@@ -71,6 +71,9 @@ int us_compress(us_codec_ctx_t *ctx, int codec, int level, const void *src, uint
 /* Decompresses n bytes into exactly raw bytes. 0, -EILSEQ when the input does not give that, -ENOSYS. */
 int us_decompress(us_codec_ctx_t *ctx, int codec, const void *src, uint32_t n, void *dst, uint32_t raw);
 
+/* How often that was done with the context. Any thread may ask. */
+uint64_t us_codec_unpressed(const us_codec_ctx_t *ctx);
+
 /*
  * Is it one 8-byte word, repeated? Then *word is set. Leaves at the first word that differs.
  * pre: n is a multiple of 64 and not 0, p is 16-aligned.

@@ -23,7 +23,10 @@
  *   stay            us_entry_stay         evict.c: the mover's status is an error
  *   pressed         us_entry_pressed      evict.c: a worker has compressed the slot
  *   uncopy          us_entry_uncopy       evict.c: the copy's room is wanted
- *   moved           us_entry_moved        pool.c, while it merges spans
+ *   moving          us_entry_moving       tier.c, writeout.c: its object is on its way to another tier
+ *   moved           us_entry_moved        tier.c, writeout.c: it has arrived: POOLED <-> STORED, or the copy has moved
+ *   unmoved         us_entry_unmoved      the same: it has not, and stays where it was
+ *   shifted         us_entry_shifted      pool.c, while it merges spans
  *   forget          us_entry_forget       pager.c: the region goes
  *
  * In each state holds, beside E1 to E7 of types.h:
@@ -40,8 +43,6 @@
 #include "sys.h"
 
 static void put(us_pager_t *p, uint32_t i, us_entry_t e) { us_entry_store(&p->space.table[i], e); }
-
-static uint64_t where_of(uint64_t off) { return us_where(US_TIER_POOL, off); }
 
 static void unlock(us_pager_t *p, uint32_t i, us_entry_t *e) {
     if (e->flags & US_F_WAITED)
@@ -62,22 +63,49 @@ static void resident_sub(us_pager_t *p, uint64_t len) {
 }
 
 void us_entry_free_object(us_pager_t *p, us_entry_t e) {
-    if (US_CODEC_OF(e) == US_FILL)
-        return;
-    if (us_tier_of(e) == US_TIER_FILE)
-        us_log_dead(p->store.log, us_offset_of(e), US_LENGTH_OF(e));
-    else
-        us_pool_free(p->pool, us_offset_of(e), US_LENGTH_OF(e));
+    if (US_CODEC_OF(e) != US_FILL)
+        us_tier(p, e)->ops->free(p, us_tier(p, e), e);
 }
 
-static bool in_pool(us_entry_t e) { return US_CODEC_OF(e) != US_FILL && us_tier_of(e) == US_TIER_POOL; }
+static bool in_pool(us_entry_t e) { return US_CODEC_OF(e) != US_FILL && us_tier_of(e) != US_TIER_FILE; }
+
+/* A block of raw bytes that is out lies in a tier from now on, or does not any more. */
+static void out_add(us_pager_t *p, us_entry_t e, uint32_t raw) {
+    us_tier_stats_t *s = us_tier(p, e)->s;
+    s->raw += raw;
+    s->bytes += US_LENGTH_OF(e);
+    *(in_pool(e) ? &p->s->pooled_raw : &p->s->stored_raw) += raw;
+    *(in_pool(e) ? &p->s->pooled : &p->s->stored) += US_LENGTH_OF(e);
+}
+
+static void out_sub(us_pager_t *p, us_entry_t e, uint32_t raw) {
+    us_tier_stats_t *s = us_tier(p, e)->s;
+    s->raw -= raw;
+    s->bytes -= US_LENGTH_OF(e);
+    *(in_pool(e) ? &p->s->pooled_raw : &p->s->stored_raw) -= raw;
+    *(in_pool(e) ? &p->s->pooled : &p->s->stored) -= US_LENGTH_OF(e);
+}
+
+/* The same of a clean block's copy; a word is none. */
+static void kept_add(us_pager_t *p, us_entry_t e) {
+    if (US_CODEC_OF(e) != US_FILL)
+        us_tier(p, e)->s->kept += US_LENGTH_OF(e);
+    if (in_pool(e))
+        p->s->kept += US_LENGTH_OF(e);
+}
+
+static void kept_sub(us_pager_t *p, us_entry_t e) {
+    if (US_CODEC_OF(e) != US_FILL)
+        us_tier(p, e)->s->kept -= US_LENGTH_OF(e);
+    if (in_pool(e))
+        p->s->kept -= US_LENGTH_OF(e);
+}
 
 /* The copy of a clean block goes; its bytes are in the client's pages. */
 static void drop_copy(us_pager_t *p, us_entry_t *e) {
     if (e->flags & US_F_KEPT) {
         us_entry_free_object(p, *e);
-        if (in_pool(*e))
-            p->s->kept -= US_LENGTH_OF(*e);
+        kept_sub(p, *e);
     }
     e->flags &= (uint8_t)~(US_F_CLEAN | US_F_KEPT);
     e->size = 0;
@@ -100,13 +128,12 @@ void us_entry_bring(us_pager_t *p, us_region_t *r, uint32_t i, bool clean) {
     case US_POOLED:
         us_policy_warm(p, i);
         e.flags = p->space.table[i].flags;
-        p->s->pooled_raw -= len;
-        p->s->pooled -= US_LENGTH_OF(e);
-        p->s->kept += US_LENGTH_OF(e);
+        out_sub(p, e, len);
+        kept_add(p, e);
         break;
     case US_STORED:
-        p->s->stored_raw -= len;
-        p->s->stored -= US_LENGTH_OF(e);
+        out_sub(p, e, len);
+        kept_add(p, e);
         break;
     default: /* OUTBOX: its job goes on, and makes a copy if the block stays clean */
         p->s->outbox -= len;
@@ -120,7 +147,7 @@ void us_entry_bring(us_pager_t *p, us_region_t *r, uint32_t i, bool clean) {
         e.where = 0;
     }
     e.state = US_RESIDENT;
-    e.flags = (uint8_t)((e.flags & ~(US_F_CLEAN | US_F_KEPT)) | US_F_CLEAN | (old == US_OUTBOX ? 0 : US_F_KEPT));
+    e.flags = (uint8_t)((e.flags & ~(US_F_KEPT | US_F_WRITING)) | US_F_CLEAN | (old == US_OUTBOX ? 0 : US_F_KEPT));
     if (!clean) {
         drop_copy(p, &e);
         e.gen++;
@@ -173,15 +200,10 @@ void us_entry_left(us_pager_t *p, us_region_t *r, uint32_t i) {
         if (US_CODEC_OF(e) == US_FILL) {
             e.state = US_FILLED;
             p->s->filled += len;
-        } else if (us_tier_of(e) == US_TIER_FILE) {
-            e.state = US_STORED;
-            p->s->stored += US_LENGTH_OF(e);
-            p->s->stored_raw += len;
         } else {
-            e.state = US_POOLED;
-            p->s->kept -= US_LENGTH_OF(e);
-            p->s->pooled += US_LENGTH_OF(e);
-            p->s->pooled_raw += len;
+            e.state = in_pool(e) ? US_POOLED : US_STORED;
+            kept_sub(p, e);
+            out_add(p, e, len);
         }
         e.flags &= (uint8_t)~(US_F_CLEAN | US_F_KEPT);
         p->s->dropped_blocks++;
@@ -226,18 +248,18 @@ int us_entry_pressed(us_pager_t *p, const us_job_t *job) {
         e.size = US_SIZE(US_FILL, 0);
         e.where = job->word;
     } else {
+        us_pool_t *pool = p->tier[1].pool;
         uint64_t off;
-        int err = us_pool_alloc(p->pool, job->len, i, e.gen, &off);
+        int err = us_pool_alloc(pool, job->len, i, e.gen, &off);
         if (err != 0)
             return out ? err : 0; /* a copy is worth no trouble */
-        memcpy(us_pool_at(p->pool, off), job->codec == US_CODEC_NONE ? job->src : job->out, job->len);
+        memcpy(us_pool_at(pool, off), job->codec == US_CODEC_NONE ? job->src : job->out, job->len);
         e.size = US_SIZE(job->codec, job->len);
-        e.where = where_of(off);
+        e.where = us_where(1, off);
     }
     if (!out) {
         e.flags |= US_F_KEPT;
-        if (job->codec != US_FILL)
-            p->s->kept += job->len;
+        kept_add(p, e);
     } else {
         p->s->outbox -= job->raw;
         if (job->codec == US_FILL) {
@@ -245,8 +267,7 @@ int us_entry_pressed(us_pager_t *p, const us_job_t *job) {
             p->s->filled += job->raw;
         } else {
             e.state = US_POOLED;
-            p->s->pooled_raw += job->raw;
-            p->s->pooled += job->len;
+            out_add(p, e, job->raw);
         }
     }
     put(p, i, e);
@@ -255,59 +276,81 @@ int us_entry_pressed(us_pager_t *p, const us_job_t *job) {
     return 0;
 }
 
-/* A write of the pool's object of generation gen is done. True when the entry (or the copy of a clean
- * block) now names the object in the file; the pool's is given up at that moment. */
-bool us_entry_stored(us_pager_t *p, uint32_t i, uint16_t gen, uint64_t off) {
+/* Its object begins to move to another tier. Until that is done the entry names the old place; it is in no queue of
+ * what is cold meanwhile. */
+void us_entry_moving(us_pager_t *p, uint32_t i) {
+    us_policy_warm(p, i);
     us_entry_t e = p->space.table[i];
-    const bool was_writing = e.state == US_POOLED && (e.flags & US_F_WRITING);
+    e.flags |= US_F_WRITING;
+    put(p, i, e);
+}
+
+/* The move of the object of generation gen at `from` came to nothing. */
+void us_entry_unmoved(us_pager_t *p, uint32_t i, uint16_t gen, uint64_t from) {
+    us_entry_t e = p->space.table[i];
+    if (!(e.flags & US_F_WRITING) || e.gen != gen || e.where != from) /* perhaps another move's */
+        return;
     e.flags &= (uint8_t)~US_F_WRITING;
-    const bool same = e.gen == gen && in_pool(e) && !(e.flags & US_F_LOCKED) &&
-                      ((e.state == US_POOLED && was_writing) || (e.state == US_RESIDENT && (e.flags & US_F_KEPT)));
-    if (!same) {
-        if (was_writing) { /* a worker brings it in just now: it stays where it was */
-            put(p, i, e);
-            us_policy_cold_first(p, i);
-        }
+    put(p, i, e);
+    if (e.state == US_POOLED)
+        us_policy_cold_first(p, i);
+}
+
+/* The object of generation gen that lay at `from` lies at `to` as well, codec and length as in size. True: the entry
+ * (or the copy of a clean block) now names that, and the old one is gone. False: it is another one by now, or locked,
+ * as when a worker reads it; the one at `to` is garbage. Who has the entry's lock for a read of the file has a pin on
+ * the segment too, so compaction need not care for it. */
+bool us_entry_moved(us_pager_t *p, uint32_t i, uint16_t gen, uint64_t from, uint64_t to, uint32_t size) {
+    us_entry_t e = p->space.table[i];
+    const bool names = e.state == US_POOLED || e.state == US_STORED || (e.flags & US_F_KEPT);
+    const bool same = names && US_CODEC_OF(e) != US_FILL && e.gen == gen && e.where == from;
+    const bool in_file = from >> 56 == US_TIER_FILE && to >> 56 == US_TIER_FILE;
+    if (!same || (e.state == US_POOLED && !(e.flags & US_F_WRITING)))
+        return false; /* or it has come and gone meanwhile, and is in a queue again */
+    if ((e.flags & US_F_LOCKED) && !in_file) {
+        us_entry_unmoved(p, i, gen, from);
         return false;
     }
     const us_entry_t old = e;
-    const uint32_t len = US_LENGTH_OF(e);
-    e.where = us_where(US_TIER_FILE, off);
-    if (e.state == US_POOLED) {
-        const us_region_t *r = us_region_of(p, i);
-        const uint32_t raw = us_block_len(r, i);
-        e.state = US_STORED;
-        p->s->pooled -= len;
-        p->s->pooled_raw -= raw;
-        p->s->stored += len;
-        p->s->stored_raw += raw;
+    const us_region_t *r = us_region_of(p, i);
+    const bool out = !(e.flags & US_F_KEPT);
+    e.flags &= (uint8_t)~US_F_WRITING;
+    e.size = size;
+    e.where = to;
+    if (out) {
+        out_sub(p, old, us_block_len(r, i));
+        e.state = in_pool(e) ? US_POOLED : US_STORED;
+        out_add(p, e, us_block_len(r, i));
     } else {
-        p->s->kept -= len;
+        kept_sub(p, old);
+        kept_add(p, e);
     }
-    us_log_live(p->store.log, off, len);
+    if (!in_pool(e))
+        us_log_live(p->store.log, us_offset_of(e), US_LENGTH_OF(e));
     put(p, i, e);
-    us_pool_free(p->pool, us_offset_of(old), len);
+    us_entry_free_object(p, old);
+    if (e.state == US_POOLED)
+        us_policy_cold(p, i);
     return true;
 }
 
-/* Compaction has copied the object from one segment to another. */
-bool us_entry_rewritten(us_pager_t *p, uint32_t i, uint16_t gen, uint64_t from, uint64_t to) {
+/* Nothing leaves or comes while it is locked. */
+void us_entry_lock(us_pager_t *p, uint32_t i) {
     us_entry_t e = p->space.table[i];
-    if (e.gen != gen || (e.state != US_STORED && !(e.flags & US_F_KEPT)) || US_CODEC_OF(e) == US_FILL ||
-        e.where != us_where(US_TIER_FILE, from))
-        return false;
-    e.where = us_where(US_TIER_FILE, to);
-    us_log_live(p->store.log, to, US_LENGTH_OF(e));
+    e.flags |= US_F_LOCKED;
     put(p, i, e);
-    us_log_dead(p->store.log, from, US_LENGTH_OF(e));
-    return true;
+}
+
+void us_entry_unlock(us_pager_t *p, uint32_t i) {
+    us_entry_t e = p->space.table[i];
+    unlock(p, i, &e);
+    put(p, i, e);
 }
 
 void us_entry_lost(us_pager_t *p, us_region_t *r, uint32_t i) {
     us_entry_t e = p->space.table[i];
     const uint32_t len = us_block_len(r, i);
-    p->s->stored -= US_LENGTH_OF(e);
-    p->s->stored_raw -= len;
+    out_sub(p, e, len);
     p->s->lost += len;
     us_entry_free_object(p, e);
     put(p, i, (us_entry_t){.state = US_LOST, .gen = e.gen});
@@ -316,7 +359,7 @@ void us_entry_lost(us_pager_t *p, us_region_t *r, uint32_t i) {
 void us_entry_uncopy(us_pager_t *p, uint32_t i) {
     us_entry_t e = p->space.table[i];
     us_entry_free_object(p, e);
-    p->s->kept -= US_LENGTH_OF(e);
+    kept_sub(p, e);
     e.flags &= (uint8_t)~US_F_KEPT;
     e.size = 0;
     e.where = 0;
@@ -324,15 +367,16 @@ void us_entry_uncopy(us_pager_t *p, uint32_t i) {
     p->s->reclaimed_copies++;
 }
 
-bool us_entry_moved(void *pager, uint32_t owner, uint32_t tag, uint64_t from, uint64_t to) {
-    us_pager_t *p = pager;
+bool us_entry_shifted(void *tier, uint32_t owner, uint32_t tag, uint64_t from, uint64_t to) {
+    const us_tier_t *t = tier;
+    us_pager_t *p = t->pager;
     (void)tag;
     us_entry_t e = p->space.table[owner];
-    if (e.flags & US_F_LOCKED) /* a worker may be reading it */
+    if (e.flags & (US_F_LOCKED | US_F_WRITING)) /* a worker may be reading it, or it is on its way to elsewhere */
         return false;
-    if (e.where != where_of(from))
+    if (e.where != us_where(t->id, from))
         return false;
-    e.where = where_of(to);
+    e.where = us_where(t->id, to);
     put(p, owner, e);
     return true;
 }
@@ -353,13 +397,11 @@ void us_entry_forget(us_pager_t *p, us_region_t *r, uint32_t i) {
     case US_POOLED:
         us_policy_warm(p, i);
         us_entry_free_object(p, e);
-        p->s->pooled_raw -= len;
-        p->s->pooled -= US_LENGTH_OF(e);
+        out_sub(p, e, len);
         break;
     case US_STORED:
         us_entry_free_object(p, e);
-        p->s->stored_raw -= len;
-        p->s->stored -= US_LENGTH_OF(e);
+        out_sub(p, e, len);
         break;
     case US_LOST:
         p->s->lost -= len;

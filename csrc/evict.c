@@ -59,14 +59,16 @@ void us_slot_free(us_pager_t *p, uint32_t slot) {
 
 /* ---- room in the pool ------------------------------------------------------------------------------- */
 
-/* Gives up copies of clean blocks until `bytes` of payload are freed. false: there are too few. */
-bool us_reclaim(us_pager_t *p, uint64_t bytes) {
-    const uint64_t want = us_pool_used(p->pool) > bytes ? us_pool_used(p->pool) - bytes : 0;
+static us_pool_t *first_pool(us_pager_t *p) { return p->tier[1].pool; }
+
+/* Gives up copies of clean blocks in a pool until `bytes` of payload are freed. false: there are too few. */
+bool us_reclaim(us_pager_t *p, us_tier_t *t, uint64_t bytes) {
+    const uint64_t want = us_pool_used(t->pool) > bytes ? us_pool_used(t->pool) - bytes : 0;
     uint32_t left = 0;
     for (uint32_t k = 0; k < p->live; k++)
         left += p->byfirst[k]->count;
     us_region_t *r = NULL;
-    while (us_pool_used(p->pool) > want && p->s->kept > 0 && left-- > 0) {
+    while (us_pool_used(t->pool) > want && t->s->kept > 0 && left-- > 0) {
         if (r == NULL || p->kept_hand >= r->first + r->count) {
             r = us_region_of(p, p->kept_hand);
             if (r == NULL) { /* between regions, or past the last: on to the next one */
@@ -85,17 +87,17 @@ bool us_reclaim(us_pager_t *p, uint64_t bytes) {
         }
         const us_entry_t e = p->space.table[p->kept_hand];
         if ((e.flags & US_F_KEPT) && e.state == US_RESIDENT && !(e.flags & US_F_LOCKED) &&
-            US_CODEC_OF(e) != US_FILL && us_tier_of(e) == US_TIER_POOL)
+            US_CODEC_OF(e) != US_FILL && us_tier_of(e) == t->id)
             us_entry_uncopy(p, p->kept_hand);
         p->kept_hand++;
     }
-    return us_pool_used(p->pool) <= want;
+    return us_pool_used(t->pool) <= want;
 }
 
 /* Nothing more is taken for a while, unless much is freed: one warning, one counter, no retries in a loop. */
 static void say_noroom(us_pager_t *p) {
     p->gate_until = us_now_ns() + GATE_NS;
-    p->gate_used = us_pool_used(p->pool);
+    p->gate_used = us_pool_used(first_pool(p));
     p->s->refused_noroom++;
     if (!p->said_noroom) {
         p->said_noroom = true;
@@ -103,31 +105,31 @@ static void say_noroom(us_pager_t *p) {
     }
 }
 
-/* *soon: what is being written out will make it. */
+/* *soon: what is sinking will make it. */
 static bool pool_has_room(us_pager_t *p, uint32_t len, bool *soon) {
     if (p->gate_until != 0) {
-        if (us_now_ns() < p->gate_until && us_pool_used(p->pool) + (256 << 10) > p->gate_used)
+        if (us_now_ns() < p->gate_until && us_pool_used(first_pool(p)) + (256 << 10) > p->gate_used)
             return false;
         p->gate_until = 0;
     }
     /* Spans are never quite full. Where waiting helps, the part that they lose is not promised. */
-    const bool helps = us_store_helps(p);
-    const uint64_t room = p->cfg.pool - (helps ? p->cfg.pool / 16 : 0);
-    const uint64_t need = us_pool_used(p->pool) + p->pending + len;
+    const bool helps = us_tiers_help(p);
+    const uint64_t budget = p->cfg.pool[0].budget, room = budget - (helps ? budget / 16 : 0);
+    const uint64_t need = us_pool_used(first_pool(p)) + p->pending + len;
     if (need <= room)
         return true;
     if (helps) {
-        us_store_out(p);
+        us_tiers_sink(p);
         *soon = true;
         return false;
     }
-    if (p->store.on && p->pending > 0) { /* compressed, it can be written */
+    if (p->tier[1].next != NULL && p->pending > 0) { /* compressed, it can sink */
         *soon = true;
         return false;
     }
-    if (us_reclaim(p, need - room))
+    if (us_reclaim(p, &p->tier[1], need - room))
         return true;
-    if (us_store_squeeze(p)) {
+    if (us_tiers_squeeze(p)) {
         *soon = true;
         return false;
     }
@@ -350,17 +352,18 @@ static void commit_command(us_pager_t *p, us_posted_t q, const us_cmd_t *c, int 
 static bool commit_press(us_pager_t *p, us_region_t *r, us_job_t *j) {
     if (atomic_load_explicit(&j->phase, memory_order_relaxed) == US_CANCELLED)
         return true;
+    us_tier_t *t = &p->tier[1];
     US_DELAY(US_D_COMMIT);
     int err = us_entry_pressed(p, j);
     if (err == -ENOSPC) {
-        us_pool_compact(p->pool, 8 << 20, us_entry_moved, p);
+        us_pool_compact(t->pool, 8 << 20, us_entry_shifted, t);
         err = us_entry_pressed(p, j);
     }
-    if (err == -ENOSPC && us_reclaim(p, 4ull * j->len + (256 << 10))) {
-        us_pool_compact(p->pool, 8 << 20, us_entry_moved, p);
+    if (err == -ENOSPC && us_reclaim(p, t, 4ull * j->len + (256 << 10))) {
+        us_pool_compact(t->pool, 8 << 20, us_entry_shifted, t);
         err = us_entry_pressed(p, j);
     }
-    if (err == -ENOSPC && us_store_squeeze(p)) { /* room is being made: looked at again when a write is done */
+    if (err == -ENOSPC && us_tiers_squeeze(p)) { /* room is being made: looked at again when something has sunk */
         p->stalled[p->stalled_n++] = j;
         return false;
     }
@@ -410,7 +413,7 @@ static void finish_press(us_pager_t *p, us_region_t *r, us_job_t *j) {
 }
 
 void us_pump(us_pager_t *p) {
-    bool moved = false, pressing = false;
+    bool moved = false, pressing = false, sunk = false;
     while (p->seen < p->head) {
         us_cmd_t *c = &p->space.ring->cmd[p->seen & (US_RING - 1)];
         int status = atomic_load_explicit(&c->status, memory_order_acquire);
@@ -430,15 +433,22 @@ void us_pump(us_pager_t *p) {
         moved = true;
         if (j->kind == US_JOB_PRESS) {
             finish_press(p, r, j);
+        } else if (j->kind == US_JOB_RECODE) {
+            us_tier_recoded(p, r, j);
+            sunk = true;
         } else {
-            commit_bring(p, r, j);
-            r->jobs--;
+            if (j->slot != 0) {
+                us_store_brought(p, r, j);
+            } else {
+                commit_bring(p, r, j);
+                r->jobs--;
+            }
             us_crew_free(&p->crew, j);
         }
     }
-    const bool stored = us_store_pump(p);
-    moved |= stored;
-    if (p->stalled_n > 0 && (stored || p->store.writes == 0)) {
+    sunk |= us_store_pump(p);
+    moved |= sunk;
+    if (p->stalled_n > 0 && (sunk || p->tier[1].leaving == 0)) {
         us_job_t *again[US_JOBS];
         const uint32_t n = p->stalled_n;
         memcpy(again, p->stalled, n * sizeof(us_job_t *));

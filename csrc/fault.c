@@ -45,7 +45,7 @@ static const uint8_t *bytes_of(us_pager_t *p, us_entry_t e, uint32_t len) {
     default:
         break;
     }
-    const uint8_t *object = us_pool_at(p->pool, e.where & ((1ull << 56) - 1));
+    const uint8_t *object = us_object(p, e);
     if (US_CODEC_OF(e) == US_CODEC_NONE)
         return object;
     if (us_decompress(p->codec, (int)US_CODEC_OF(e), object, US_LENGTH_OF(e), p->raw, len) != 0)
@@ -117,6 +117,19 @@ static int zero_page(us_pager_t *p, uint64_t page, bool protect) {
     return err == -EAGAIN || err == -ENOMEM ? US_AGAIN : US_DONE;
 }
 
+void us_fault_bring_job(us_pager_t *p, us_region_t *r, us_job_t *j, uint32_t i, bool clean) {
+    j->kind = US_JOB_BRING;
+    j->clean = clean;
+    j->entry = i;
+    j->region = r->id;
+    j->raw = us_block_len(r, i);
+    j->dst = us_block_addr(r, i);
+    j->gen = p->space.table[i].gen;
+    j->word = 0;
+    j->src = NULL;
+    j->slot = 0;
+}
+
 /* Hands block i to a worker. false: it can't be had now without waiting. */
 bool us_fault_ahead(us_pager_t *p, us_region_t *r, uint32_t i, bool clean) {
     const us_entry_t e = p->space.table[i];
@@ -124,19 +137,11 @@ bool us_fault_ahead(us_pager_t *p, us_region_t *r, uint32_t i, bool clean) {
     if (p->crew.idle_n <= US_JOBS / 4 || p->resident + len > p->cfg.limit)
         return false;
     us_job_t *j = us_crew_job(&p->crew);
-    j->kind = US_JOB_BRING;
-    j->clean = clean;
-    j->entry = i;
-    j->region = r->id;
-    j->raw = len;
-    j->dst = us_block_addr(r, i);
-    j->gen = e.gen;
-    j->word = 0;
-    j->src = NULL;
+    us_fault_bring_job(p, r, j, i, clean);
     if (e.state == US_POOLED) {
         j->codec = (uint8_t)US_CODEC_OF(e);
         j->len = US_LENGTH_OF(e);
-        j->src = us_pool_at(p->pool, e.where & ((1ull << 56) - 1));
+        j->src = us_object(p, e);
     } else {
         j->codec = US_FILL;
         j->word = e.state == US_FILLED ? e.where : 0;
@@ -275,7 +280,7 @@ int us_fault_serve(us_pager_t *p, const us_event_t *f) {
     if (room < 0)
         p->s->over_limit++;
     if (kind == US_KIND_STORED) { /* the read's completion copies, wakes and records */
-        if (us_store_fetch(p, r, i, write, true, f->since)) {
+        if (us_store_fetch(p, r, i, write, f->since)) {
             us_policy_ahead(p, r, i, write);
             return US_DONE;
         }

@@ -11,6 +11,7 @@
 #define _GNU_SOURCE
 #endif
 #include "io.h"
+#include "alloc.h"
 
 #include <errno.h>
 #include <linux/futex.h>
@@ -399,7 +400,7 @@ static int threads_open(us_io_t *io, int threads) {
         while (room < io->slots[op])
             room *= 2;
         io->todo[op].mask = room - 1;
-        io->todo[op].at = calloc(room, sizeof *io->todo[op].at);
+        io->todo[op].at = us_calloc(room, sizeof *io->todo[op].at);
         if (io->todo[op].at == NULL)
             err = -ENOMEM;
     }
@@ -429,7 +430,7 @@ int us_io_open(us_io_t **out, int fd, int engine, int threads, unsigned reads, u
     if (engine < US_IO_AUTO || engine > US_IO_THREADS || threads < 1 || threads > US_IO_THREADS_MAX ||
         reads < 1 || reads > US_IO_SLOTS_MAX || writes < 1 || writes > US_IO_SLOTS_MAX)
         return -EINVAL;
-    us_io_t *io = aligned_alloc(64, sizeof *io);
+    us_io_t *io = us_aligned_alloc(64, sizeof *io);
     if (io == NULL)
         return -ENOMEM;
     memset(io, 0, sizeof *io);

@@ -11,16 +11,12 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "alloc.h"
 #include "sys.h"
 
 /* Messages in a step, while nobody waits in Python, and while somebody does: a task that is woken takes a
  * few turns of the asyncio loop, and who comes by uffd meanwhile must not have all the turns. */
 enum { ROUNDS = 512, ROUNDS_PARKED = 8, MAX_BLOCK = 1 << US_BLOCK_MAX_SHIFT };
-
-static void *reserve(uint64_t len) {
-    void *m = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    return m == MAP_FAILED ? NULL : m;
-}
 
 /* ---- life ------------------------------------------------------------------------------------------- */
 
@@ -34,9 +30,9 @@ static void set_marks(us_pager_t *p) {
 static int open_outbox(us_pager_t *p) {
     us_outbox_t *o = &p->outbox;
     o->pages = (uint32_t)(p->space.at.outbox_len >> US_PAGE_SHIFT);
-    o->span = calloc(o->pages, sizeof *o->span);
-    o->job = calloc(o->pages, sizeof(us_job_t *));
-    o->press = reserve(p->space.at.outbox_len);
+    o->span = us_calloc(o->pages, sizeof *o->span);
+    o->job = us_calloc(o->pages, sizeof(us_job_t *));
+    o->press = us_sys_reserve(p->space.at.outbox_len);
     return o->span == NULL || o->job == NULL || o->press == NULL ? -ENOMEM : 0;
 }
 
@@ -47,22 +43,20 @@ static int open_all(us_pager_t *p) {
     p->cfg.layout = p->space.at;
     p->s = &p->space.stats->s;
     p->s->limit = p->cfg.limit;
-    p->s->pool_budget = p->cfg.pool;
-    err = us_pool_init(&p->pool, p->cfg.space_fd, p->space.at.pool_off, p->space.pool, p->space.at.pool_len,
-                       p->cfg.pool);
+    err = us_tiers_open(p);
     if (err < 0)
         return err;
     const uint64_t cap = p->space.at.table_cap;
-    p->node = reserve(cap * sizeof *p->node);
-    p->stamp = reserve(cap * sizeof *p->stamp);
-    p->pins = reserve(cap * sizeof *p->pins);
-    p->raw = reserve(MAX_BLOCK);
-    p->filled = reserve(MAX_BLOCK);
+    p->node = us_sys_reserve(cap * sizeof *p->node);
+    p->stamp = us_sys_reserve(cap * sizeof *p->stamp);
+    p->pins = us_sys_reserve(cap * sizeof *p->pins);
+    p->raw = us_sys_reserve(MAX_BLOCK);
+    p->filled = us_sys_reserve(MAX_BLOCK);
     p->zero = mmap(NULL, MAX_BLOCK, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p->node == NULL || p->stamp == NULL || p->pins == NULL || p->raw == NULL || p->filled == NULL ||
         p->zero == MAP_FAILED)
         return -ENOMEM;
-    p->queue[0] = p->queue[1] = p->cold = (us_queue_t){.head = US_NONE, .tail = US_NONE};
+    p->queue[0] = p->queue[1] = (us_queue_t){.head = US_NONE, .tail = US_NONE};
     err = us_codec_ctx_new(&p->codec, MAX_BLOCK);
     if (err == 0)
         err = open_outbox(p);
@@ -73,8 +67,8 @@ static int open_all(us_pager_t *p) {
         return -errno;
     p->crew = (us_crew_t){.uffd = p->cfg.uffd,
                           .notify = p->worker_fd,
-                          .codec = p->cfg.codec,
-                          .level = p->cfg.level,
+                          .codec = p->cfg.pool[0].codec,
+                          .level = p->cfg.pool[0].level,
                           .zero = p->zero,
                           .ring = p->space.ring};
     err = us_crew_start(&p->crew, p->cfg.workers, MAX_BLOCK);
@@ -85,7 +79,7 @@ static int open_all(us_pager_t *p) {
 }
 
 int us_pager_open(us_pager_t **out, const us_pager_config_t *cfg) {
-    us_pager_t *p = aligned_alloc(64, us_align_up(sizeof *p, 64));
+    us_pager_t *p = us_aligned_alloc(64, us_align_up(sizeof *p, 64));
     if (p == NULL)
         return -ENOMEM;
     memset(p, 0, sizeof *p);
@@ -121,8 +115,7 @@ void us_pager_close(us_pager_t *p) {
         close(p->worker_fd);
     if (p->codec != NULL)
         us_codec_ctx_free(p->codec);
-    if (p->pool != NULL)
-        us_pool_destroy(p->pool);
+    us_tiers_close(p);
     free(p->outbox.span);
     free(p->outbox.job);
     unreserve(p->outbox.press, p->space.at.outbox_len);
@@ -175,13 +168,13 @@ us_region_t *us_region_of(us_pager_t *p, uint32_t entry) {
 
 static int grow(us_pager_t *p) {
     const uint32_t n = p->regions == 0 ? 16 : p->regions * 2;
-    us_region_t **a = realloc(p->region, n * sizeof *a);
+    us_region_t **a = us_realloc(p->region, n * sizeof *a);
     if (a != NULL)
         p->region = a;
-    us_region_t **b = realloc(p->byaddr, n * sizeof *b);
+    us_region_t **b = us_realloc(p->byaddr, n * sizeof *b);
     if (b != NULL)
         p->byaddr = b;
-    us_region_t **c = realloc(p->byfirst, n * sizeof *c);
+    us_region_t **c = us_realloc(p->byfirst, n * sizeof *c);
     if (c != NULL)
         p->byfirst = c;
     if (a == NULL || b == NULL || c == NULL)
@@ -235,7 +228,7 @@ int us_pager_add(us_pager_t *p, uint64_t addr, uint64_t len, uint32_t block, int
     const uint32_t first = find_gap(p, count);
     if (first == US_NONE)
         return -ENOSPC;
-    us_region_t *r = calloc(1, sizeof *r);
+    us_region_t *r = us_calloc(1, sizeof *r);
     if (r == NULL)
         return -ENOMEM;
     *r = (us_region_t){.addr = addr,
@@ -299,6 +292,7 @@ int us_pager_remove(us_pager_t *p, int id) {
         if (!is_settled(p, i))
             return -EBUSY;
     }
+    us_store_forget(p, r->first, r->count);
     for (uint32_t i = r->first; i < r->first + r->count; i++)
         us_entry_forget(p, r, i);
     const uint64_t page_entries = US_PAGE / sizeof(us_entry_t);
@@ -346,6 +340,43 @@ int us_pager_settle(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
     return US_WAIT_ROOM;
 }
 
+int us_pager_move(us_pager_t *p, int id, uint32_t *cursor, uint32_t last, int to) {
+    us_region_t *r = range(p, id, cursor, last);
+    if (r == NULL || to < 1 || to >= US_TIERS || p->tier[to].ops == NULL)
+        return -EINVAL;
+    us_tier_t *t = &p->tier[to];
+    int result = US_DONE;
+    for (; *cursor < last; (*cursor)++) {
+        const uint32_t i = r->first + *cursor;
+        const us_entry_t e = p->space.table[i];
+        if ((e.state != US_POOLED && e.state != US_STORED) || us_tier_of(e) == to || (e.flags & US_F_LOCKED) ||
+            (e.flags & US_F_WRITING))
+            continue;
+        result = us_tier(p, e)->ops->load(p, us_tier(p, e), r, i, t);
+        if (result != US_DONE)
+            break;
+    }
+    t->ops->flush(p, t);
+    us_store_flush(p);
+    if (result == US_WAIT_ROOM)
+        want(p);
+    return result;
+}
+
+int us_pager_moved(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
+    us_region_t *r = range(p, id, cursor, last);
+    if (r == NULL)
+        return -EINVAL;
+    for (; *cursor < last; (*cursor)++) {
+        const us_entry_t e = p->space.table[r->first + *cursor];
+        if ((e.state == US_POOLED || e.state == US_STORED) && (e.flags & (US_F_WRITING | US_F_LOCKED)) != 0) {
+            want(p);
+            return US_WAIT_ROOM;
+        }
+    }
+    return US_DONE;
+}
+
 int us_pager_prefetch(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
     us_region_t *r = range(p, id, cursor, last);
     if (r == NULL)
@@ -360,8 +391,8 @@ int us_pager_prefetch(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
         const int room = us_evict_room(p, us_block_len(r, i));
         if (room == -ENOSPC)
             break; /* nothing can leave for it: it is only a hint */
-        if (room == US_DONE && e.state == US_STORED && us_store_fetch(p, r, i, false, false, 0))
-            continue;
+        if (room == US_DONE && e.state == US_STORED && us_store_fetch_run(p, r, i, r->first + last, false, p->cfg.limit) > 0)
+            continue; /* those after it are locked, and passed by */
         if (room == US_DONE && e.state != US_OUTBOX && e.state != US_STORED && us_fault_ahead(p, r, i, true)) {
             posted = true;
             continue;
@@ -373,6 +404,7 @@ int us_pager_prefetch(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
     }
     if (posted)
         us_crew_ring(&p->crew);
+    us_store_flush(p);
     if (result == US_WAIT_ROOM)
         want(p);
     return result;
@@ -393,7 +425,8 @@ static int populate(us_pager_t *p, us_region_t *r, uint32_t i) {
 }
 
 /* Brings block i in, written or not, whatever it takes; for pins and for the end. */
-static int hold(us_pager_t *p, us_region_t *r, uint32_t i, bool within_limit) {
+static int hold(us_pager_t *p, us_region_t *r, uint32_t i, uint32_t last, bool within_limit) {
+    enum { AHEAD = 256 };
     const us_entry_t e = p->space.table[i];
     if (e.flags & US_F_LOCKED)
         return US_WAIT_ENTRY;
@@ -409,14 +442,20 @@ static int hold(us_pager_t *p, us_region_t *r, uint32_t i, bool within_limit) {
         return US_DONE;
     if (e.state == US_STORED) {
         /* As many as there are slots, so that the disk has something to choose from. */
-        const uint32_t end = (uint32_t)us_min(r->first + r->count, (uint64_t)i + 32);
-        for (uint32_t k = i; k < end; k++) {
-            const us_entry_t n = p->space.table[k];
-            if (n.state == US_STORED && !(n.flags & US_F_LOCKED) &&
-                (!within_limit || p->resident + us_block_len(r, k) <= p->cfg.limit) &&
-                !us_store_fetch(p, r, k, true, false, 0))
+        const uint32_t end = (uint32_t)us_min(r->first + last, (uint64_t)i + AHEAD);
+        const uint64_t most = within_limit ? p->cfg.limit : UINT64_MAX;
+        for (uint32_t k = i, n; k < end; k += n) {
+            const us_entry_t next = p->space.table[k];
+            n = 1;
+            if (next.state != US_STORED || (next.flags & US_F_LOCKED))
+                continue;
+            if (k > i && p->resident + us_block_len(r, k) > most)
+                break;
+            n = us_store_fetch_run(p, r, k, end, true, most);
+            if (n == 0)
                 break;
         }
+        us_store_flush(p);
         return US_WAIT_ENTRY;
     }
     return us_fault_install(p, r, i, true);
@@ -433,7 +472,7 @@ static int hold_range(us_pager_t *p, int id, uint32_t *cursor, uint32_t last, bo
             return US_AGAIN;
         if (pin && p->pins[i] == UINT16_MAX)
             return -EOVERFLOW;
-        int res = hold(p, r, i, pin);
+        int res = hold(p, r, i, last, pin);
         if (res == -ENOENT && !pin) /* unmapped by the user: nothing to restore, nobody to miss it */
             continue;
         if (res != US_DONE) {
@@ -475,7 +514,7 @@ void us_event(us_pager_t *p, us_event_t ev) {
         us_sys_eventfd_ring(p->worker_fd);
     if (p->events == p->event_cap) {
         uint32_t cap = p->event_cap == 0 ? 64 : p->event_cap * 2;
-        us_event_t *e = realloc(p->event, cap * sizeof *e);
+        us_event_t *e = us_realloc(p->event, cap * sizeof *e);
         if (e == NULL)
             abort(); /* to drop one is to hang a thread */
         p->event = e;
@@ -486,30 +525,40 @@ void us_event(us_pager_t *p, us_event_t ev) {
 
 static void publish(us_pager_t *p) {
     us_stats_t *s = p->s;
-    s->pool_used = us_pool_used(p->pool);
-    s->pool_allocated = us_pool_allocated(p->pool);
+    s->pool_used = s->pool_allocated = 0;
+    for (us_tier_t *t = &p->tier[1]; t != NULL && t->pool != NULL; t = t->next) {
+        s->pool_used += t->s->used = us_pool_used(t->pool);
+        s->pool_allocated += t->s->allocated = us_pool_allocated(t->pool);
+    }
     if (p->store.on) {
-        s->swap_used = us_log_used_bytes(p->store.log);
-        s->swap_live = us_log_live_bytes(p->store.log);
+        s->swap_used = s->tier[US_TIER_FILE].allocated = us_log_used_bytes(p->store.log);
+        s->swap_live = s->tier[US_TIER_FILE].used = us_log_live_bytes(p->store.log);
     }
     uint64_t ns = 0;
     for (int i = 0; i < p->crew.n; i++)
         ns += atomic_load_explicit(&p->crew.worker[i].cpu_ns, memory_order_relaxed);
     s->worker_cpu_ns = ns;
+    s->allocations = atomic_load_explicit(&us_allocations, memory_order_relaxed);
+    s->decompressions = us_codec_unpressed(p->codec);
+    for (int i = 0; i < p->crew.n; i++)
+        s->decompressions += us_codec_unpressed(p->crew.worker[i].codec);
 }
 
-/* Merges spans a little at a time while the pool holds much more than it uses. true: there may be more. */
+/* Merges spans a little at a time while a pool holds much more than it uses. true: there may be more. */
 static bool tidy(us_pager_t *p) {
-    const uint64_t used = us_pool_used(p->pool), held = us_pool_allocated(p->pool);
-    if (held > used + used / 8 + (512 << 10)) {
-        int64_t n = us_pool_compact(p->pool, 256 << 10, us_entry_moved, p);
+    bool more = false;
+    for (us_tier_t *t = &p->tier[1]; t != NULL && t->pool != NULL; t = t->next) {
+        const uint64_t used = us_pool_used(t->pool), held = us_pool_allocated(t->pool);
+        if (held <= used + used / 8 + (512 << 10))
+            continue;
+        int64_t n = us_pool_compact(t->pool, 256 << 10, us_entry_shifted, t);
         if (n > 0) {
             p->s->compactions++;
             p->s->compacted += (uint64_t)n;
+            more = true;
         }
-        return n > 0;
     }
-    return false;
+    return more;
 }
 
 /* Returns how many messages there were; negative when the client is gone. */
@@ -600,7 +649,7 @@ int us_pager_step(us_pager_t *p, us_event_t *ev, int max) {
             continue;
         if (p->resident - p->leaving > p->mark_high)
             us_evict_some(p);
-        us_store_out(p);
+        us_tiers_sink(p);
         more = tidy(p);
         if (spin(p))
             continue;
@@ -644,6 +693,7 @@ int us_pager_pending(us_pager_t *p) {
 
 typedef struct us_check {
     us_pager_t *p;
+    int tier;
     uint64_t objects, named;
     bool ok;
 } us_check_t;
@@ -655,7 +705,7 @@ static bool check_object(void *ctx, uint64_t off, uint32_t len, uint32_t owner, 
     const us_entry_t e = c->p->space.table[owner];
     c->objects++;
     const bool names = e.state == US_POOLED || (e.flags & US_F_KEPT);
-    if (!names || e.where != ((uint64_t)US_TIER_POOL << 56 | off))
+    if (!names || e.where != us_where(c->tier, off))
         c->ok = false;
     return c->ok;
 }
@@ -678,7 +728,7 @@ int us_pager_is_valid(us_pager_t *p) {
             if ((e.flags & US_F_KEPT) && !(e.flags & US_F_CLEAN))
                 return 0;
             if (e.state == US_POOLED ||
-                ((e.flags & US_F_KEPT) && US_CODEC_OF(e) != US_FILL && us_tier_of(e) == US_TIER_POOL))
+                ((e.flags & US_F_KEPT) && US_CODEC_OF(e) != US_FILL && us_tier_of(e) != US_TIER_FILE))
                 c.named++;
             if (e.state == US_RESIDENT || e.state == US_LEAVING || locked)
                 resident += us_block_len(r, i);
@@ -687,8 +737,13 @@ int us_pager_is_valid(us_pager_t *p) {
         }
     }
     errno = 4;
-    us_pool_walk(p->pool, check_object, &c);
-    if (!c.ok || c.objects != c.named || !us_pool_is_valid(p->pool))
+    for (us_tier_t *t = &p->tier[1]; t != NULL && t->pool != NULL; t = t->next) {
+        c.tier = t->id;
+        us_pool_walk(t->pool, check_object, &c);
+        if (!us_pool_is_valid(t->pool))
+            return 0;
+    }
+    if (!c.ok || c.objects != c.named)
         return 0;
     errno = 6;
     if (resident != p->resident)

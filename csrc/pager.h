@@ -7,9 +7,9 @@
 #define US_PAGER_H
 
 #include "place.h"
-#include "pool.h"
 #include "space.h"
 #include "store.h"
+#include "tier.h"
 #include "worker.h"
 
 enum { US_STREAMS = 4, US_BATCH = 256 };
@@ -38,11 +38,6 @@ typedef struct us_node {
     uint32_t prev, next;
 } us_node_t;
 
-typedef struct us_queue {
-    uint32_t head, tail; /* evict at head, insert at tail */
-    uint64_t bytes;
-} us_queue_t;
-
 enum { US_SMALL = 0, US_MAIN = 1 };
 enum { US_BIAS_MAX = 1024, US_BIAS_WRITE = 768, US_STREAM_MIN = 2 };
 
@@ -65,14 +60,12 @@ typedef struct us_pager {
     us_pager_config_t cfg;
     us_space_t space;
     us_stats_t *s;
-    us_pool_t *pool;
     us_codec_ctx_t *codec; /* the loop's own */
 
     us_node_t *node;  /* by entry */
     uint32_t *stamp;  /* by entry: policy clock at which it left; 0 never */
     uint16_t *pins;   /* by entry */
     us_queue_t queue[2];
-    us_queue_t cold;  /* POOLED blocks in the order in which they left; bytes: compressed */
     uint32_t evict_clock; /* pages that have left, ever */
 
     us_region_t **region; /* by id; NULL where free */
@@ -86,7 +79,10 @@ typedef struct us_pager {
     uint64_t head, seen; /* of the ring: posted, and committed */
     us_outbox_t outbox;
     us_crew_t crew;      /* the workers */
+    us_tier_t tier[US_TIERS]; /* by id */
     us_store_t store;    /* the swap file */
+    us_recode_t recode[US_RECODES];
+    uint32_t recodes;    /* in use, or promised to a read */
 
     us_job_t *stalled[US_JOBS]; /* pressed, and the pool has no room until something is written out */
     uint32_t stalled_n;
@@ -139,12 +135,15 @@ void us_entry_dirty(us_pager_t *p, uint32_t i);
 void us_entry_leave(us_pager_t *p, us_region_t *r, uint32_t i, uint32_t slot);
 void us_entry_left(us_pager_t *p, us_region_t *r, uint32_t i);
 void us_entry_stay(us_pager_t *p, us_region_t *r, uint32_t i);
-bool us_entry_stored(us_pager_t *p, uint32_t i, uint16_t gen, uint64_t off);
-bool us_entry_rewritten(us_pager_t *p, uint32_t i, uint16_t gen, uint64_t from, uint64_t to);
+bool us_entry_moved(us_pager_t *p, uint32_t i, uint16_t gen, uint64_t from, uint64_t to, uint32_t size);
+void us_entry_moving(us_pager_t *p, uint32_t i);
+void us_entry_unmoved(us_pager_t *p, uint32_t i, uint16_t gen, uint64_t from);
+void us_entry_lock(us_pager_t *p, uint32_t i);
+void us_entry_unlock(us_pager_t *p, uint32_t i);
 void us_entry_lost(us_pager_t *p, us_region_t *r, uint32_t i);
 int us_entry_pressed(us_pager_t *p, const us_job_t *job);
 void us_entry_uncopy(us_pager_t *p, uint32_t i);
-bool us_entry_moved(void *pager, uint32_t owner, uint32_t tag, uint64_t from, uint64_t to);
+bool us_entry_shifted(void *tier, uint32_t owner, uint32_t tag, uint64_t from, uint64_t to);
 void us_entry_forget(us_pager_t *p, us_region_t *r, uint32_t i);
 void us_entry_free_object(us_pager_t *p, us_entry_t e);
 
@@ -165,18 +164,43 @@ void us_policy_cold(us_pager_t *p, uint32_t i);
 void us_policy_cold_first(us_pager_t *p, uint32_t i);
 void us_policy_warm(us_pager_t *p, uint32_t i);
 
+/* ---- tier.c ---- */
+int us_tiers_open(us_pager_t *p);
+void us_tiers_close(us_pager_t *p);
+/* Starts what brings pools that are over their high mark under the low one. */
+void us_tiers_sink(us_pager_t *p);
+/* The first pool is under its marks and has no room all the same, since its spans are sparse: moves a batch all the
+ * same. false: nothing is on its way out of it. */
+bool us_tiers_squeeze(us_pager_t *p);
+/* Does, or will, something that leaves the first pool make room in it? */
+bool us_tiers_help(const us_pager_t *p);
+/* A worker is done. */
+void us_tier_recoded(us_pager_t *p, us_region_t *r, us_job_t *j);
+static inline us_tier_t *us_tier(us_pager_t *p, us_entry_t e) { return &p->tier[us_tier_of(e)]; }
+/* Where an object lies that is in a pool. */
+static inline const uint8_t *us_object(us_pager_t *p, us_entry_t e) {
+    return us_pool_at(us_tier(p, e)->pool, us_offset_of(e));
+}
+
 /* ---- writeout.c ---- */
 int us_store_open(us_pager_t *p, int fd, uint64_t bytes, uint32_t segment, int engine);
 void us_store_close(us_pager_t *p);
-/* Starts writes while the pool is over its mark. */
-void us_store_out(us_pager_t *p);
-/* The pool is under its marks and has no room all the same, since its spans are sparse: writes one segment
- * more. false: nothing is being written. */
-bool us_store_squeeze(us_pager_t *p);
-/* Will writing make room in the pool? */
-bool us_store_helps(const us_pager_t *p);
-/* Begins to bring STORED block i in. false: no slot is free. spare: slots that must stay free. */
-bool us_store_fetch(us_pager_t *p, us_region_t *r, uint32_t i, bool write, bool demand, uint64_t since);
+extern const us_tier_ops_t us_store_ops;
+/* Keeps enough segments free. */
+void us_store_tend(us_pager_t *p);
+/* Will what is cold in `from` be written, if it has to be? */
+bool us_store_helps(const us_pager_t *p, const us_tier_t *from);
+/* Block numbers first to first + count - 1 get other blocks: what is being written of them is garbage. */
+void us_store_forget(us_pager_t *p, uint32_t first, uint32_t count);
+/* Begins to bring STORED block i in, for which a thread stands still. false: no slot is free. */
+bool us_store_fetch(us_pager_t *p, us_region_t *r, uint32_t i, bool write, uint64_t since);
+/* Begins to bring STORED block i in ahead of its use, and with it, in the same read, those after it and before `end`
+ * that lie behind it in the file; the others only as long as no more than `most` bytes are resident then. Returns how
+ * many; 0: no slot is free. us_store_flush hands the reads over. */
+uint32_t us_store_fetch_run(us_pager_t *p, us_region_t *r, uint32_t i, uint32_t end, bool write, uint64_t most);
+void us_store_flush(us_pager_t *p);
+/* A worker is done with a block that was read ahead. */
+void us_store_brought(us_pager_t *p, us_region_t *r, us_job_t *j);
 bool us_store_pump(us_pager_t *p);
 bool us_store_completed(us_pager_t *p);
 void us_store_listen(us_pager_t *p, bool on);
@@ -188,7 +212,7 @@ void us_pump(us_pager_t *p);
 /* Room for len more resident bytes: US_DONE, US_WAIT_ROOM, or -ENOSPC when nothing can leave. */
 int us_evict_room(us_pager_t *p, uint64_t len);
 void us_slot_free(us_pager_t *p, uint32_t slot);
-bool us_reclaim(us_pager_t *p, uint64_t bytes);
+bool us_reclaim(us_pager_t *p, us_tier_t *t, uint64_t bytes);
 
 /* ---- fault.c ---- */
 int us_fault_serve(us_pager_t *p, const us_event_t *f);
@@ -196,6 +220,8 @@ int us_fault_serve(us_pager_t *p, const us_event_t *f);
 int us_fault_install(us_pager_t *p, us_region_t *r, uint32_t i, bool write);
 int us_fault_copy(us_pager_t *p, us_region_t *r, uint32_t i, bool write, const uint8_t *src);
 void us_fault_record(us_pager_t *p, int kind, uint64_t since);
+/* Fills in a job that brings block i in, but for the bytes. */
+void us_fault_bring_job(us_pager_t *p, us_region_t *r, us_job_t *j, uint32_t i, bool clean);
 bool us_fault_ahead(us_pager_t *p, us_region_t *r, uint32_t i, bool clean);
 int us_fault_unprotect(us_pager_t *p, us_region_t *r, uint32_t i);
 

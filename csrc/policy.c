@@ -69,15 +69,18 @@ void us_policy_out(us_pager_t *p, us_region_t *r, uint32_t i) {
     flag(p, i, US_F_QUEUED, 0);
 }
 
-/* Blocks of the pool, in the order in which they came: what is written out first stands first. */
+static us_queue_t *cold_of(us_pager_t *p, uint32_t i) { return &us_tier(p, p->space.table[i])->cold; }
+
+/* Blocks of a pool, in the order in which they came: what sinks first stands first. */
 void us_policy_cold(us_pager_t *p, uint32_t i) {
-    push(p, &p->cold, i);
-    p->cold.bytes += US_LENGTH_OF(p->space.table[i]);
+    us_queue_t *q = cold_of(p, i);
+    push(p, q, i);
+    q->bytes += US_LENGTH_OF(p->space.table[i]);
     flag(p, i, 0, US_F_QUEUED);
 }
 
 void us_policy_cold_first(us_pager_t *p, uint32_t i) {
-    us_queue_t *q = &p->cold;
+    us_queue_t *q = cold_of(p, i);
     p->node[i] = (us_node_t){.prev = US_NONE, .next = q->head};
     if (q->head != US_NONE)
         p->node[q->head].prev = i;
@@ -88,11 +91,12 @@ void us_policy_cold_first(us_pager_t *p, uint32_t i) {
     flag(p, i, 0, US_F_QUEUED);
 }
 
-/* Not to be written out: it leaves the pool another way, or is being written. */
+/* Not to sink: it leaves the pool another way, or is on its way. */
 void us_policy_warm(us_pager_t *p, uint32_t i) {
     if (p->space.table[i].flags & US_F_QUEUED) {
-        unlink_node(p, &p->cold, i);
-        p->cold.bytes -= US_LENGTH_OF(p->space.table[i]);
+        us_queue_t *q = cold_of(p, i);
+        unlink_node(p, q, i);
+        q->bytes -= US_LENGTH_OF(p->space.table[i]);
     }
     flag(p, i, US_F_QUEUED | US_F_WRITING, 0);
 }
@@ -201,10 +205,15 @@ void us_policy_ahead(us_pager_t *p, us_region_t *r, uint32_t i, bool write) {
             (e.state != US_EMPTY && e.state != US_FILLED && e.state != US_POOLED && e.state != US_STORED))
             continue;
         if (e.state == US_STORED) {
-            if (p->resident + us_block_len(r, r->first + k) > p->cfg.limit ||
-                !us_store_fetch(p, r, r->first + k, !us_policy_clean(r), false, 0))
+            /* The marker stays out, so that a fault tells when the reader is there. */
+            const uint32_t last = k < marker ? marker : end;
+            uint32_t n = 0;
+            if (p->resident + us_block_len(r, r->first + k) <= p->cfg.limit)
+                n = us_store_fetch_run(p, r, r->first + k, r->first + last, !us_policy_clean(r), p->cfg.limit);
+            if (n == 0)
                 break;
-            p->s->readahead_blocks++;
+            p->s->readahead_blocks += n;
+            k += n - 1;
             continue;
         }
         const bool clean = e.state == US_EMPTY ? !write : us_policy_clean(r);
@@ -218,6 +227,7 @@ void us_policy_ahead(us_pager_t *p, us_region_t *r, uint32_t i, bool write) {
     }
     s->marker = k > marker ? marker : k;
     s->ahead = k;
+    us_store_flush(p);
     if (posted)
         us_crew_ring(&p->crew);
 }

@@ -39,6 +39,7 @@
 #define _GNU_SOURCE
 #endif
 #include "pool.h"
+#include "alloc.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -210,7 +211,7 @@ int us_pool_init(us_pool_t **out, int fd, uint64_t file_off, void *base, uint64_
     *out = NULL;
     if (fd < 0 || base == NULL || file_off % PAGE != 0 || (uintptr_t)base % PAGE != 0) return -EINVAL;
     if (budget == 0 || budget > INT64_MAX || virt < us_pool_virtual(budget)) return -EINVAL;
-    us_pool_t *p = calloc(1, sizeof *p);
+    us_pool_t *p = us_calloc(1, sizeof *p);
     if (p == NULL) return -ENOMEM;
     p->base = base;
     p->fd = fd;
@@ -363,7 +364,7 @@ static int span_new(us_pool_t *p, size_class_t *c, uint32_t *out) {
         if (c->nspans == c->cap) {
             uint64_t cap = c->cap == 0 ? 8 : (uint64_t)c->cap * 2;
             if (cap > c->nspans_max) cap = c->nspans_max;
-            uint8_t *spans = realloc(c->spans, (size_t)cap * c->stride);
+            uint8_t *spans = us_realloc(c->spans, (size_t)cap * c->stride);
             if (spans == NULL) return -ENOMEM;
             c->spans = spans;
             c->cap = (uint32_t)cap;

@@ -11,6 +11,7 @@
  * that name it.
  */
 #include "segment.h"
+#include "alloc.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -178,19 +179,19 @@ int us_log_new(us_log_t **out, uint64_t bytes, uint32_t segment_size, uint64_t s
     uint64_t n = bytes / segment_size;
     if (n < 2 || n > INT32_MAX)
         return -EINVAL;
-    us_log_t *l = calloc(1, sizeof *l);
+    us_log_t *l = us_calloc(1, sizeof *l);
     if (!l)
         return -ENOMEM;
     *l = (us_log_t){.segment_size = segment_size, .nsegments = (uint32_t)n, .nfree = (uint32_t)n, .in_vain = -1,
                     .space = space};
-    l->free = malloc(n * sizeof *l->free);
-    l->live = calloc(n, sizeof *l->live);
-    l->used = calloc(n, sizeof *l->used);
-    l->key = malloc(n * sizeof *l->key);
-    l->pins = calloc(n, sizeof *l->pins);
-    l->stamp = calloc(n, sizeof *l->stamp);
-    l->state = calloc(n, sizeof *l->state);
-    l->shunned = calloc(n, sizeof *l->shunned);
+    l->free = us_malloc(n * sizeof *l->free);
+    l->live = us_calloc(n, sizeof *l->live);
+    l->used = us_calloc(n, sizeof *l->used);
+    l->key = us_malloc(n * sizeof *l->key);
+    l->pins = us_calloc(n, sizeof *l->pins);
+    l->stamp = us_calloc(n, sizeof *l->stamp);
+    l->state = us_calloc(n, sizeof *l->state);
+    l->shunned = us_calloc(n, sizeof *l->shunned);
     if (!l->free || !l->live || !l->used || !l->key || !l->pins || !l->stamp || !l->state || !l->shunned) {
         us_log_free(l);
         return -ENOMEM;
@@ -411,7 +412,7 @@ bool us_log_is_valid(const us_log_t *l) {
     if (nfree != l->nfree || retired != l->retired || live != l->total_live) /* 1, 3 */
         return false;
     bool once = true; /* 1: as many as there are, all FREE, and none twice */
-    uint8_t *seen = calloc(l->nsegments, 1);
+    uint8_t *seen = us_calloc(l->nsegments, 1);
     for (uint32_t i = 0; seen && i < l->nfree; i++) {
         once &= l->free[i] < l->nsegments && l->state[l->free[i]] == FREE && !seen[l->free[i]];
         seen[l->free[i] < l->nsegments ? l->free[i] : 0] = 1;

@@ -18,7 +18,7 @@ static int make_memfd(void) {
     return fd < 0 ? -errno : fd;
 }
 
-int us_space_create(uint64_t outbox, uint64_t pool_budget, uint64_t table_cap, us_layout_t *out) {
+int us_space_create(uint64_t outbox, const uint64_t *pool_budget, uint64_t table_cap, us_layout_t *out) {
     us_layout_t l = {0};
     uint64_t at = us_align_up(sizeof(us_ring_t), US_PAGE);
     l.stats_off = at;
@@ -29,9 +29,13 @@ int us_space_create(uint64_t outbox, uint64_t pool_budget, uint64_t table_cap, u
     l.table_off = at;
     l.table_cap = table_cap;
     at = us_align_up(at + table_cap * sizeof(us_entry_t), US_PAGE);
-    l.pool_off = us_align_up(at, 2u << 20);
-    l.pool_len = us_pool_virtual(pool_budget);
-    l.size = l.pool_off + l.pool_len;
+    for (int k = 0; k < US_POOLS; k++) {
+        at = us_align_up(at, 2u << 20);
+        l.pool_off[k] = at;
+        l.pool_len[k] = pool_budget[k] == 0 ? 0 : us_pool_virtual(pool_budget[k]);
+        at += l.pool_len[k];
+    }
+    l.size = at;
 
     int fd = make_memfd();
     if (fd < 0)
@@ -72,8 +76,12 @@ int us_space_map(us_space_t *s, int fd, bool pager) {
     s->stats = map_part(fd, s->at.stats_off, sizeof(us_shared_stats_t), mine);
     s->outbox = map_part(fd, s->at.outbox_off, s->at.outbox_len, rw);
     s->table = map_part(fd, s->at.table_off, s->at.table_cap * sizeof(us_entry_t), mine);
-    s->pool = pager ? map_part(fd, s->at.pool_off, s->at.pool_len, rw) : NULL;
-    if (s->stats == NULL || s->outbox == NULL || s->table == NULL || (pager && s->pool == NULL)) {
+    bool all = s->stats != NULL && s->outbox != NULL && s->table != NULL;
+    for (int k = 0; pager && all && k < US_POOLS && s->at.pool_len[k] > 0; k++) {
+        s->pool[k] = map_part(fd, s->at.pool_off[k], s->at.pool_len[k], rw);
+        all = s->pool[k] != NULL;
+    }
+    if (!all) {
         int err = -errno;
         us_space_unmap(s);
         return err;
@@ -90,7 +98,9 @@ void us_space_unmap(us_space_t *s) {
         munmap(s->outbox, s->at.outbox_len);
     if (s->table != NULL)
         munmap(s->table, s->at.table_cap * sizeof(us_entry_t));
-    if (s->pool != NULL)
-        munmap(s->pool, s->at.pool_len);
+    for (int k = 0; k < US_POOLS; k++) {
+        if (s->pool[k] != NULL)
+            munmap(s->pool[k], s->at.pool_len[k]);
+    }
     memset(s, 0, sizeof *s);
 }

@@ -2,9 +2,9 @@
  *
  * The space: one memfd, laid out as
  *
- *   | ring (RW both) | statistics (pager RW, client R) | outbox (RW both) | table (pager RW, client R) | pool |
+ *   | ring (RW both) | statistics (pager RW, client R) | outbox (RW both) | table (pager RW, client R) | pools |
  *
- * each part page-aligned and sparse: what is not used has no memory. The pool is mapped by the pager only.
+ * each part page-aligned and sparse: what is not used has no memory. The pools are mapped by the pager only.
  */
 #ifndef US_SPACE_H
 #define US_SPACE_H
@@ -17,7 +17,7 @@ typedef struct us_space {
     us_shared_stats_t *stats;
     uint8_t *outbox;
     us_entry_t *table;
-    uint8_t *pool; /* NULL in the client */
+    uint8_t *pool[US_POOLS]; /* NULL in the client */
 } us_space_t;
 
 /* Reads the layout from the memfd and checks it. -EPROTO: not a space, or of another version. */

@@ -9,14 +9,14 @@
 #include "segment.h"
 #include "types.h"
 
-enum { US_WRITES = 4, US_READS = 64, US_READS_AHEAD = 48 };
+enum { US_WRITES = 4, US_READS = 64, US_READS_AHEAD = 48, US_PARTS = 64 };
 
-/* An object on its way to the file. from: where compaction has it from; UINT64_MAX when from the pool. */
+/* An object on its way to the file. */
 typedef struct us_record {
-    uint32_t entry;
+    uint32_t entry;      /* US_NONE: its region has gone meanwhile */
+    uint32_t size;       /* codec and length, as in an entry */
+    uint64_t off, from;  /* of its header in the file; where the entry has it */
     uint16_t gen;
-    uint32_t length;
-    uint64_t off, from;
 } us_record_t;
 
 typedef struct us_write {
@@ -28,15 +28,26 @@ typedef struct us_write {
     bool busy, compacting;
 } us_write_t;
 
+/* One object of a read. */
+typedef struct us_part {
+    uint64_t off;        /* of its header in the file */
+    uint32_t entry, length;
+    uint16_t gen;
+    uint8_t codec;
+} us_part_t;
+
+/* A read of one object that is wanted now or moves to another tier, or of several that lie one behind the other and
+ * are read ahead. */
 typedef struct us_read {
     us_io_req_t req;
     uint8_t *buf;        /* the largest block, its header, and what rounding adds */
-    uint64_t off;        /* of the object's header */
-    uint64_t from;       /* of the span */
-    uint32_t bytes, entry, region, length, tries;
-    uint16_t gen;
-    uint8_t codec;
+    uint64_t from;       /* of the span in the file */
+    uint32_t bytes, region, tries;
+    uint32_t parts;
+    uint32_t left;       /* of these: not yet brought in */
+    us_part_t part[US_PARTS];
     bool busy, write, demand;
+    uint8_t to;          /* the tier that the object goes to; 0: it is brought in */
     uint64_t since;      /* ns: the fault's message */
     uint64_t begun;      /* ns: the read */
 } us_read_t;
@@ -52,10 +63,9 @@ typedef struct us_store {
     uint32_t writes, reads; /* busy ones */
     uint32_t demand;     /* of the reads: those that a thread stands still for */
     uint64_t begun;      /* ns: the last of these */
-    uint64_t writing;    /* payload bytes in busy writes that came from the pool */
-    uint64_t mark_high, mark_low; /* of the pool: start and stop writing */
+    us_write_t *gather;  /* what us_store_ops.store puts objects into; NULL: none yet */
+    struct us_tier *above; /* the pool that sinks into the file */
     uint64_t full_until; /* ns: the file system is full, or the log is */
-    bool out;            /* between the marks, on the way down */
     bool said_full;
     uint8_t *old;        /* the segment that is compacted */
     us_io_req_t old_req;

@@ -5,6 +5,8 @@
  */
 #include "sys.h"
 
+#include "alloc.h"
+
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <stdlib.h>
@@ -295,6 +297,12 @@ int us_sys_unregister(int uffd, uint64_t addr, uint64_t len) {
 }
 
 /* ---- memory and processes --------------------------------------------------------------------------- */
+
+void *us_sys_reserve(uint64_t len) {
+    us_alloc_count();
+    void *m = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return m == MAP_FAILED ? NULL : m;
+}
 
 int us_sys_dontneed(uint64_t addr, uint64_t len) {
     int err = inject(OP_MADVISE);

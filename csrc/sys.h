@@ -31,6 +31,9 @@ int us_sys_poison(int uffd, uint64_t addr, uint64_t len); /* Linux 6.6; -ENOTTY 
 int us_sys_register(int uffd, uint64_t addr, uint64_t len);
 int us_sys_unregister(int uffd, uint64_t addr, uint64_t len);
 
+/* Private memory of zeros that takes room only where it is touched; by munmap it goes. NULL: none. */
+void *us_sys_reserve(uint64_t len);
+
 /* Gives [addr, addr+len) back; on oneself. */
 int us_sys_dontneed(uint64_t addr, uint64_t len);
 

@@ -8,7 +8,9 @@
  *   region    a page-aligned range of the client's anonymous memory, registered with userfaultfd.
  *   space     the memfd that client and pager share: ring, statistics, outbox, table, pool.
  *   table     all entries of all regions of a client; a region has a contiguous range of it.
- *   pool      the tier of compressed objects, in the space.
+ *   tier      where compressed blocks lie: a pool or the swap file. A block that is out lies in one tier.
+ *   pool      a tier in RAM: compressed objects, in the space. There are up to three, hot to cold.
+ *   sink      to move a tier's coldest objects to the next colder one.   recode  to compress them anew for it.
  *   object    a block's compressed (or raw) bytes in the pool.
  *   outbox    bytes of blocks that were taken out of the client and wait for a worker.
  *   slot      a block's place in the outbox, counted in pages.
@@ -62,7 +64,7 @@
  *   LEAVING   KEPT: the copy (a drop); else the slot (a take)
  *   OUTBOX    the slot
  *   FILLED    the word; codec is US_FILL
- *   POOLED    tier:8 | offset:56 in the pool
+ *   POOLED    tier:8 | offset:56 in that tier's pool
  *   STORED    tier:8 | offset:56 of the object's header in the swap file
  *
  *   gen counts the contents: it changes whenever what the block holds may have changed, so that work that
@@ -72,7 +74,7 @@
  *   E1  only the loop writes entries, each by one 16-byte store
  *   E2  LOCKED <=> the mover or a worker has the block; LEAVING implies LOCKED
  *   E3  CLEAN implies RESIDENT or LEAVING;  KEPT implies CLEAN
- *   E4  an object of the pool has exactly one entry that names it, and its header names that entry
+ *   E4  an object of a pool has exactly one entry that names it, and its header names that entry
  *   E5  a slot in use has exactly one entry (OUTBOX, LEAVING) or one job that is about to release it
  *   E6  resident bytes = sum over RESIDENT and LEAVING blocks
  *   E7  RESIDENT blocks, unlocked and unpinned, are in exactly one queue of the policy
@@ -94,12 +96,11 @@ enum {
     US_F_WAITED = 8,  /* somebody in Python waits for the lock */
     US_F_MAIN = 16,   /* in the main queue (else in the small one), when queued */
     US_F_QUEUED = 32, /* in a queue of the policy */
-    US_F_WRITING = 128, /* POOLED: its object is being written out */
+    US_F_WRITING = 128, /* POOLED: its object is on its way to another tier */
     US_F_WAKE = 64    /* a fault came while a worker brings it in: wake when done */
 };
 
 enum { US_FILL = 0x7f }; /* the codec of one repeated word */
-enum { US_TIER_POOL = 1, US_TIER_FILE = 2 };
 
 #define US_SIZE(codec, len) ((uint32_t)(codec) << 24 | (uint32_t)(len))
 #define US_CODEC_OF(e) ((e).size >> 24)

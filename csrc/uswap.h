@@ -67,11 +67,24 @@ typedef struct us_probe_report {
     uint64_t features;
 } us_probe_report_t;
 
+/* A block that is out lies in one tier: in a pool, 1 being the first and hottest, or in the swap file. */
+enum { US_POOLS = 3, US_TIER_FILE = 4, US_TIERS = 5 };
+
 typedef struct us_layout {
     uint64_t ring_off, stats_off, outbox_off, outbox_len;
     uint64_t table_off, table_cap; /* table_cap in entries */
-    uint64_t pool_off, pool_len, size;
+    uint64_t pool_off[3], pool_len[3], size; /* of pools 1, 2, 3; a length of 0: there is none */
 } us_layout_t;
+
+/* One tier, now or since the start; bytes unless said. Not all have a meaning for the swap file. */
+typedef struct us_tier_stats {
+    uint64_t budget;
+    uint64_t used, allocated;      /* objects; memory (file: segments) that holds them */
+    uint64_t raw, bytes;           /* blocks that are out and lie here: before and after compression */
+    uint64_t kept;                 /* copies of clean resident blocks, compressed */
+    uint64_t came_blocks, came;    /* that have come from another tier: number; bytes as they are here */
+    uint64_t recoded_blocks, recoded_in, recoded_out; /* of these, compressed anew: bytes before and after */
+} us_tier_stats_t;
 
 /* Counters and gauges, in the space: the pager writes them, the client reads them. Bytes unless said. */
 typedef struct us_stats {
@@ -93,6 +106,9 @@ typedef struct us_stats {
     uint64_t padding;                 /* bytes written that hold no object */
     uint64_t reads, read_bytes, read_retries;
     uint64_t write_errors;
+    uint64_t allocations;             /* calls for memory by the pager's core, of all its threads */
+    uint64_t decompressions;          /* by all its threads, whatever for */
+    us_tier_stats_t tier[5];          /* by tier; 0 is unused */
     uint64_t pinned;
     uint64_t faults[8];               /* by US_KIND_* (counts) */
     uint64_t evicted, evicted_blocks; /* left the client's pages, by whatever way */
@@ -131,8 +147,9 @@ uint64_t us_now_ns(void);
 typedef struct us_client us_client_t;
 
 int us_uffd_open(int how, us_uffd_t *out);
-/* Creates the memfd of the space and lays it out. Returns the descriptor. */
-int us_space_create(uint64_t outbox, uint64_t pool_budget, uint64_t table_cap, us_layout_t *out);
+/* Creates the memfd of the space and lays it out; pool_budget[US_POOLS], 0 for a pool there is not.
+ * Returns the descriptor. */
+int us_space_create(uint64_t outbox, const uint64_t *pool_budget, uint64_t table_cap, us_layout_t *out);
 /* Maps the space, reserves staging and starts the mover. `doorbell` and `notify` are eventfds; drop is
  * US_DROP_VECTOR or US_DROP_SINGLE. */
 int us_client_open(us_client_t **out, int uffd, int space_fd, int doorbell, int notify, int drop);
@@ -145,6 +162,7 @@ int us_client_register(us_client_t *c, uint64_t addr, uint64_t len, int fresh);
 /* hugepage: 1 give the huge page advice back, 0 leave it off */
 int us_client_unregister(us_client_t *c, uint64_t addr, uint64_t len, int hugepage);
 int us_client_states(us_client_t *c, uint64_t first, uint64_t n, uint8_t *out);
+int us_client_tiers(us_client_t *c, uint64_t first, uint64_t n, uint8_t *out); /* 0: in none */
 int us_client_stats(us_client_t *c, us_stats_t *out);
 uint64_t us_client_quantile(us_client_t *c, int kind, double q); /* ns; 0 where none was seen */
 /* Stops the mover, unmaps. The descriptors stay the caller's. */
@@ -182,13 +200,19 @@ int us_floor(uint64_t n, uint32_t len, uint64_t *ns);
 
 typedef struct us_pager us_pager_t;
 
+typedef struct us_pool_config {
+    uint64_t budget; /* bytes */
+    int codec, level;
+} us_pool_config_t;
+
 typedef struct us_pager_config {
     int uffd, space_fd, doorbell, notify; /* notify: the mover rings here */
     int client_pid, mover_tid;
     uint64_t staging, staging_len;
-    uint64_t limit, pool;    /* bytes */
+    uint64_t limit;          /* bytes */
+    us_pool_config_t pool[3]; /* hot to cold; a budget of 0: there is none, nor any behind it */
     uint32_t readahead;      /* bytes, the widest window; 0 is none */
-    int codec, level, workers;
+    int workers;
     int take;                /* US_TAKE_MOVE or US_TAKE_COPY */
     int follow;              /* move to the faulting thread's CPU */
     us_layout_t layout;
@@ -230,6 +254,11 @@ int us_pager_freeze(us_pager_t *p, int id);
  * *cursor, and answer US_DONE at the end, else what to wait for. */
 int us_pager_evict(us_pager_t *p, int id, uint32_t *cursor, uint32_t last);
 int us_pager_prefetch(us_pager_t *p, int id, uint32_t *cursor, uint32_t last);
+/* Moves what is out in another tier to tier `to`, whichever it is. -EINVAL: there is no such tier; -ENOSPC: it
+ * has no room, and none is being made. */
+int us_pager_move(us_pager_t *p, int id, uint32_t *cursor, uint32_t last, int to);
+/* Done when each block was seen with no move of it under way. */
+int us_pager_moved(us_pager_t *p, int id, uint32_t *cursor, uint32_t last);
 /* Done when each block was seen neither locked, leaving nor in the outbox; a frozen region also has no jobs. */
 int us_pager_settle(us_pager_t *p, int id, uint32_t *cursor, uint32_t last);
 int us_pager_pin(us_pager_t *p, int id, uint32_t *cursor, uint32_t last);

@@ -18,6 +18,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "alloc.h"
 #include "sys.h"
 
 enum { COPY_TRIES = 16 };
@@ -106,6 +107,27 @@ static void press(us_worker_t *w, us_job_t *j) {
     j->len = j->raw;
 }
 
+/* What gains less than 1/16 stays as it is: to decompress it would then only cost more. */
+static void recode(us_worker_t *w, us_job_t *j) {
+    const void *raw = j->src;
+    US_DELAY(US_D_PRESS);
+    j->status = 0;
+    if (j->codec != US_CODEC_NONE) {
+        if (us_decompress(w->codec, j->codec, j->src, j->len, w->scratch, j->raw) != 0)
+            return; /* the next fault finds that out as well */
+        raw = w->scratch;
+    }
+    if (!us_probe_worth(&w->reprobe, w->codec, j->to_codec, raw, j->raw))
+        return;
+    const int n = us_compress(w->codec, j->to_codec, j->to_level, raw, j->raw, j->out, j->len - j->len / 16);
+    us_probe_result(&w->reprobe, n > 0);
+    if (n <= 0)
+        return;
+    j->codec = j->to_codec;
+    j->len = (uint32_t)n;
+    j->status = 1;
+}
+
 static void bring(us_worker_t *w, us_job_t *j) {
     const void *from = j->src;
     if (j->codec == US_FILL) {
@@ -151,6 +173,8 @@ static void *worker_main(void *arg) {
         us_job_t *j = take(c, US_JOB_BRING);
         if (j == NULL)
             j = take(c, US_JOB_PRESS);
+        if (j == NULL)
+            j = take(c, US_JOB_RECODE);
         if (j == NULL) {
             if (!told) {
                 ring_loop(c);
@@ -167,6 +191,8 @@ static void *worker_main(void *arg) {
         }
         if (j->kind == US_JOB_PRESS)
             press(w, j);
+        else if (j->kind == US_JOB_RECODE)
+            recode(w, j);
         else
             bring(w, j);
         US_DELAY(US_D_PRESSED);
@@ -187,9 +213,9 @@ static void *worker_main(void *arg) {
 int us_crew_start(us_crew_t *c, int workers, uint32_t max_block) {
     if (workers < 1 || workers > US_WORKERS_MAX)
         return -EINVAL;
-    c->worker = aligned_alloc(64, us_align_up(sizeof *c->worker * (size_t)workers, 64));
-    c->job = calloc(US_JOBS, sizeof *c->job);
-    c->idle = calloc(US_JOBS, sizeof *c->idle);
+    c->worker = us_aligned_alloc(64, us_align_up(sizeof *c->worker * (size_t)workers, 64));
+    c->job = us_calloc(US_JOBS, sizeof *c->job);
+    c->idle = us_calloc(US_JOBS, sizeof *c->idle);
     if (c->worker == NULL || c->job == NULL || c->idle == NULL)
         return -ENOMEM;
     memset(c->worker, 0, sizeof *c->worker * (size_t)workers);

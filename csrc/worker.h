@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * The workers: C threads of the pager that compress what is in the outbox, and decompress and install what
- * read-ahead wants. They decide nothing and write no entry: a job says all they need, its result goes back
+ * The workers: C threads of the pager that compress what is in the outbox, decompress and install what
+ * read-ahead wants, and compress anew what sinks to a denser pool. They decide nothing and write no entry: a job says all they need, its result goes back
  * to the loop.
  *
  *   loop     todo[kind] ring ->  worker  -> done ring (one for each worker)   loop
@@ -18,31 +18,33 @@
 #include "types.h"
 
 enum { US_JOBS = 1024, US_WORKERS_MAX = 16 };
-enum { US_JOB_BRING = 0, US_JOB_PRESS = 1, US_JOB_KINDS = 2 };
+enum { US_JOB_BRING = 0, US_JOB_PRESS = 1, US_JOB_RECODE = 2, US_JOB_KINDS = 3 };
 enum { US_QUEUED = 0, US_BUSY = 1, US_CANCELLED = 2 };
 
 typedef struct us_job {
     uint8_t kind;
-    uint8_t codec;        /* PRESS: wanted, then what it is; BRING: how it is */
+    uint8_t codec;        /* PRESS: out; BRING: how it is; RECODE: how it is, then how it is in out, or as it was */
+    uint8_t to_codec;     /* RECODE */
+    int32_t to_level;
     bool clean;           /* BRING: install write-protected */
     _Atomic uint8_t phase;
     uint16_t gen;
     uint32_t entry, region;
     uint32_t raw;         /* bytes of the block */
     uint32_t len;         /* bytes compressed */
-    uint32_t slot;        /* PRESS */
-    int32_t status;       /* BRING: 0 or -errno.  PRESS: 0, or 1 raw, 2 raw and not tried */
+    uint32_t slot;        /* PRESS: in the outbox; RECODE: which us_recode_t; BRING: of a read's part, else 0 */
+    int32_t status;       /* BRING: 0 or -errno.  PRESS: 0, or 1 raw, 2 raw and not tried.  RECODE: 1 compressed anew */
     uint64_t dst;         /* BRING: client address */
     uint64_t word;        /* a filled block's */
     const void *src;
-    void *out;            /* PRESS: room for raw bytes */
+    void *out;            /* PRESS, RECODE: room for raw bytes */
 } us_job_t;
 
 typedef struct us_worker {
     struct us_crew *crew;
     pthread_t thread;
     us_codec_ctx_t *codec;
-    us_probe_t probe;
+    us_probe_t probe, reprobe;
     uint8_t *scratch;     /* 2 MiB */
     _Alignas(64) _Atomic uint32_t done_head; /* written by the worker */
     _Alignas(64) uint32_t done_seen;         /* by the loop */

@@ -3,7 +3,7 @@
  * The second tier: pool to file, file to pages, and the file's own housekeeping. All of it is the loop's;
  * the I/O engine only carries bytes.
  *
- *   out    the coldest objects of the pool, as they are, packed into a segment buffer    us_store_out
+ *   out    the coldest objects of the pool above, as they are, into a segment's buffer   file_sink
  *          one write; meanwhile the pool's object is the block: a fault is served from it
  *          done: entry unchanged (generation)?  STORED, the pool's object goes.  else: garbage
  *   in     the aligned span that holds the object, into a buffer of the reads' own       us_store_fetch
@@ -29,15 +29,9 @@
 
 #include "sys.h"
 
-enum { READ_TRIES = 3, LARGE = 64 << 10, KEEP_FREE = 2, POOR = 75, THREADS = 4 };
+enum { READ_TRIES = 3, RUN_MAX = 256 << 10, LARGE = 64 << 10, KEEP_FREE = 2, POOR = 75, THREADS = 4 };
 enum { READ_BUF = (1 << US_BLOCK_MAX_SHIFT) + 3 * (int)US_PAGE };
 #define FULL_NS 1000000000ull
-#define FROM_POOL UINT64_MAX
-
-static void *reserve(uint64_t len) {
-    void *m = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    return m == MAP_FAILED ? NULL : m;
-}
 
 /* ---- life ------------------------------------------------------------------------------------------- */
 
@@ -49,8 +43,6 @@ int us_store_open(us_pager_t *p, int fd, uint64_t bytes, uint32_t segment, int e
     s->fd = fd;
     s->segment = segment;
     s->old_id = -1;
-    s->mark_high = p->cfg.pool - p->cfg.pool / 8;
-    s->mark_low = p->cfg.pool - p->cfg.pool / 4;
     int err = us_log_new(&s->log, bytes, segment, id);
     if (err < 0)
         return err;
@@ -63,21 +55,27 @@ int us_store_open(us_pager_t *p, int fd, uint64_t bytes, uint32_t segment, int e
                      &p->space.ring->loop_asleep);
     if (err < 0)
         return err;
-    s->old = reserve(segment);
+    s->old = us_sys_reserve(segment);
     for (int k = 0; k < US_WRITES; k++) {
         us_write_t *w = &s->write[k];
         w->room = segment / 64; /* a header and 32 bytes */
-        w->buf = reserve(segment);
-        w->record = reserve(w->room * sizeof *w->record);
+        w->buf = us_sys_reserve(segment);
+        w->record = us_sys_reserve(w->room * sizeof *w->record);
         if (w->buf == NULL || w->record == NULL)
             return -ENOMEM;
     }
     for (int k = 0; k < US_READS; k++) {
-        s->read[k].buf = reserve(READ_BUF);
+        s->read[k].buf = us_sys_reserve(READ_BUF);
         if (s->read[k].buf == NULL)
             return -ENOMEM;
     }
     p->s->swap = (uint64_t)us_log_segments(s->log) * segment;
+    us_tier_t *t = &p->tier[US_TIER_FILE];
+    *t = (us_tier_t){.ops = &us_store_ops, .id = US_TIER_FILE, .s = &p->s->tier[US_TIER_FILE], .pager = p};
+    t->s->budget = p->s->swap;
+    for (s->above = &p->tier[1]; s->above->next != NULL; s->above = s->above->next)
+        ;
+    s->above->next = t;
     return s->old == NULL ? -ENOMEM : 0;
 }
 
@@ -102,7 +100,7 @@ int us_pager_io_inject(us_pager_t *p, int op, int err, uint32_t every) {
 
 static us_write_t *free_write(us_store_t *s) {
     for (int k = 0; k < US_WRITES; k++) {
-        if (!s->write[k].busy)
+        if (!s->write[k].busy && &s->write[k] != s->gather)
             return &s->write[k];
     }
     return NULL;
@@ -127,8 +125,8 @@ static bool add(us_write_t *w, uint32_t entry, uint16_t gen, uint8_t codec, uint
     const int64_t off = us_pack_add(&w->pack, entry, gen, codec, length, raw, payload, length >= LARGE);
     if (off < 0)
         return false;
-    w->record[w->records++] =
-        (us_record_t){.entry = entry, .gen = gen, .length = length, .off = (uint64_t)off, .from = from};
+    w->record[w->records++] = (us_record_t){
+        .entry = entry, .gen = gen, .size = US_SIZE(codec, length), .off = (uint64_t)off, .from = from};
     return true;
 }
 
@@ -143,10 +141,8 @@ static void submit(us_pager_t *p, us_write_t *w) {
                            .len = bytes,
                            .user = {(uint64_t)(uintptr_t)w}};
     uint64_t payload = 0;
-    for (uint32_t k = 0; k < w->records; k++) {
-        payload += w->record[k].length;
-        s->writing += w->record[k].from == FROM_POOL ? w->record[k].length : 0;
-    }
+    for (uint32_t k = 0; k < w->records; k++)
+        payload += w->record[k].size & 0xffffffu;
     w->busy = true;
     s->writes++;
     p->s->written += bytes;
@@ -159,51 +155,45 @@ static void submit(us_pager_t *p, us_write_t *w) {
     us_io_flush(s->io);
 }
 
-/* Adds objects from the cold end of the pool until the segment is full. Returns how many. */
-static uint32_t add_cold(us_pager_t *p, us_write_t *w) {
+/* Adds block i, which is in a pool. false: the segment is full. */
+static bool add_from_pool(us_pager_t *p, us_write_t *w, const us_region_t *r, uint32_t i, const void *payload) {
+    const us_entry_t e = p->space.table[i];
+    const uint32_t len = US_LENGTH_OF(e);
+    if (!add(w, i, e.gen, (uint8_t)US_CODEC_OF(e), len, us_block_len(r, i), payload, e.where))
+        return false;
+    us_entry_moving(p, i);
+    us_tier(p, e)->leaving += len;
+    p->s->written_objects++;
+    p->s->written_object_bytes += len;
+    return true;
+}
+
+/* Adds objects from the cold end of a pool until the segment is full. Returns how many. */
+static uint32_t add_cold(us_pager_t *p, us_write_t *w, const us_tier_t *from) {
     const uint32_t before = w->records;
-    for (uint32_t i = p->cold.head, next; i != US_NONE; i = next) {
+    for (uint32_t i = from->cold.head, next; i != US_NONE; i = next) {
         const us_entry_t e = p->space.table[i];
         next = p->node[i].next;
         if (e.flags & US_F_LOCKED)
             continue;
-        const us_region_t *r = us_region_of(p, i);
-        if (!add(w, i, e.gen, (uint8_t)US_CODEC_OF(e), US_LENGTH_OF(e), us_block_len(r, i),
-                 us_pool_at(p->pool, us_offset_of(e)), FROM_POOL))
+        if (!add_from_pool(p, w, us_region_of(p, i), i, us_object(p, e)))
             break;
-        us_policy_warm(p, i);
-        us_entry_t now = p->space.table[i];
-        now.flags |= US_F_WRITING;
-        us_entry_store(&p->space.table[i], now);
-        p->s->written_objects++;
-        p->s->written_object_bytes += US_LENGTH_OF(e);
     }
     return w->records - before;
 }
 
-/* Writes one segment. false: there was nothing to write, or no segment for it. */
-static bool write_cold(us_pager_t *p, us_write_t *w) {
-    us_store_t *s = &p->store;
-    if (!begin(s, w, KEEP_FREE))
-        return false;
-    if (add_cold(p, w) == 0) {
-        us_log_abandon(s->log, w->pack.id, false);
-        return false;
-    }
-    submit(p, w);
-    return true;
+/* Is there enough to fill a segment? Short ones cost the file more than they hold. */
+static bool enough(const us_store_t *s, const us_tier_t *from) {
+    return from->cold.bytes >= s->segment - s->segment / 8;
 }
 
-/* Is there enough to fill a segment? Short ones cost the file more than they hold. */
-static bool enough(const us_pager_t *p) { return p->cold.bytes >= p->store.segment - p->store.segment / 8; }
-
-bool us_store_helps(const us_pager_t *p) {
+bool us_store_helps(const us_pager_t *p, const us_tier_t *from) {
     const us_store_t *s = &p->store;
     if (!s->on)
         return false;
     if (s->writes > 0 || s->old_id >= 0)
         return true;
-    return enough(p) && s->full_until == 0 && us_log_free_segments(s->log) > KEEP_FREE;
+    return enough(s, from) && s->full_until == 0 && us_log_free_segments(s->log) > KEEP_FREE;
 }
 
 static void compact(us_pager_t *p);
@@ -222,42 +212,76 @@ static void say_full(us_pager_t *p) {
     }
 }
 
-void us_store_out(us_pager_t *p) {
+void us_store_tend(us_pager_t *p) {
     us_store_t *s = &p->store;
     if (!s->on)
         return;
     if (s->full_until != 0 && us_now_ns() >= s->full_until)
         s->full_until = 0;
-    if (us_pool_used(p->pool) + p->pending > s->mark_high)
-        s->out = true;
     compact(p);
-    while (s->out && s->full_until == 0 && enough(p)) {
-        if (us_pool_used(p->pool) + p->pending - s->writing <= s->mark_low) {
-            s->out = false;
-            break;
-        }
-        us_write_t *w = free_write(s);
-        if (w == NULL)
-            break;
-        if (!write_cold(p, w)) {
-            if (p->cold.head != US_NONE && us_log_free_segments(s->log) <= KEEP_FREE && s->old_id < 0 &&
-                s->writes == 0)
-                say_full(p);
-            s->out = p->cold.head != US_NONE;
-            break;
-        }
+}
+
+/* Writes one segment. */
+static bool file_sink(us_pager_t *p, us_tier_t *t, us_tier_t *from, bool small) {
+    us_store_t *s = &p->store;
+    (void)t;
+    us_write_t *w = free_write(s);
+    if (w == NULL || s->full_until != 0 || (!small && !enough(s, from)))
+        return false;
+    if (!begin(s, w, KEEP_FREE)) {
+        if (from->cold.head != US_NONE && s->old_id < 0 && s->writes == 0)
+            say_full(p);
+        return false;
+    }
+    if (add_cold(p, w, from) == 0) {
+        us_log_abandon(s->log, w->pack.id, false);
+        return false;
+    }
+    submit(p, w);
+    return true;
+}
+
+static void file_flush(us_pager_t *p, us_tier_t *t) {
+    us_write_t *w = p->store.gather;
+    (void)t;
+    if (w != NULL) {
+        p->store.gather = NULL;
+        submit(p, w);
     }
 }
 
-bool us_store_squeeze(us_pager_t *p) {
+static bool file_room(const us_pager_t *p, const us_tier_t *t, uint32_t len) {
+    (void)t, (void)len; /* a segment holds the largest block */
+    return p->store.full_until == 0 && us_log_free_segments(p->store.log) > KEEP_FREE;
+}
+
+static int file_store(us_pager_t *p, us_tier_t *t, us_region_t *r, uint32_t i, const void *payload) {
     us_store_t *s = &p->store;
-    if (!s->on)
-        return false;
-    us_store_out(p);
+    if (s->gather != NULL && add_from_pool(p, s->gather, r, i, payload))
+        return US_DONE;
+    file_flush(p, t);
     us_write_t *w = free_write(s);
-    if (s->writes == 0 && s->full_until == 0 && w != NULL)
-        write_cold(p, w);
-    return s->writes > 0;
+    if (w == NULL)
+        return US_WAIT_ROOM;
+    if (!file_room(p, t, 0) || !begin(s, w, KEEP_FREE))
+        return s->writes > 0 || s->old_id >= 0 ? US_WAIT_ROOM : -ENOSPC;
+    s->gather = w;
+    return add_from_pool(p, w, r, i, payload) ? US_DONE : -ENOSPC;
+}
+
+static void file_free(us_pager_t *p, us_tier_t *t, us_entry_t e) {
+    (void)t;
+    us_log_dead(p->store.log, us_offset_of(e), US_LENGTH_OF(e));
+}
+
+void us_store_forget(us_pager_t *p, uint32_t first, uint32_t count) {
+    for (int k = 0; k < US_WRITES && p->store.on; k++) {
+        us_write_t *w = &p->store.write[k];
+        for (uint32_t n = 0; w->busy && n < w->records; n++) {
+            if (w->record[n].entry - first < count)
+                w->record[n].entry = US_NONE;
+        }
+    }
 }
 
 static void written(us_pager_t *p, us_write_t *w) {
@@ -269,22 +293,25 @@ static void written(us_pager_t *p, us_write_t *w) {
         us_log_written(s->log, w->pack.id);
     for (uint32_t k = 0; k < w->records; k++) {
         const us_record_t *rec = &w->record[k];
-        const bool pool = rec->from == FROM_POOL;
+        us_tier_t *from = &p->tier[rec->from >> 56];
+        const bool pool = from->pool != NULL;
+        const uint32_t len = rec->size & 0xffffffu;
         if (pool)
-            s->writing -= rec->length;
+            from->leaving -= len;
         US_DELAY(US_D_COMMIT);
+        if (rec->entry == US_NONE)
+            continue;
         if (res != 0) {
-            const us_entry_t e = p->space.table[rec->entry];
-            if (pool && e.state == US_POOLED && (e.flags & US_F_WRITING)) {
-                us_policy_warm(p, rec->entry);
-                us_policy_cold_first(p, rec->entry);
-            }
+            us_entry_unmoved(p, rec->entry, rec->gen, rec->from);
             continue;
         }
-        const bool ok = pool ? us_entry_stored(p, rec->entry, rec->gen, rec->off)
-                             : us_entry_rewritten(p, rec->entry, rec->gen, rec->from, rec->off);
+        const bool ok = us_entry_moved(p, rec->entry, rec->gen, rec->from, us_where(US_TIER_FILE, rec->off), rec->size);
         p->s->write_garbage += pool && !ok;
-        p->s->rewritten += !pool && ok ? rec->length : 0;
+        p->s->rewritten += !pool && ok ? len : 0;
+        if (pool && ok) {
+            p->tier[US_TIER_FILE].s->came_blocks++;
+            p->tier[US_TIER_FILE].s->came += len;
+        }
     }
     if (res != 0) {
         p->s->write_errors++;
@@ -320,7 +347,7 @@ static bool move_object(void *ctx, uint64_t off, const us_obj_header_t *h, const
     if ((e.state != US_STORED && !(e.flags & US_F_KEPT)) || US_CODEC_OF(e) == US_FILL ||
         e.where != us_where(US_TIER_FILE, off) || e.gen != h->gen)
         return true;
-    if (!add(m->w, h->entry, h->gen, h->codec, h->length, h->raw, payload, off)) {
+    if (!add(m->w, h->entry, h->gen, h->codec, h->length, h->raw, payload, e.where)) {
         m->full = true;
         return false;
     }
@@ -369,7 +396,7 @@ static void compact(us_pager_t *p) {
         return;
     }
     /* What is left of the new one goes to the pool's coldest, so that short segments become full ones. */
-    if (add_cold(p, w) == 0 && !gains(s, w)) {
+    if (add_cold(p, w, s->above) == 0 && !gains(s, w)) {
         us_log_shun(s->log, (uint32_t)s->old_id);
         us_log_abandon(s->log, w->pack.id, false);
         old_done(s);
@@ -380,6 +407,7 @@ static void compact(us_pager_t *p) {
 
 /* ---- in --------------------------------------------------------------------------------------------- */
 
+/* us_store_flush hands it over. */
 static bool start_read(us_pager_t *p, us_read_t *rd) {
     rd->req = (us_io_req_t){.op = US_IO_READ,
                             .buf = rd->buf,
@@ -391,53 +419,133 @@ static bool start_read(us_pager_t *p, us_read_t *rd) {
     rd->begun = us_now_ns();
     if (rd->demand)
         p->store.begun = rd->begun;
-    if (us_io_submit(p->store.io, &rd->req) != 0)
+    return us_io_submit(p->store.io, &rd->req) == 0;
+}
+
+void us_store_flush(us_pager_t *p) {
+    if (p->store.on)
+        us_io_flush(p->store.io);
+}
+
+static us_read_t *free_read(us_store_t *s, bool demand) {
+    if (!s->on || s->reads >= (demand ? US_READS : US_READS_AHEAD))
+        return NULL;
+    for (int k = 0; k < US_READS; k++) {
+        if (!s->read[k].busy)
+            return &s->read[k];
+    }
+    return NULL;
+}
+
+/* What stands behind the parts is not read before it is written. */
+static void begin_read(us_read_t *rd, const us_region_t *r) {
+    rd->region = r->id;
+    rd->tries = rd->parts = 0;
+    rd->write = rd->demand = false;
+    rd->to = 0;
+    rd->since = 0;
+}
+
+static void add_part(us_pager_t *p, us_read_t *rd, uint32_t i) {
+    const us_entry_t e = p->space.table[i];
+    uint64_t from;
+    uint32_t bytes;
+    rd->part[rd->parts++] = (us_part_t){
+        .off = us_offset_of(e), .entry = i, .length = US_LENGTH_OF(e), .gen = e.gen, .codec = (uint8_t)US_CODEC_OF(e)};
+    us_obj_span(us_offset_of(e), US_LENGTH_OF(e), &from, &bytes);
+    if (rd->parts == 1)
+        rd->from = from;
+    rd->bytes = (uint32_t)(from + bytes - rd->from);
+}
+
+/* Its blocks are locked until they have been brought in. */
+static bool post_read(us_pager_t *p, us_region_t *r, us_read_t *rd) {
+    us_store_t *s = &p->store;
+    if (!start_read(p, rd))
         return false;
-    us_io_flush(p->store.io);
+    rd->busy = true;
+    rd->left = rd->parts;
+    s->reads++;
+    s->demand += rd->demand;
+    for (uint32_t k = 0; k < rd->parts; k++) {
+        us_log_pin(s->log, rd->part[k].off);
+        r->jobs++;
+        if (rd->to != 0)
+            us_entry_lock(p, rd->part[k].entry);
+        else
+            us_entry_reserve(p, r, rd->part[k].entry);
+    }
     return true;
 }
 
-bool us_store_fetch(us_pager_t *p, us_region_t *r, uint32_t i, bool write, bool demand, uint64_t since) {
-    us_store_t *s = &p->store;
-    if (!s->on || s->reads >= (demand ? US_READS : US_READS_AHEAD))
-        return false;
-    us_read_t *rd = NULL;
-    for (int k = 0; k < US_READS && rd == NULL; k++) {
-        if (!s->read[k].busy)
-            rd = &s->read[k];
-    }
+bool us_store_fetch(us_pager_t *p, us_region_t *r, uint32_t i, bool write, uint64_t since) {
+    us_read_t *rd = free_read(&p->store, true);
     if (rd == NULL)
         return false;
-    us_entry_t e = p->space.table[i];
-    uint8_t *buf = rd->buf;
-    *rd = (us_read_t){.buf = buf,
-                      .off = us_offset_of(e),
-                      .entry = i,
-                      .region = r->id,
-                      .length = US_LENGTH_OF(e),
-                      .gen = e.gen,
-                      .codec = (uint8_t)US_CODEC_OF(e),
-                      .busy = true,
-                      .write = write,
-                      .demand = demand,
-                      .since = since};
-    us_obj_span(rd->off, rd->length, &rd->from, &rd->bytes);
-    if (!start_read(p, rd)) {
-        rd->busy = false;
+    begin_read(rd, r);
+    add_part(p, rd, i);
+    rd->write = write;
+    rd->demand = true;
+    rd->since = since;
+    if (!post_read(p, r, rd))
         return false;
-    }
-    us_log_pin(s->log, rd->off);
-    s->reads++;
-    s->demand += demand;
-    r->jobs++;
-    us_entry_reserve(p, r, i);
-    if (demand) {
-        e = p->space.table[i];
-        e.flags |= US_F_WAKE;
-        us_entry_store(&p->space.table[i], e);
-    }
+    us_entry_t e = p->space.table[i];
+    e.flags |= US_F_WAKE;
+    us_entry_store(&p->space.table[i], e);
+    us_store_flush(p);
     return true;
 }
+
+/* Can block i be brought in, and does it lie behind what rd has? */
+static bool goes_on(const us_pager_t *p, const us_read_t *rd, uint32_t i) {
+    const us_entry_t e = p->space.table[i];
+    const us_part_t *last = &rd->part[rd->parts - 1];
+    const uint64_t end = last->off + US_OBJ_HEAD + last->length, off = us_offset_of(e);
+    return rd->parts < US_PARTS && e.state == US_STORED && !(e.flags & US_F_LOCKED) && off >= end &&
+           off - end <= US_SEG_ALIGN && off / p->store.segment == last->off / p->store.segment &&
+           off + US_OBJ_HEAD + US_LENGTH_OF(e) - rd->from <= RUN_MAX;
+}
+
+uint32_t us_store_fetch_run(us_pager_t *p, us_region_t *r, uint32_t i, uint32_t end, bool write, uint64_t most) {
+    us_read_t *rd = free_read(&p->store, false);
+    if (rd == NULL)
+        return 0;
+    begin_read(rd, r);
+    rd->write = write;
+    add_part(p, rd, i);
+    uint64_t resident = p->resident + us_block_len(r, i);
+    for (uint32_t k = i + 1; k < end && goes_on(p, rd, k); k++) {
+        resident += us_block_len(r, k);
+        if (resident > most)
+            break;
+        add_part(p, rd, k);
+    }
+    return post_read(p, r, rd) ? rd->parts : 0;
+}
+
+/* A place is promised in which a worker may compress it anew, so that who reads need not wait for one. */
+static int file_load(us_pager_t *p, us_tier_t *t, us_region_t *r, uint32_t i, us_tier_t *to) {
+    (void)t;
+    if (p->recodes >= US_RECODES || !to->ops->room(p, to, US_LENGTH_OF(p->space.table[i])))
+        return p->recodes > 0 || us_tiers_help(p) ? US_WAIT_ROOM : -ENOSPC;
+    us_read_t *rd = free_read(&p->store, false);
+    if (rd == NULL)
+        return US_WAIT_ROOM;
+    begin_read(rd, r);
+    add_part(p, rd, i);
+    rd->to = (uint8_t)to->id;
+    if (!post_read(p, r, rd))
+        return US_WAIT_ROOM;
+    p->recodes++;
+    return US_DONE;
+}
+
+const us_tier_ops_t us_store_ops = {.sink = file_sink,
+                                    .store = file_store,
+                                    .flush = file_flush,
+                                    .load = file_load,
+                                    .free = file_free,
+                                    .room = file_room};
 
 static void lose(us_pager_t *p, us_region_t *r, uint32_t i) {
     const uint64_t addr = us_block_addr(r, i);
@@ -446,40 +554,135 @@ static void lose(us_pager_t *p, us_region_t *r, uint32_t i) {
     us_event(p, (us_event_t){.kind = US_EV_LOST, .entry = i, .addr = addr, .flags = (uint32_t)-err, .tid = r->id});
 }
 
-static void fetched(us_pager_t *p, us_read_t *rd) {
+/* A part is done with: its block is not locked any more. Whoever waits for the block finds it there, or asks again. */
+static void end_part(us_pager_t *p, us_region_t *r, us_read_t *rd, const us_part_t *part, bool wake) {
     us_store_t *s = &p->store;
-    us_region_t *r = p->region[rd->region];
-    const uint32_t i = rd->entry, raw = us_block_len(r, i);
-    const uint8_t *object = rd->buf + (rd->off - rd->from);
-    int err = rd->req.res;
-    if (rd->demand)
-        us_place_read(&p->place, us_now_ns() - rd->begun);
-    const uint8_t *payload = object + US_OBJ_HEAD, *src = payload;
-    if (err == 0)
-        err = us_log_check(s->log, rd->off, object, rd->bytes - (uint32_t)(rd->off - rd->from), i, rd->gen,
-                           rd->length);
-    if (err == 0 && rd->codec != US_CODEC_NONE) {
-        err = us_decompress(p->codec, rd->codec, payload, rd->length, p->raw, raw);
+    r->jobs--;
+    us_log_unpin(s->log, part->off);
+    if (wake)
+        us_sys_wake(p->cfg.uffd, us_block_addr(r, part->entry), us_block_len(r, part->entry));
+    if (--rd->left == 0) {
+        rd->busy = false;
+        s->reads--;
+        s->demand -= rd->demand;
+    }
+}
+
+static bool unlock_part(us_pager_t *p, us_region_t *r, const us_part_t *part) {
+    const bool wake = (p->space.table[part->entry].flags & US_F_WAKE) != 0;
+    us_entry_unreserve(p, r, part->entry);
+    return wake;
+}
+
+static const uint8_t *object_of(const us_read_t *rd, const us_part_t *part) { return rd->buf + (part->off - rd->from); }
+
+static int check_part(us_pager_t *p, const us_read_t *rd, const us_part_t *part) {
+    return us_log_check(p->store.log, part->off, object_of(rd, part), rd->bytes - (uint32_t)(part->off - rd->from),
+                        part->entry, part->gen, part->length);
+}
+
+/* Decompresses and copies in what was checked; by the loop itself. */
+static int bring_part(us_pager_t *p, us_region_t *r, us_read_t *rd, const us_part_t *part, bool write, bool *wake) {
+    const uint8_t *src = object_of(rd, part) + US_OBJ_HEAD;
+    int err = 0;
+    if (part->codec != US_CODEC_NONE) {
+        err = us_decompress(p->codec, part->codec, src, part->length, p->raw, us_block_len(r, part->entry));
         src = p->raw;
     }
+    if (err != 0)
+        return err;
+    *wake = unlock_part(p, r, part);
+    if (us_fault_copy(p, r, part->entry, write, src) == US_DONE && rd->since != 0)
+        us_fault_record(p, US_KIND_STORED, rd->since);
+    return 0;
+}
+
+static void fetched_one(us_pager_t *p, us_region_t *r, us_read_t *rd) {
+    const us_part_t *part = &rd->part[0];
+    const uint32_t i = part->entry;
+    bool wake = false;
+    if (rd->demand)
+        us_place_read(&p->place, us_now_ns() - rd->begun);
+    int err = rd->req.res;
+    if (err == 0)
+        err = check_part(p, rd, part);
+    if (err == 0 && rd->to == 0)
+        err = bring_part(p, r, rd, part, rd->write, &wake);
     if (err != 0 && ++rd->tries < READ_TRIES) {
         p->s->read_retries++;
-        if (start_read(p, rd))
+        if (start_read(p, rd)) {
+            us_store_flush(p);
             return;
+        }
     }
-    const bool wake = (p->space.table[i].flags & US_F_WAKE) != 0;
-    rd->busy = false;
-    s->reads--;
-    s->demand -= rd->demand;
-    r->jobs--;
-    us_entry_unreserve(p, r, i);
+    if (rd->to != 0) {
+        wake = (p->space.table[i].flags & US_F_WAKE) != 0;
+        us_entry_unlock(p, i);
+        p->recodes--;
+        if (err == 0) { /* if there is no room for it any more it stays in the file */
+            us_tier_t *to = &p->tier[rd->to];
+            to->ops->store(p, to, r, i, object_of(rd, part) + US_OBJ_HEAD);
+            to->ops->flush(p, to);
+        }
+    } else if (err != 0) {
+        wake = unlock_part(p, r, part);
+    }
     if (err != 0)
         lose(p, r, i);
-    else if (us_fault_copy(p, r, i, rd->write, src) == US_DONE && rd->since != 0)
-        us_fault_record(p, US_KIND_STORED, rd->since);
-    us_log_unpin(s->log, rd->off);
-    if (wake) /* copying has woken already; but not if it could not */
-        us_sys_wake(p->cfg.uffd, us_block_addr(r, i), raw);
+    end_part(p, r, rd, part, wake);
+}
+
+/* Workers decompress and copy. What can't be read or is not what it should be stays out: a fault reads it by itself. */
+static void fetched_run(us_pager_t *p, us_region_t *r, us_read_t *rd) {
+    const uint32_t parts = rd->parts;
+    bool posted = false;
+    for (uint32_t k = 0; k < parts; k++) {
+        const us_part_t *part = &rd->part[k];
+        bool wake = false;
+        us_job_t *j = NULL;
+        if (rd->req.res != 0 || check_part(p, rd, part) != 0) {
+            p->s->read_retries++;
+            wake = unlock_part(p, r, part);
+        } else if (p->crew.idle_n > US_JOBS / 4 && (j = us_crew_job(&p->crew)) != NULL) {
+            const uint32_t n = (uint32_t)(rd - p->store.read) * US_PARTS + k;
+            us_fault_bring_job(p, r, j, part->entry, !rd->write);
+            j->codec = part->codec;
+            j->len = part->length;
+            j->src = object_of(rd, part) + US_OBJ_HEAD;
+            j->slot = n + 1;
+            us_crew_post(&p->crew, j);
+            posted = true;
+            continue;
+        } else if (bring_part(p, r, rd, part, rd->write, &wake) != 0) {
+            wake = unlock_part(p, r, part);
+        }
+        end_part(p, r, rd, part, wake);
+    }
+    if (posted)
+        us_crew_ring(&p->crew);
+}
+
+void us_store_brought(us_pager_t *p, us_region_t *r, us_job_t *j) {
+    us_read_t *rd = &p->store.read[(j->slot - 1) / US_PARTS];
+    const us_part_t *part = &rd->part[(j->slot - 1) % US_PARTS];
+    bool wake = false;
+    if (j->status == -EEXIST || j->status == -ENOENT) { /* a page was there, or it is several mappings */
+        if (bring_part(p, r, rd, part, true, &wake) != 0)
+            wake = unlock_part(p, r, part);
+    } else {
+        wake = unlock_part(p, r, part);
+        if (j->status == 0)
+            us_entry_bring(p, r, part->entry, j->clean);
+    }
+    end_part(p, r, rd, part, wake);
+}
+
+static void fetched(us_pager_t *p, us_read_t *rd) {
+    us_region_t *r = p->region[rd->region];
+    if (rd->parts == 1 && (rd->demand || rd->to != 0))
+        fetched_one(p, r, rd);
+    else
+        fetched_run(p, r, rd);
 }
 
 /* ---- completions ------------------------------------------------------------------------------------ */

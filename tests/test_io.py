@@ -27,7 +27,7 @@ BUILDS = {
 def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The C test, compiled without a warning."""
     target = tmp_path_factory.mktemp("io") / "io_test"
-    sources = [ROOT / "tests/c/io_test.c", ROOT / "csrc/io.c"]
+    sources = [ROOT / "tests/c/io_test.c", ROOT / "csrc/io.c", ROOT / "csrc/alloc.c"]
     command = ["gcc", *WARNINGS, *BUILDS[request.param], "-o", target, *sources]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr

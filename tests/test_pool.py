@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = [ROOT / "tests/c/pool_test.c", ROOT / "csrc/pool.c"]
+SOURCES = [ROOT / "tests/c/pool_test.c", ROOT / "csrc/pool.c", ROOT / "csrc/alloc.c"]
 FLAGS = ["-std=gnu11", "-Wall", "-Wextra", "-Wshadow", "-Werror"]
 BUILDS = {
     "sanitized": [

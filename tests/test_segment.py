@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = [ROOT / "tests/c/segment_test.c", ROOT / "csrc/segment.c"]
+SOURCES = [ROOT / "tests/c/segment_test.c", ROOT / "csrc/segment.c", ROOT / "csrc/alloc.c"]
 FLAGS = ["-std=gnu11", "-Wall", "-Wextra", "-Wshadow", "-Werror"]
 SANITIZE = os.environ.get("USWAP_SANITIZE", "address,undefined")
 BUILDS = {

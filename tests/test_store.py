@@ -6,7 +6,9 @@ from __future__ import annotations
 import errno
 import os
 import random
+import re
 import signal
+import struct
 import tempfile
 import time
 from pathlib import Path
@@ -20,6 +22,7 @@ import workload
 from child import run_child
 from workload import KIB, MIB, data
 
+ROOT = Path(__file__).parent.parent
 SECONDS = min(4.0, float(os.environ.get("USWAP_STRESS_SECONDS") or 4))
 
 
@@ -190,3 +193,119 @@ def on_tmpfs() -> None:
 def test_tmpfs() -> None:
     """A file system of another kind carries it too."""
     run_child(on_tmpfs, timeout=60)
+
+
+def counting() -> None:
+    """What the child of test_as_they_are runs."""
+    rng = random.Random(4)
+    content = b"".join(data(kind, 16 * KIB, rng) for kind in ("text", "numbers") * 256)
+    with uswap.Pager(
+        limit=MIB, pool=16 * MIB, segment="256KiB", swapfile="/var/tmp", swap="64MiB"
+    ) as pager:
+        region = pager.region(len(content))
+        view = memoryview(region)
+        view[:] = content
+        region.evict()
+        before = pager.stats()
+        assert before.pooled_raw == len(content)
+        region.migrate("file")
+        after = pager.stats()
+        assert after.stored_raw == len(content)
+        assert after.written_objects - before.written_objects == len(content) // (16 * KIB)
+        # As they are: not a byte more or less, nothing decompressed, no memory asked for.
+        assert after.stored == before.pooled == after.written_object_bytes
+        assert after.decompressions == before.decompressions
+        assert after.allocations == before.allocations
+        assert view == content
+        # The counters do count: each block that came back was decompressed.
+        assert pager.stats().decompressions - after.decompressions == len(content) // (16 * KIB)
+        assert pager.stats().allocations > 0
+
+
+def test_as_they_are() -> None:
+    """Writing out takes no memory and decompresses nothing: counters say so."""
+    run_child(counting, timeout=60)
+
+
+def test_all_is_counted() -> None:
+    """No file of the pager's half asks for memory behind the counter's back."""
+    others = {"client.c", "mover.c", "hist.c"}
+    files = [f for f in ROOT.glob("csrc/*.c") if f.name not in others and "measure" not in f.name]
+    assert len(files) > 10
+    for file in files:
+        found = re.findall(r"(?<!us_)\b(?:malloc|calloc|realloc|aligned_alloc)\(", file.read_text())
+        assert not found, (file.name, found)
+
+
+def sinking(directory: str) -> None:
+    """What the child of test_sinks_as_they_are runs."""
+    rng = random.Random(5)  # LZ4 makes two thirds of it
+    content = struct.pack("<8192q", *(rng.randrange(1000) for _ in range(8192)))
+    with uswap.Pager(
+        limit=MIB, pool=2 * MIB, segment="256KiB", swapfile=directory, swap="64MiB", readahead=0
+    ) as pager:
+        region = pager.region(32 * MIB)
+        view = memoryview(region)
+        for at in range(0, 32 * MIB, len(content)):
+            view[at : at + len(content)] = content
+            if at == 8 * MIB:
+                warm = pager.stats()
+        after = pager.stats()
+        assert after.written_objects - warm.written_objects > 500
+        assert after.decompressions == warm.decompressions == 0
+        # The pool's own tables may still grow, when more objects of a size come.
+        assert after.allocations - warm.allocations <= 8
+        assert all(
+            view[at : at + len(content)] == content for at in range(0, 32 * MIB, len(content))
+        )
+
+
+def test_sinks_as_they_are(tmp_path: Path) -> None:
+    """The same where the pool overflows by itself, with no word from the user."""
+    run_child(sinking, args=[str(tmp_path)], timeout=60)
+
+
+def neighbours() -> None:
+    """What the child of test_neighbours runs."""
+    content = random.Random(6).randbytes(8 * MIB)
+    blocks = len(content) // (16 * KIB)
+    with uswap.Pager(
+        limit=4 * MIB, pool=2 * MIB, segment="512KiB", swapfile="/var/tmp", swap="64MiB"
+    ) as pager:
+        region = pager.region(len(content))
+        view = memoryview(region)
+        view[:] = content
+        region.evict()
+        region.migrate("file")
+        before = pager.stats()
+        assert region.residency().stored > len(content) * 9 // 10
+        assert view == content
+        after = pager.stats()
+        # Written side by side, read side by side: many blocks a read, and few faults.
+        assert after.reads - before.reads < blocks // 2
+        assert after.faults["stored"] - before.faults["stored"] < blocks // 4
+        assert after.readahead_blocks - before.readahead_blocks > blocks // 2
+        region.evict()
+        region.migrate("file")
+        reads = pager.stats().reads
+        region.release()
+        assert pager.stats().reads - reads < blocks // 4
+        assert view == content
+        # In an order that has no neighbours each block is a read of its own.
+        region = pager.region(len(content))
+        view = memoryview(region)
+        view[:] = content
+        region.evict()
+        region.migrate("file")
+        reads = pager.stats().reads
+        order = list(range(0, blocks, 7))
+        random.Random(7).shuffle(order)
+        for k in order:
+            at = k * 16 * KIB
+            assert view[at : at + 16] == content[at : at + 16]
+        assert len(order) // 2 < pager.stats().reads - reads <= 2 * len(order)
+
+
+def test_neighbours() -> None:
+    """What lies side by side in the file and is read in order comes in one read for many blocks."""
+    run_child(neighbours, timeout=60)

@@ -7,6 +7,7 @@ Imported in children only, by `import workload`: tests/ is their first place to 
 from __future__ import annotations
 
 import ctypes
+import errno
 import gc
 import mmap
 import os
@@ -224,6 +225,7 @@ class Stress:
         self.threads = threads
         self.release = release
         self.operations = [0] * threads
+        self.migrations = 0
         rng = random.Random(seed)
         total = overcommit * pager.limit
         blocks = [b for b in (4 * KIB, 16 * KIB, 64 * KIB) if 16 * b <= pager.limit]
@@ -280,6 +282,15 @@ class Stress:
             region.release()
             assert view == content
 
+    def _migrate(self, rng: random.Random) -> None:
+        region, at, n = self._range(rng)
+        try:
+            region.migrate(rng.choice(self.pager.tiers), at, n)
+            self.migrations += 1
+        except OSError as e:
+            if e.errno != errno.ENOSPC:
+                raise
+
     def _range(self, rng: random.Random) -> tuple[Any, int, int]:
         region = rng.choice(self.regions)
         at = rng.randrange(region.length)
@@ -291,6 +302,8 @@ class Stress:
         units = self.units[number]
         while not stop.is_set():
             what = rng.random()
+            if len(self.pager.tiers) > 1 and rng.random() < 0.05:
+                self._migrate(rng)
             if what < 0.40:
                 self._write(rng, rng.choice(units))
             elif what < 0.80:
@@ -346,7 +359,7 @@ def stress(
     """Run the stress; returns what a test wants to assert about it."""
     seed = int(os.environ.get("USWAP_TEST_SEED") or random.SystemRandom().randrange(1 << 30))
     print(f"seed {seed} (USWAP_TEST_SEED={seed} chooses it)", flush=True)
-    given = {"limit": limit, "pool": 64 * MIB, **options}
+    given = {"limit": limit, **({} if "tiers" in options else {"pool": 64 * MIB}), **options}
     with uswap.Pager(**given) as pager:
         it = Stress(pager, overcommit=overcommit, threads=threads, release=release, seed=seed)
         sampler = ResidentSampler(it.spans()) if sample else None
@@ -388,6 +401,8 @@ def stress(
         "rewritten": stats.rewritten,
         "swap_used": stats.swap_used,
         "lost": stats.lost,
+        "migrations": it.migrations,
+        "came": [tier.came_blocks for tier in stats.tiers],
         "about": about,
     }
 

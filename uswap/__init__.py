@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .client import Paged, Pager, paged
     from .region import STATES, OwnRegion, Region, Residency, WrappedRegion
     from .stats import KINDS, Latency, Stats
+    from .tiers import File, Pool, TierStats
 
 __version__ = "0.1.0"
 
@@ -36,6 +37,7 @@ __all__ = [
     "BufferRefusedError",
     "ClosedError",
     "DegradedWarning",
+    "File",
     "Latency",
     "LimitError",
     "OwnRegion",
@@ -43,9 +45,11 @@ __all__ = [
     "Pager",
     "PagerDied",
     "PagerStartError",
+    "Pool",
     "Region",
     "Residency",
     "Stats",
+    "TierStats",
     "UnsupportedKernelError",
     "UswapError",
     "UswapWarning",
@@ -65,6 +69,9 @@ _WHERE = {
     "Stats": "stats",
     "Latency": "stats",
     "KINDS": "stats",
+    "Pool": "tiers",
+    "File": "tiers",
+    "TierStats": "tiers",
 }
 
 

@@ -26,12 +26,13 @@ import sys
 import threading
 import warnings
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from . import options as _options
 from . import swapfile
+from . import tiers as _tiers
 from ._core import ffi, lib
 from .channel import Channel
 from .errors import (
@@ -75,6 +76,8 @@ class Pager:
         swapfile: a directory, in which an unnamed file is made, or a path: where the pool's coldest
             objects go when it fills. Without it there is no second tier.
         swap: bytes of the swap file; reserved at once.
+        tiers: in place of pool, swapfile and swap: a list, hot to cold, of one to three uswap.Pool and
+            then at most one uswap.File.
         overwrite: use an existing file or block device in place; what it holds is lost.
         options: the other rows of ``uswap config``: block, codec, level, workers, readahead, ...
 
@@ -92,16 +95,22 @@ class Pager:
         swapfile: str | os.PathLike[str] | None = None,
         swap: int | str | None = None,
         *,
+        tiers: Sequence[_tiers.Pool | _tiers.File] | None = None,
         overwrite: bool = False,
         **options: Any,
     ) -> None:
         self._closed = True  # until all is there
         if swapfile is not None:
             swapfile = os.fspath(swapfile)
+        options |= {"pool": pool, "swapfile": swapfile, "swap": swap}
+        self._tiers = _tiers.resolve(tiers, options, overwrite=overwrite)
+        rest = self._tiers.pools
         self._options = _options.resolve(
-            limit=limit, pool=pool, swapfile=swapfile, swap=swap, **options
+            limit=limit, last_pool=rest[-1][0] if rest else None, **(options | self._tiers.short)
         )
-        self._overwrite = overwrite
+        o = self._options
+        self._pools = ((o.pool, o.codec, o.level), *rest)
+        self._overwrite = self._tiers.overwrite
         self._check_limit(self._options.block, "block")
         self._pid = os.getpid()
         self._lock = threading.RLock()
@@ -122,7 +131,10 @@ class Pager:
         o = self._options
         uffd = self._open_uffd(undo)
         layout = ffi.new("us_layout_t *")
-        space = _check(lib.us_space_create(OUTBOX, o.pool, TABLE, layout), "memfd")
+        budgets = ffi.new("uint64_t[]", _tiers.POOLS)
+        for k, (size, _codec, _level) in enumerate(self._pools):
+            budgets[k] = size
+        space = _check(lib.us_space_create(OUTBOX, budgets, TABLE, layout), "memfd")
         undo.callback(os.close, space)
         doorbell, notify = _eventfd(undo), _eventfd(undo)
         self._swapfile = None
@@ -175,10 +187,8 @@ class Pager:
             "staging": staging,
             "staging_len": staging_len[0],
             "limit": o.limit,
-            "pool": o.pool,
+            "pools": self._pools,
             "readahead": o.readahead,
-            "codec": o.codec,
-            "level": o.level,
             "workers": o.workers or max(1, min(4, len(os.sched_getaffinity(0)) - 1)),
             "take": lib.US_TAKE_MOVE if self._take == "move" else lib.US_TAKE_COPY,
             "follow": 1,
@@ -303,7 +313,8 @@ class Pager:
     def __repr__(self) -> str:
         o = self._options
         return (
-            f"<uswap.Pager limit={format_size(o.limit)}, pool={format_size(o.pool)}, "
+            f"<uswap.Pager limit={format_size(o.limit)}, "
+            f"pool={format_size(sum(size for size, _, _ in self._pools))}, "
             f"{'closed' if self._closed else f'{len(self._regions)} regions'}>"
         )
 
@@ -490,6 +501,11 @@ class Pager:
         """All options, with defaults filled in."""
         return self._options
 
+    @property
+    def tiers(self) -> tuple[str, ...]:
+        """The names of the tiers, hot to cold."""
+        return self._tiers.names
+
     def about(self) -> dict[str, str]:
         """How this pager works here: uffd, take, drop, codec and where its library comes from."""
         how = {number: name for name, number in _UFFD.items()}
@@ -497,7 +513,7 @@ class Pager:
             "uffd": how[int(self._uffd.how)],
             "take": self._take,
             "drop": self._drop,
-            "codec": self._options.codec,
+            "codec": ", ".join(codec for _size, codec, _level in self._pools),
             "codec_from": self._about["codec"],
             "io": self._about["io"],
             "swapfile": self._swapfile.about if self._swapfile is not None else "none",
@@ -519,7 +535,13 @@ class Pager:
         def quantile(kind: int, q: float) -> int:
             return int(lib.us_client_quantile(client, kind, q))
 
-        return Stats.read(raw, quantile)
+        tiers = tuple(
+            _tiers.TierStats.read(
+                raw.tier[number], name, "file" if number == _tiers.FILE else "pool"
+            )
+            for name, number in zip(self._tiers.names, self._tiers.numbers, strict=True)
+        )
+        return Stats.read(raw, quantile, tiers)
 
     def check(self) -> None:
         """Have the pager check its invariants; for tests. Slow.

@@ -100,6 +100,33 @@ def parse_block(value: object, name: str = "block") -> int:
     return size
 
 
+def parse_pool(size: object, codec: object, level: object, called: str) -> tuple[int, str, int]:
+    """Return a pool's size in bytes, codec and level; `called` is what messages call it.
+
+    Raises:
+        TypeError, ValueError: one is wrong; names it and what is accepted.
+    """
+
+    def base() -> int:
+        return available_memory().bytes
+
+    values = [
+        _BY_NAME[name].parse(value, f"{called}.{name if name != 'pool' else 'size'}", base)
+        for name, value in (("pool", size), ("codec", codec), ("level", level))
+    ]
+    _check_level(values[1], values[2], f"{called}.level")
+    return values[0], values[1], values[2]
+
+
+def _check_level(codec: str, level: int, called: str) -> None:
+    low, high, meaning = _LEVELS[codec]
+    if not low <= level <= high:
+        raise ValueError(
+            f"{called}={level} does not suit the codec {codec}, "
+            f"accepted: {low} to {high} ({meaning})"
+        )
+
+
 def parse_segment(value: object, name: str = "segment") -> int:
     """Return the size of a segment in bytes: a power of two from 256 KiB to 16 MiB."""
     size = parse_size(value, name, minimum=SEGMENT_MIN, maximum=SEGMENT_MAX)
@@ -339,6 +366,7 @@ def resolve(
     *,
     environ: Mapping[str, str] | None = None,
     memory: Callable[[], AvailableMemory] = available_memory,
+    last_pool: int | None = None,
     **given: object,
 ) -> Options:
     """Return the options to use: keyword, else environment, else default.
@@ -346,6 +374,7 @@ def resolve(
     Args:
         environ: the environment, by default the process's own.
         memory: says how much memory fractions are fractions of; called only if there are any.
+        last_pool: bytes of the pool that the swap file is fed from, where that is not `pool`.
         given: options by name; ``None`` is the same as not given.
 
     Raises:
@@ -364,11 +393,11 @@ def resolve(
         values[option.name] = option.parse(one.value, one.called, base)
         called[option.name] = one.called
     options = Options(**values)
-    _check_together(options, called)
+    _check_together(options, called, last_pool or options.pool)
     return options
 
 
-def _check_together(options: Options, called: Mapping[str, str]) -> None:
+def _check_together(options: Options, called: Mapping[str, str], last_pool: int) -> None:
     if options.limit < options.block:
         raise LimitError(
             f"{called['limit']} is {format_size(options.limit)}, which is less than one block "
@@ -387,18 +416,13 @@ def _check_together(options: Options, called: Mapping[str, str]) -> None:
             f"({called['block']} is {format_size(options.block)}) and what goes with it; accepted: "
             f"at least {format_size(2 * options.block)}"
         )
-    if options.swapfile and options.segment > options.pool // 4:
+    if options.swapfile and options.segment > last_pool // 4:
         raise LimitError(
             f"{called['segment']} is {format_size(options.segment)}, which is more than a quarter of "
-            f"the pool ({called['pool']} is {format_size(options.pool)}): it would never be full; "
-            f"accepted: at most {format_size(options.pool // 4)}"
+            f"the pool above the file ({format_size(last_pool)}): it would never be full; "
+            f"accepted: at most {format_size(last_pool // 4)}"
         )
-    low, high, meaning = _LEVELS[options.codec]
-    if not low <= options.level <= high:
-        raise ValueError(
-            f"{called['level']}={options.level} does not suit the codec {options.codec}, "
-            f"accepted: {low} to {high} ({meaning})"
-        )
+    _check_level(options.codec, options.level, called["level"])
 
 
 class Row(NamedTuple):

@@ -14,7 +14,7 @@ import mmap
 import os
 import sys
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -65,7 +65,7 @@ class Residency:
     filled: int
     """Of one repeated word, which takes no memory."""
     pooled: int
-    """Compressed in the pool."""
+    """Compressed in a pool."""
     stored: int
     """Compressed in the swap file."""
     lost: int
@@ -75,6 +75,8 @@ class Residency:
     block: int
     states: bytes
     """The state of each block, as an index of uswap.STATES."""
+    tiers: Mapping[str, int]
+    """Of pooled and stored: in which tier, by name, hot to cold."""
 
     @property
     def fraction(self) -> float:
@@ -194,10 +196,31 @@ class Region:
         most = self.pager.limit // 2 // self.block
         self._range("prefetch", first, min(last, first + max(1, most)))
 
-    def _range(self, op: str, first: int, last: int) -> None:
+    def migrate(self, tier: str, offset: int = 0, length: int | None = None) -> None:
+        """Move what is out of RAM in a range to a tier, from whichever it is in, and wait until it is there.
+
+        Blocks that are in RAM, of one repeated word, or on their way, stay; evict() comes before. A
+        block that finds its tier full goes on to sink from there as ever.
+
+        Args:
+            tier: its name, one of Pager.tiers.
+            offset, length: bytes.
+
+        Raises:
+            ValueError: there is no such tier.
+            OSError: ENOSPC, the tier has no room and none is being made; the rest stays where it was.
+        """
+        names = self.pager.tiers
+        if tier not in names:
+            raise ValueError(f"tier={tier!r} is none of this pager's; accepted: {', '.join(names)}")
+        first, last = self._blocks(offset, length)
+        number = self.pager._tiers.numbers[names.index(tier)]
+        self._range("migrate", first, last, tier=number)
+
+    def _range(self, op: str, first: int, last: int, **more: int) -> None:
         if first < last:
             whole = op in ("pin", "unpin")
-            self.pager._call(op, _whole=whole, region=self._id, first=first, last=last)
+            self.pager._call(op, _whole=whole, region=self._id, first=first, last=last, **more)
 
     @contextlib.contextmanager
     def pinned(self, offset: int = 0, length: int | None = None) -> Iterator[memoryview]:
@@ -242,15 +265,21 @@ class Region:
             self._check_paged()
             self.pager._check_open()
             lib.us_client_states(self.pager._client, self._first + first, last - first, states)
-        raw = bytes(ffi.buffer(states, last - first))
+            raw = bytes(ffi.buffer(states, last - first))
+            lib.us_client_tiers(self.pager._client, self._first + first, last - first, states)
+            where = bytes(ffi.buffer(states, last - first))
         sums = dict.fromkeys(STATES, 0)
         for state, name in enumerate(STATES):
             sums[name] = raw.count(state) * self.block
+        numbers = dict(zip(self.pager.tiers, self.pager._tiers.numbers, strict=True))
+        tiers = {name: where.count(number) * self.block for name, number in numbers.items()}
         total = (last - first) * self.block
         if last == self._entries and last > first:  # the last block may be a short one
             short = self._entries * self.block - self.length
             sums[STATES[raw[-1]]] -= short
             total -= short
+            for name, number in numbers.items():
+                tiers[name] -= short if where[-1] == number else 0
         return Residency(
             length=total,
             resident=sums["resident"],
@@ -263,6 +292,7 @@ class Region:
             empty=sums["empty"],
             block=self.block,
             states=raw,
+            tiers=tiers,
         )
 
     def _view(self) -> memoryview:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from .sizes import format_size
+from .tiers import TierStats
 
 __all__ = ["KINDS", "Latency", "Stats"]
 
@@ -49,14 +50,14 @@ class Stats:
     outbox: int
     """Taken out, waiting for a worker, uncompressed."""
     pooled_raw: int
-    """Blocks in the pool, before compression."""
+    """Blocks in the pools, before compression."""
     pooled: int
     """The same after compression."""
     kept: int
-    """Compressed copies of clean resident blocks; in the pool too, and the first to go."""
+    """Compressed copies of clean resident blocks; in the pools too, and the first to go."""
     pool_used: int
     pool_allocated: int
-    """Memory that the pool holds, fragmentation included."""
+    """Memory that the pools hold, fragmentation included."""
     filled: int
     """Blocks of one repeated word, which take no memory."""
     stored_raw: int
@@ -87,11 +88,17 @@ class Stats:
     read_bytes: int
     read_retries: int
     write_errors: int
+    allocations: int
+    """Calls for memory by the pager's core, in all its threads."""
+    decompressions: int
+    """Objects decompressed, for whatever purpose."""
     pinned: int
     faults: Mapping[str, int]
     """Number of faults by kind (see KINDS)."""
     latency: Mapping[str, Latency]
     """Service times by kind."""
+    tiers: tuple[TierStats, ...]
+    """The tiers, hot to cold."""
     evicted: int
     evicted_blocks: int
     dropped_blocks: int
@@ -133,12 +140,12 @@ class Stats:
 
     @property
     def ratio(self) -> float:
-        """Compression of what is in the pool: bytes before by bytes after; 1.0 when it is empty."""
+        """Compression of what is in the pools: bytes before by bytes after; 1.0 when it is empty."""
         return self.pooled_raw / self.pooled if self.pooled else 1.0
 
     @property
     def density(self) -> float:
-        """The part of the pool's memory that holds objects; 1.0 when it holds none."""
+        """The part of the pools' memory that holds objects; 1.0 when it holds none."""
         return self.pool_used / self.pool_allocated if self.pool_allocated else 1.0
 
     @property
@@ -147,12 +154,16 @@ class Stats:
         return sum(self.faults.values())
 
     @classmethod
-    def read(cls, raw: Any, quantile: Callable[[int, float], int]) -> Stats:
+    def read(
+        cls, raw: Any, quantile: Callable[[int, float], int], tiers: tuple[TierStats, ...]
+    ) -> Stats:
         """Make one from the C struct."""
         values: dict[str, Any] = {}
         for field in fields(cls):
             if field.name == "faults":
                 values["faults"] = {k: int(raw.faults[i]) for i, k in enumerate(KINDS)}
+            elif field.name == "tiers":
+                values["tiers"] = tiers
             elif field.name == "latency":
                 values["latency"] = {
                     k: Latency(

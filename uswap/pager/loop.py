@@ -85,13 +85,15 @@ class Loop:
         self._client_pid = os.pidfd_open(hello["pid"])
         self._inject(hello)
         self._lost_blocks = 0
-        self._codec = self._load_codec(hello["codec"])
+        found = {codec: self._load_codec(codec) for _size, codec, _level in hello["pools"]}
+        self._codec = ", ".join(found.values())
         config = ffi.new("us_pager_config_t *")
-        for name in ("client_pid", "mover_tid", "staging", "staging_len", "limit", "pool"):
+        for name in ("client_pid", "mover_tid", "staging", "staging_len", "limit"):
             setattr(config, name, hello[name])
-        for name in ("readahead", "level", "workers", "take", "follow"):
+        for name in ("readahead", "workers", "take", "follow"):
             setattr(config, name, hello[name])
-        config.codec = codecs.CODECS[hello["codec"]]
+        for pool, (size, codec, level) in zip(config.pool, hello["pools"], strict=False):
+            pool.budget, pool.codec, pool.level = size, codecs.CODECS[codec], level
         config.uffd = fds["uffd"]
         config.space_fd = fds["space"]
         config.doorbell = fds["doorbell"]
@@ -113,6 +115,7 @@ class Loop:
             "activate": self._activate,
             "evict": self._evict,
             "prefetch": self._prefetch,
+            "migrate": self._migrate,
             "pin": self._pin,
             "unpin": self._unpin,
             "freeze": self._freeze,
@@ -353,6 +356,15 @@ class Loop:
     async def _prefetch(self, m: wire.Message) -> None:
         await self._range(lib.us_pager_prefetch, m["region"], at(m["first"]), m["last"])
         await self._settle(m["region"], m["first"], m["last"])
+
+    async def _migrate(self, m: wire.Message) -> None:
+        def begin(pager: Any, region: int, cursor: Any, last: int) -> int:
+            return int(lib.us_pager_move(pager, region, cursor, last, m["tier"]))
+
+        try:
+            await self._range(begin, m["region"], at(m["first"]), m["last"])
+        finally:
+            await self._range(lib.us_pager_moved, m["region"], at(m["first"]), m["last"])
 
     async def _pin(self, m: wire.Message) -> None:
         cursor = at(m["first"])

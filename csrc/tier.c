@@ -1,0 +1,260 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The tiers in RAM, and what makes blocks sink from tier to tier; writeout.c is the file's half. tier.h says how a
+ * block moves.
+ *
+ * Recoding. What sinks to a pool with another codec is compressed anew by a worker, from a copy of the object. There
+ * are US_RECODES places for that, taken at the start; a block for which there is none waits where it is. What does
+ * not get smaller by it moves as it is.
+ */
+#include "pager.h"
+
+#include <string.h>
+#include <sys/mman.h>
+
+#include "sys.h"
+
+enum { BOUNCE = 1 << US_BLOCK_MAX_SHIFT };
+#define FULL_NS 50000000ull
+
+/* ---- a pool as a tier ------------------------------------------------------------------------------- */
+
+static bool pool_room(const us_pager_t *p, const us_tier_t *t, uint32_t len) {
+    (void)p;
+    const uint64_t budget = t->s->budget; /* spans are never quite full */
+    if (t->full_until != 0 && us_now_ns() < t->full_until)
+        return false;
+    return us_pool_used(t->pool) + t->coming + len <= budget - budget / 16;
+}
+
+static void pool_free(us_pager_t *p, us_tier_t *t, us_entry_t e) {
+    (void)p;
+    us_pool_free(t->pool, us_offset_of(e), US_LENGTH_OF(e));
+}
+
+/* Copies an object in and commits it. 0; -ENOSPC: the block stays where it was; -ESTALE: it was another by now. */
+static int settle_in(us_pager_t *p, us_tier_t *t, uint32_t i, uint16_t gen, uint64_t from, uint32_t size,
+                     const void *bytes) {
+    const uint32_t len = size & 0xffffffu;
+    uint64_t off;
+    int err = us_pool_alloc(t->pool, len, i, gen, &off);
+    if (err == -ENOSPC && us_pool_compact(t->pool, 1 << 20, us_entry_shifted, t) > 0)
+        err = us_pool_alloc(t->pool, len, i, gen, &off);
+    if (err == -ENOSPC && us_reclaim(p, t, 4ull * len))
+        err = us_pool_alloc(t->pool, len, i, gen, &off);
+    if (err != 0) {
+        t->full_until = us_now_ns() + FULL_NS;
+        us_entry_unmoved(p, i, gen, from);
+        return -ENOSPC;
+    }
+    memcpy(us_pool_at(t->pool, off), bytes, len);
+    US_DELAY(US_D_COMMIT);
+    if (!us_entry_moved(p, i, gen, from, us_where(t->id, off), size)) {
+        us_pool_free(t->pool, off, len);
+        return -ESTALE;
+    }
+    t->s->came_blocks++;
+    t->s->came += len;
+    return 0;
+}
+
+static us_recode_t *free_recode(us_pager_t *p) {
+    for (int k = 0; k < US_RECODES; k++) {
+        if (p->recode[k].job == NULL)
+            return &p->recode[k];
+    }
+    return NULL;
+}
+
+/* Does, or will, what leaves t make room in it? */
+static bool helps(const us_pager_t *p, const us_tier_t *t) {
+    if (t->next == NULL)
+        return false;
+    if (t->leaving > 0)
+        return true;
+    if (t->next->pool == NULL)
+        return us_store_helps(p, t);
+    if (t->cold.head == US_NONE)
+        return false;
+    return pool_room(p, t->next, US_LENGTH_OF(p->space.table[t->cold.head])) || helps(p, t->next);
+}
+
+static int pool_store(us_pager_t *p, us_tier_t *t, us_region_t *r, uint32_t i, const void *payload) {
+    const us_entry_t e = p->space.table[i];
+    const uint32_t len = US_LENGTH_OF(e);
+    if (!pool_room(p, t, len) && !(us_reclaim(p, t, 4ull * len) && pool_room(p, t, len)))
+        return helps(p, t) ? US_WAIT_ROOM : -ENOSPC;
+    if (t->codec == (int)US_CODEC_OF(e) || t->codec == US_CODEC_NONE) {
+        us_entry_moving(p, i);
+        return settle_in(p, t, i, e.gen, e.where, e.size, payload) == -ENOSPC ? -ENOSPC : US_DONE;
+    }
+    us_recode_t *c = p->recodes < US_RECODES ? free_recode(p) : NULL;
+    if (c == NULL || p->crew.idle_n <= US_JOBS / 4)
+        return US_WAIT_ROOM;
+    us_job_t *j = us_crew_job(&p->crew);
+    *c = (us_recode_t){.in = c->in, .out = c->out, .job = j, .to = t, .from = e.where, .length = len};
+    memcpy(c->in, payload, len);
+    j->kind = US_JOB_RECODE;
+    j->codec = (uint8_t)US_CODEC_OF(e);
+    j->to_codec = (uint8_t)t->codec;
+    j->to_level = t->level;
+    j->entry = i;
+    j->region = r->id;
+    j->raw = us_block_len(r, i);
+    j->len = len;
+    j->gen = e.gen;
+    j->slot = (uint32_t)(c - p->recode);
+    j->src = c->in;
+    j->out = c->out;
+    us_entry_moving(p, i);
+    p->recodes++;
+    t->coming += len;
+    if (us_tier_of(e) != US_TIER_FILE)
+        us_tier(p, e)->leaving += len;
+    r->jobs++;
+    us_crew_post(&p->crew, j);
+    return US_DONE;
+}
+
+static void pool_flush(us_pager_t *p, us_tier_t *t) {
+    (void)t;
+    us_crew_ring(&p->crew);
+}
+
+void us_tier_recoded(us_pager_t *p, us_region_t *r, us_job_t *j) {
+    us_recode_t *c = &p->recode[j->slot];
+    us_tier_t *t = c->to;
+    const int from = (int)(c->from >> 56);
+    t->coming -= c->length;
+    if (from != US_TIER_FILE)
+        p->tier[from].leaving -= c->length;
+    const void *bytes = j->status == 1 ? j->out : j->src;
+    if (settle_in(p, t, j->entry, j->gen, c->from, US_SIZE(j->codec, j->len), bytes) == 0 && j->status == 1) {
+        t->s->recoded_blocks++;
+        t->s->recoded_in += c->length;
+        t->s->recoded_out += j->len;
+    }
+    c->job = NULL;
+    p->recodes--;
+    r->jobs--;
+    us_crew_free(&p->crew, j);
+}
+
+static int pool_load(us_pager_t *p, us_tier_t *t, us_region_t *r, uint32_t i, us_tier_t *to) {
+    (void)t;
+    return to->ops->store(p, to, r, i, us_object(p, p->space.table[i]));
+}
+
+/* As many as there are places for. What is promised to reads of the file (they have their block locked) is left. */
+static bool pool_sink(us_pager_t *p, us_tier_t *t, us_tier_t *from, bool small) {
+    bool any = false;
+    (void)small;
+    for (uint32_t i = from->cold.head, next; i != US_NONE && p->recodes < US_RECODES; i = next) {
+        const us_entry_t e = p->space.table[i];
+        next = p->node[i].next;
+        if (e.flags & US_F_LOCKED)
+            continue;
+        if (pool_store(p, t, us_region_of(p, i), i, us_object(p, e)) != US_DONE)
+            break;
+        any = true;
+    }
+    pool_flush(p, t);
+    return any;
+}
+
+static const us_tier_ops_t pool_ops = {.sink = pool_sink,
+                                       .store = pool_store,
+                                       .flush = pool_flush,
+                                       .load = pool_load,
+                                       .free = pool_free,
+                                       .room = pool_room};
+
+/* ---- sinking ---------------------------------------------------------------------------------------- */
+
+static uint64_t used(const us_pager_t *p, const us_tier_t *t) {
+    return us_pool_used(t->pool) + (t->id == 1 ? p->pending : 0);
+}
+
+static void sink(us_pager_t *p, us_tier_t *t) {
+    if (used(p, t) > t->mark_high)
+        t->sinking = true;
+    while (t->sinking) {
+        if (used(p, t) - us_min(t->leaving, used(p, t)) <= t->mark_low)
+            t->sinking = false;
+        else if (!t->next->ops->sink(p, t->next, t, false))
+            break;
+    }
+}
+
+/* The coldest first, so that there is room for what comes from above. */
+void us_tiers_sink(us_pager_t *p) {
+    us_store_tend(p);
+    for (int k = US_POOLS; k >= 1; k--) {
+        if (p->tier[k].pool != NULL && p->tier[k].next != NULL)
+            sink(p, &p->tier[k]);
+    }
+}
+
+bool us_tiers_help(const us_pager_t *p) { return helps(p, &p->tier[1]); }
+
+bool us_tiers_squeeze(us_pager_t *p) {
+    us_tiers_sink(p);
+    for (int k = US_POOLS; k >= 1; k--) {
+        us_tier_t *t = &p->tier[k];
+        if (t->pool != NULL && t->next != NULL && t->leaving == 0)
+            t->next->ops->sink(p, t->next, t, true);
+    }
+    return p->tier[1].leaving > 0 || p->store.writes > 0;
+}
+
+/* ---- life ------------------------------------------------------------------------------------------- */
+
+int us_tiers_open(us_pager_t *p) {
+    us_tier_t *before = NULL;
+    int pools = 0;
+    for (int k = 0; k < US_POOLS && p->cfg.pool[k].budget > 0; k++) {
+        const us_pool_config_t *c = &p->cfg.pool[k];
+        us_tier_t *t = &p->tier[k + 1];
+        *t = (us_tier_t){.id = k + 1,
+                         .s = &p->s->tier[k + 1],
+                         .pager = p,
+                         .codec = c->codec,
+                         .level = c->level,
+                         .mark_high = c->budget - c->budget / 8,
+                         .mark_low = c->budget - c->budget / 4,
+                         .cold = {.head = US_NONE, .tail = US_NONE}};
+        const int err = us_pool_init(&t->pool, p->cfg.space_fd, p->space.at.pool_off[k], p->space.pool[k],
+                                     p->space.at.pool_len[k], c->budget);
+        if (err < 0)
+            return err;
+        t->ops = &pool_ops;
+        t->s->budget = c->budget;
+        p->s->pool_budget += c->budget;
+        if (before != NULL)
+            before->next = t;
+        before = t;
+        pools++;
+    }
+    if (pools == 0)
+        return -EINVAL;
+    for (int k = 0; pools > 1 && k < US_RECODES; k++) {
+        p->recode[k].in = us_sys_reserve(BOUNCE);
+        p->recode[k].out = us_sys_reserve(BOUNCE);
+        if (p->recode[k].in == NULL || p->recode[k].out == NULL)
+            return -ENOMEM;
+    }
+    return 0;
+}
+
+void us_tiers_close(us_pager_t *p) {
+    for (int k = 0; k < US_RECODES; k++) {
+        if (p->recode[k].in != NULL)
+            munmap(p->recode[k].in, BOUNCE);
+        if (p->recode[k].out != NULL)
+            munmap(p->recode[k].out, BOUNCE);
+    }
+    for (int k = 1; k < US_TIERS; k++) {
+        if (p->tier[k].pool != NULL)
+            us_pool_destroy(p->tier[k].pool);
+    }
+}

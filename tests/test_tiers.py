@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: MIT
+"""Tiers: blocks move between any two of them, and are in one at a time."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import tempfile
+from typing import Any
+
+import pytest
+
+import uswap
+
+import workload
+from child import run_child
+from workload import KIB, MIB, data
+
+SECONDS = min(3.0, float(os.environ.get("USWAP_STRESS_SECONDS") or 3))
+KINDS = ("text", "numbers", "random")
+
+
+def three(**pools: Any) -> list[Any]:
+    """LZ4, zstd, a file."""
+    return [
+        uswap.Pool(pools.get("first", 8 * MIB)),
+        uswap.Pool(pools.get("second", 8 * MIB), codec="zstd", level=3),
+        uswap.File("/var/tmp", pools.get("file", 64 * MIB), segment="256KiB"),
+    ]
+
+
+def mixed(n: int, seed: int) -> bytes:
+    """Blocks of all kinds that do not fill with one word."""
+    rng = random.Random(seed)
+    return b"".join(data(KINDS[k % len(KINDS)], 16 * KIB, rng) for k in range(n // (16 * KIB)))
+
+
+def moving(block: int) -> None:
+    """What the child of test_any_two runs."""
+    content = mixed(4 * MIB, 1)
+    with uswap.Pager(limit=MIB, tiers=three(), readahead=0) as pager:
+        region = pager.region(len(content), block=block)
+        view = memoryview(region)
+        view[:] = content
+        region.evict()
+        names = pager.tiers
+        assert names == ("pool", "pool2", "file")
+        assert region.residency().tiers == {"pool": len(content), "pool2": 0, "file": 0}
+        # Each ordered pair once: a walk through all six edges.
+        walk = ["pool2", "file", "pool", "file", "pool2", "pool"]
+        for was, to in itertools.pairwise(["pool", *walk]):
+            before = {tier.name: tier for tier in pager.stats().tiers}
+            counted = pager.stats()
+            region.migrate(to)
+            assert region.residency().tiers == dict.fromkeys(names, 0) | {to: len(content)}
+            now = {tier.name: tier for tier in pager.stats().tiers}
+            # The room in the one is given up for that in the other, and no third is passed through.
+            assert now[was].used == now[was].raw == now[was].bytes == 0, (was, to, now)
+            assert now[to].raw == len(content)
+            (third,) = set(names) - {was, to}
+            assert now[third].came_blocks == before[third].came_blocks
+            assert now[to].came_blocks - before[to].came_blocks == len(content) // block
+            if to == "file":  # as it is: not a byte more or less
+                assert now["file"].bytes == before[was].bytes
+            assert pager.stats().total_faults == counted.total_faults
+            pager.check()
+        assert view == content
+        # Read back from each.
+        for to in names:
+            region.evict()
+            region.migrate(to)
+            at = random.Random(to).randrange(len(content) // 2)
+            assert view[at : at + 512 * KIB] == content[at : at + 512 * KIB]
+            pager.check()
+        second = next(tier for tier in pager.stats().tiers if tier.name == "pool2")
+        assert second.recoded_blocks > 0
+        assert second.recoded_out < second.recoded_in * 15 // 16
+    assert view == content
+
+
+@pytest.mark.parametrize("block", [4 * KIB, 64 * KIB])
+def test_any_two(block: int) -> None:
+    """From each tier to each other, directly, with room in one of them only; the bytes stay."""
+    run_child(moving, args=[block], timeout=60)
+
+
+def sinking() -> None:
+    """What the child of test_sink runs."""
+    content = mixed(24 * MIB, 2)
+    with uswap.Pager(limit=2 * MIB, tiers=three(first=4 * MIB, second=2 * MIB)) as pager:
+        region = pager.region(len(content))
+        view = memoryview(region)
+        view[:] = content
+        region.evict()
+        where = region.residency().tiers
+        first, second, file = pager.stats().tiers
+        assert min(where.values()) > 0, where
+        # What was written first is coldest, and has sunk lowest.
+        assert region.residency(0, MIB).tiers["file"] > MIB // 2
+        assert region.residency(23 * MIB, MIB).tiers["pool"] > MIB // 2
+        assert first.used <= first.budget
+        assert second.used <= second.budget
+        assert file.came_blocks <= second.came_blocks
+        assert second.recoded_blocks > 0
+        pager.check()
+        assert view == content
+        pager.check()
+    assert view == content
+
+
+def test_sink() -> None:
+    """What is cold sinks from tier to tier, in the order in which it came."""
+    run_child(sinking, timeout=60)
+
+
+def two_pools() -> None:
+    """What the child of test_full runs."""
+    content = mixed(16 * MIB, 3)
+    tiers = [uswap.Pool(3 * MIB, name="hot"), uswap.Pool(3 * MIB, codec="zstd", name="cold")]
+    with uswap.Pager(limit=4 * MIB, tiers=tiers) as pager:
+        region = pager.region(len(content))
+        view = memoryview(region)
+        view[:] = content
+        assert view == content
+        assert set(region.residency().tiers) == {"hot", "cold"}
+        region.evict()
+        stats = pager.stats()
+        assert all(tier.used <= tier.budget for tier in stats.tiers)
+        assert stats.refused_noroom > 0
+        with pytest.raises(OSError, match="No space left"):
+            region.migrate("cold")
+        pager.check()
+        assert view == content
+
+
+def test_full() -> None:
+    """Two pools that are too small for the data: the rest stays resident, and nothing is lost."""
+    run_child(two_pools, timeout=60)
+
+
+def stress(seconds: float, options: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    """What the children of the stress tests run."""
+    with tempfile.TemporaryDirectory() as directory:
+        tiers = [
+            uswap.Pool(MIB),
+            uswap.Pool(MIB, codec="zstd", level=1),
+            uswap.File(directory, 64 * MIB, segment="256KiB"),
+        ]
+        return workload.stress(
+            seconds, {"tiers": tiers, **options}, threads=4, sample=False, **more
+        )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"delays": "all:300"},
+        {"delays": "commit:1000,press:1500"},
+        {"inject": "read:EIO:40,write:EIO:20,copy:EAGAIN:7,move:EBUSY:9"},
+    ],
+    ids=["plain", "delays", "slow", "failures"],
+)
+def test_stress(options: dict[str, str]) -> None:
+    """Four threads, three tiers, blocks sent from one to the other meanwhile: every byte is right."""
+    found = run_child(stress, args=[SECONDS, options, {}], timeout=SECONDS * 4 + 90).json
+    assert min(found["operations"]) > 0
+    assert found["lost"] == 0
+    assert all(came > 0 for came in found["came"][1:])
+    assert found["migrations"] > 0
+
+
+@pytest.mark.parametrize(
+    ("tiers", "error", "match"),
+    [
+        ("pool", TypeError, "accepted: a list"),
+        ([], ValueError, "accepted: 1 to 3 pools"),
+        ([1], TypeError, r"tiers\[0\]=1 is a int"),
+        ([uswap.File("/var/tmp")], ValueError, "accepted: 1 to 3 pools"),
+        ([uswap.File("/var/tmp"), uswap.Pool(MIB)], ValueError, "then at most one file"),
+        ([uswap.Pool(MIB)] * 4, ValueError, "accepted: 1 to 3 pools"),
+        ([uswap.Pool(MIB, name="a"), uswap.Pool(MIB, name="a")], ValueError, "twice"),
+        ([uswap.Pool(MIB), uswap.Pool("7")], ValueError, r"tiers\[1\].size"),
+        ([uswap.Pool(MIB, codec="lzma")], ValueError, r"tiers\[0\].codec='lzma'"),
+        ([uswap.Pool(MIB, codec="zstd", level=99)], ValueError, r"tiers\[0\].level=99"),
+        ([uswap.Pool(MIB), uswap.File("")], ValueError, r"tiers\[1\].path is empty"),
+        ([uswap.Pool(MIB), uswap.File("/var/tmp", 9)], ValueError, "swap=9"),
+        (
+            [uswap.Pool(64 * MIB), uswap.Pool(MIB), uswap.File("/var/tmp")],
+            uswap.LimitError,
+            "segment",
+        ),
+    ],
+)
+def test_bad_tiers(tiers: Any, error: type[Exception], match: str) -> None:
+    """What is no list of tiers is refused, with what is accepted."""
+    with pytest.raises(error, match=match):
+        uswap.Pager(limit=16 * MIB, tiers=tiers)
+
+
+@pytest.mark.parametrize(
+    "other", [{"pool": MIB}, {"swapfile": "/var/tmp"}, {"codec": "zstd"}, {"overwrite": True}]
+)
+def test_tiers_and_keywords(other: dict[str, Any]) -> None:
+    """The list and the keywords that are short for it exclude each other."""
+    with pytest.raises(ValueError, match="beside tiers="):
+        uswap.Pager(limit=16 * MIB, tiers=[uswap.Pool(MIB)], **other)
+
+
+def wrong_names() -> None:
+    """What the child of test_bad_migrate runs."""
+    with uswap.Pager(limit=2 * MIB, pool=8 * MIB) as pager:
+        region = pager.region(MIB)
+        with pytest.raises(ValueError, match="accepted: pool"):
+            region.migrate("file")
+        with pytest.raises(ValueError, match="offset"):
+            region.migrate("pool", 2 * MIB)
+        region.migrate("pool")
+        assert region.residency().tiers == {"pool": 0}
+    with pytest.raises(uswap.ClosedError):
+        region.migrate("pool")
+
+
+def test_bad_migrate() -> None:
+    """A tier that is not there, and a range that is not."""
+    run_child(wrong_names, timeout=30)
