@@ -21,6 +21,11 @@ what is gathered. What is not: the interpreter with NumPy, and temporaries of CH
 reason the sort is not numpy.lexsort, whose result and scratch space (16 bytes a row) NumPy takes
 from malloc: the keys and the row's number are packed into one uint64 and sorted where they lie,
 which gives the same order (a test compares them) and needs no other memory.
+
+With --swapfile the limit is a sixteenth of the data and the pool a quarter of the limit, so that
+nearly all of the data live in a file. Each group of the sort then gathers from all over a column
+that has no room beside the others: most of that phase is single reads from the disk, one after the
+other. That is what paging is worst at, and it is left in.
 """
 
 from __future__ import annotations
@@ -28,6 +33,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
+import errno
 import hashlib
 import importlib.util
 import io
@@ -36,6 +42,7 @@ import json
 import math
 import os
 import selectors
+import shutil
 import signal
 import subprocess
 import sys
@@ -81,6 +88,10 @@ KINDS = [
 ]
 ROW = sum(np.dtype(kind).itemsize for kind in KINDS)  # bytes
 SIZE_MIN = 8 << 20  # bytes; less is some days of January
+LIMIT = 1 / 4  # of the data
+SWAPPED_LIMIT, SWAPPED_POOL = 1 / 16, 1 / 4  # of the data; of that limit
+# A disk takes about as long to read 64 KiB as 16.
+SWAPPED_BLOCK = "64KiB"
 CHUNK = 1 << 16  # rows; temporaries have so many
 # The sort's key has 11 bits for an arrival delay, which is -86 to 1272 minutes. A gap comes last.
 DELAY_OFFSET = 200
@@ -311,6 +322,7 @@ PHASES = {
     "medians": 0.05,
     "digest": 0.20,
 }
+SWAPPED_PHASES = dict.fromkeys(PHASES, 0.01) | {"means": 0.02, "gather": 0.92, "digest": 0.02}
 
 # ---- a run, in a process of its own
 
@@ -412,6 +424,9 @@ def _sample(pager: Any, over: threading.Event, tell: Teller) -> None:
             pooled=stats.pooled,
             kept=stats.kept,
             allocated=stats.pool_allocated,
+            stored=stats.stored,
+            stored_raw=stats.stored_raw,
+            swap_used=stats.swap_used,
         )
 
 
@@ -443,6 +458,8 @@ class Run:
     """When each phase began, on the samples' clock."""
     pool: dict[str, int] = field(default_factory=dict)
     """The pool when it was fullest."""
+    file: dict[str, int] = field(default_factory=dict)
+    """The swap file when it was fullest."""
 
 
 class Progress:
@@ -451,17 +468,18 @@ class Progress:
     def __init__(self, out: TextIO, look: Look) -> None:
         self.out = out
         self.look = look
+        self.phases = PHASES
 
     def show(self, run: str, phase: str, done: float, seconds: float, memory: str) -> None:
         """Show how far a run is."""
         if not self.look.tty:
             return
         before = 0.0
-        for name, part in PHASES.items():
+        for name, part in self.phases.items():
             if name == phase:
                 break
             before += part
-        all_of_it = before + PHASES.get(phase, 0.0) * done
+        all_of_it = before + self.phases.get(phase, 0.0) * done
         left = f"{run:<8} {phase:<8}"
         right = f" {100 * all_of_it:3.0f} % {seconds:5.1f} s  {memory}"
         bar = self.look.bar(all_of_it, self.look.width - len(left) - len(right) - 1)
@@ -502,7 +520,7 @@ class Watch:
         self._progress = progress
         self._pager = 0
         self._phase, self._done, self._over = "", 0.0, False
-        self._resident = 0
+        self._resident = self._stored = 0
         self._began = self._sampled = time.monotonic()
 
     def hear(self, event: Mapping[str, Any]) -> None:
@@ -523,6 +541,9 @@ class Watch:
             self._resident = event["resident"]
             if event["allocated"] >= run.pool.get("allocated", 0):
                 run.pool = {key: event[key] for key in ("raw", "pooled", "kept", "allocated")}
+            if event["stored"] >= run.file.get("stored", 0):
+                run.file = {key: event[key] for key in ("stored", "stored_raw", "swap_used")}
+            self._stored = event["stored"]
         elif "pager" in event:
             self._pager = event["pager"]
         elif "result" in event:
@@ -556,6 +577,8 @@ class Watch:
     def _memory(self) -> str:
         samples = self.run.samples
         text = f"RSS {size(samples[-1].process if samples else 0)}"
+        if self._stored:  # then the arrays are at their limit, and the bar needs the room
+            return f"{text}, file {size(self._stored)}"
         return f"{text}, arrays {size(self._resident)}" if self._resident else text
 
 
@@ -633,19 +656,96 @@ def options(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--size", default="1GiB", help="bytes of all arrays together (1GiB)")
     parser.add_argument(
-        "--limit", type=float, default=0.25, help="the part of them that may be in RAM (0.25)"
+        "--limit",
+        type=float,
+        help="the part of them that may be in RAM (0.25; with --swapfile 0.0625)",
     )
     parser.add_argument("--codec", help="lz4, zstd or none (lz4)")
-    parser.add_argument("--block", help="what moves as one, 4KiB to 2MiB (16KiB)")
-    parser.add_argument("--pool", help="bytes of the compressed pool, at most (as --size)")
+    parser.add_argument(
+        "--block", help=f"what moves as one, 4KiB to 2MiB (16KiB; with --swapfile {SWAPPED_BLOCK})"
+    )
+    parser.add_argument(
+        "--pool",
+        help="bytes of the compressed pool, at most (as --size; with --swapfile a quarter of what "
+        "may be in RAM)",
+    )
+    parser.add_argument(
+        "--swapfile",
+        metavar="DIR",
+        help="what finds no room in the pool goes to a file: a directory, for one without a name, "
+        "or a new path; takes minutes, with --size 256MiB about one",
+    )
     parser.add_argument("--seed", type=int, default=1, help="where each copy of the year begins")
     parser.add_argument("--json", metavar="FILE", help="write all figures to it")
     args = parser.parse_args(argv)
+    if args.limit is None:
+        args.limit = LIMIT if args.swapfile is None else SWAPPED_LIMIT
     if not 0 < args.limit <= 1:
         parser.error(f"--limit={args.limit:g} is out of range; accepted: above 0, and at most 1")
     if args.seed < 0:
         parser.error(f"--seed={args.seed} is negative; accepted: 0 or more")
     return args
+
+
+def swap_options(args: argparse.Namespace, pager: Mapping[str, Any], nbytes: int) -> Result:
+    """The pager's options with --swapfile; `pager` has those that it would have without.
+
+    The file is as large as the data and half as large again: that is enough even if nothing can be
+    compressed, with room for objects that are out of date until compaction comes round.
+    """
+    from uswap.options import SEGMENT_MAX, SEGMENT_MIN, SWAP_MIN, parse_block
+
+    block = args.block or SWAPPED_BLOCK
+    block_bytes = parse_block(block, "--block")
+    limit = pager["limit"]
+    pool = pager["pool"] if args.pool else int(limit * SWAPPED_POOL)
+    smallest = 4 * max(SEGMENT_MIN, 2 * block_bytes)  # see uswap.options
+    if pool < smallest:
+        name, value, least = "--pool", args.pool, smallest
+        if not args.pool:
+            name, value, least = "--size", args.size, smallest / SWAPPED_POOL / args.limit
+        raise DemoError(
+            f"{name}={value!r} is too small for --swapfile with blocks of {size(block_bytes)}: its "
+            f"pool has to hold four segments; accepted: at least {size(least)}"
+        )
+    segment = 1 << min(pool // 4, SEGMENT_MAX).bit_length() - 1
+    segment = min(segment, max(1 << 20, 8 * block_bytes))
+    swap = max(nbytes + nbytes // 2, SWAP_MIN)
+    return {
+        **pager,
+        "pool": pool,
+        "block": block,
+        "swapfile": args.swapfile,
+        "swap": swap,
+        "segment": segment,
+    }
+
+
+def check_swapfile(given: str, swap: int, segment: int) -> None:
+    """Raise DemoError if a swap file can't be made there, before the time for a run is spent.
+
+    Tried out with a file that has no name, so that nothing is left.
+    """
+    from uswap.swapfile import open_swap
+
+    wrong = f"--swapfile={given!r}"
+    accepted = "accepted: a directory, or a new path in one"
+    if not given or (os.path.lexists(given) and not os.path.isdir(given)):
+        what = "exists and is no directory" if given else "is empty"
+        raise DemoError(f"{wrong} {what}; {accepted}")
+    folder = given if os.path.isdir(given) else os.path.dirname(given) or "."
+    if not os.path.isdir(folder):
+        raise DemoError(f"{wrong}: {folder} is not a directory; {accepted}")
+    try:
+        open_swap(folder, swap, segment=segment).close()
+    except OSError as e:
+        if e.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+            free = shutil.disk_usage(folder).free
+            raise DemoError(
+                f"{wrong} has no room: the file takes {size(swap)}, and {size(free)} are free; "
+                "accepted: a directory with that much room, or a smaller --size"
+            ) from e
+        raise DemoError(f"{wrong} can't be used: {e.strerror}; {accepted}") from e
 
 
 def demo(args: argparse.Namespace) -> int:
@@ -659,13 +759,17 @@ def demo(args: argparse.Namespace) -> int:
         asked = parse_size(args.size, "--size", minimum=SIZE_MIN)
         rows = asked // ROW
         nbytes = rows * ROW
-        pager = {
+        pager: Result = {
             "limit": int(nbytes * args.limit),
             "pool": parse_size(args.pool, "--pool") if args.pool else nbytes,
             "codec": args.codec,
             "block": args.block,
         }
+        if args.swapfile is not None:
+            pager = swap_options(args, pager, nbytes)
         resolve(**pager)
+        if args.swapfile is not None:
+            check_swapfile(args.swapfile, pager["swap"], pager["segment"])
     except ValueError as e:
         raise DemoError(str(e)) from e
     out, look = sys.stdout, Look(sys.stdout)
@@ -686,12 +790,14 @@ def demo(args: argparse.Namespace) -> int:
             f"{rows:,} flights ({year:,} repeated {rows / year:.1f} times): {len(COLUMNS)} "
             f"columns, {len(DERIVED)} derived,\nthe order of a sort by 4 keys, and {len(SORTED)} "
             f"columns in that order: {size(nbytes)}.\nPaged, {size(pager['limit'])} of them may "
-            "be in RAM.\n",
+            f"be in RAM{where_else(pager)}.\n",
             file=out,
             flush=True,
         )
         spec = {"rows": rows, "names": names, "seed": args.seed, "base": base, "pager": pager}
         unpaged = measure({**spec, "paged": False}, progress)
+        if args.swapfile is not None:
+            progress.phases = SWAPPED_PHASES
         paged = measure({**spec, "paged": True}, progress)
     differences = compare(paged.result, unpaged.result)
     found = figures(args, rows, pager["limit"], paged, unpaged, differences)
@@ -700,6 +806,12 @@ def demo(args: argparse.Namespace) -> int:
         with open(args.json, "w", encoding="utf-8") as file:
             json.dump(found, file, indent=1)
             file.write("\n")
+    if args.swapfile is not None and not os.path.isdir(args.swapfile):
+        print(
+            f"{args.swapfile} is still there: `uswap fsck` says what is in it, nothing else reads "
+            "it.\n",
+            file=out,
+        )
     tables = paged.result["tables"]
     if differences:
         print(look.style(f"DIFFERENT in {len(differences)} places:", 31), file=out)
@@ -718,6 +830,16 @@ def demo(args: argparse.Namespace) -> int:
     return 0
 
 
+def where_else(pager: Mapping[str, Any]) -> str:
+    """What the opening lines say of the second tier, if there is one."""
+    if "swapfile" not in pager:
+        return ""
+    return (
+        f", and {size(pager['pool'])} in the pool, compressed.\nThe rest goes to a file, for which "
+        f"{size(pager['swap'])} are reserved"
+    )
+
+
 def figures(
     args: argparse.Namespace,
     rows: int,
@@ -732,6 +854,7 @@ def figures(
     ours = {key: paged.result[key] for key in keys}
     theirs = {key: unpaged.result[key] for key in keys}
     ours["peak_arrays"] = stats["peak_resident"]
+    ours["peak_pager"] = max((one.pager for one in paged.samples), default=0)
     ours["peak_total"] = max((one.total for one in paged.samples), default=0)
     pool = {key: paged.pool.get(key, 0) for key in ("raw", "pooled", "kept", "allocated")}
     return {
@@ -748,8 +871,24 @@ def figures(
         "unpaged": theirs,
         "ratio": {key: ours[key] / theirs[key] for key in ("seconds", "peak_rss")},
         "pool": {**pool, "ratio": pool["raw"] / pool["pooled"] if pool["pooled"] else 1.0},
+        "file": file_figures(paged) if stats["swap"] else None,
         "stats": stats,
         "samples": [asdict(one) for one in paged.samples],
+    }
+
+
+def file_figures(paged: Run) -> Result:
+    """What went to the swap file and came from it; the first three are of when it was fullest."""
+    stats = paged.result["stats"]
+    last = {key: stats[key] for key in ("stored", "stored_raw", "swap_used")}
+    most = max(paged.file or last, last, key=lambda one: one["stored"])
+    counted = ("written", "rewritten", "padding", "reads", "read_bytes", "write_errors")
+    evicted = stats["evicted"]
+    return {
+        **most,
+        **{key: stats[key] for key in (*counted, "read_retries", "swap")},
+        "written_per_evicted": stats["written"] / evicted if evicted else 0.0,
+        "read_per_evicted": stats["read_bytes"] / evicted if evicted else 0.0,
     }
 
 

@@ -152,7 +152,7 @@ def report(found: Mapping[str, Any], paged: Run, unpaged: Run, look: Look) -> li
             first, *others = row
             text = f"{first:<{widths[0]}}"
             text += "".join(f"{one:>{w}}" for one, w in zip(others, widths[1:], strict=True))
-            lines.append(text)
+            lines.append(text.rstrip())
             if not number:
                 lines.append(look.style(look.rule * sum(widths), 90))
         lines.append("")
@@ -176,7 +176,17 @@ def report(found: Mapping[str, Any], paged: Run, unpaged: Run, look: Look) -> li
         ("  with its pager and the pool", ours["peak_total"], all_of_them),
     ):
         rows.append((what, size(one), size(other), ratio(one, other)))
+    if found["file"]:
+        rows.append(("peak resident, the pager by itself", size(ours["peak_pager"]), "", ""))
+        rows.append(("  of it the pool", size(found["pool"]["allocated"]), "", ""))
     table((36, 15, 15, 10), rows)
+    if found["file"]:
+        lost = {phase: one - theirs["phases"][phase] for phase, one in ours["phases"].items()}
+        if lost["gather"] > 0.5 * sum(lost.values()):
+            lines.append(
+                f"{100 * lost['gather'] / sum(lost.values()):.0f} % of the time lost went to gather: "
+                "rows from all over a column, one\nread of the disk after the other.\n"
+            )
 
     pool = found["pool"]
     lines.append(
@@ -187,6 +197,15 @@ def report(found: Mapping[str, Any], paged: Run, unpaged: Run, look: Look) -> li
     if stats["refused_noroom"] or stats["over_limit"]:
         lines.append("It was too small: what found no room stayed in RAM, over the limit (--pool).")
     lines.append("")
+    if found["file"]:
+        table((46, 12, 18), file_rows(found))
+        lines.append(f"swap file: {found['about']['swapfile']}, by {found['about']['io']}")
+        if found["file"]["write_errors"] or found["file"]["read_retries"]:
+            lines.append(
+                f"It failed: {found['file']['write_errors']:,} writes, and "
+                f"{found['file']['read_retries']:,} reads had to be tried again."
+            )
+        lines.append("")
     rows = [("faults by kind", "number", "p50", "p99")]
     for kind, number in stats["faults"].items():
         if number:
@@ -202,11 +221,39 @@ def report(found: Mapping[str, Any], paged: Run, unpaged: Run, look: Look) -> li
     return lines
 
 
+def file_rows(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """The table of what went to the swap file and came from it."""
+    file, stats = found["file"], found["stats"]
+
+    def share(part: float) -> str:
+        return f"{100 * part / found['size']:.0f} % of the data"
+
+    rows = [
+        ("the swap file", "bytes", ""),
+        ("blocks in it when it was fullest", size(file["stored_raw"]), share(file["stored_raw"])),
+        ("  the same as it is stored, compressed", size(file["stored"]), share(file["stored"])),
+        ("  room that its segments take", size(file["swap_used"]), share(file["swap_used"])),
+        ("evicted from RAM, in all", size(stats["evicted"]), f"{stats['evicted_blocks']:,} blocks"),
+        ("  of it dropped, for a copy was there", "", f"{stats['dropped_blocks']:,} blocks"),
+        ("  of it taken out, since it had changed", "", f"{stats['taken_blocks']:,} blocks"),
+        ("written to the file", size(file["written"]), f"{stats['written_objects']:,} blocks"),
+    ]
+    if file["rewritten"]:
+        rows.append(("  of it copied by compaction", size(file["rewritten"]), ""))
+    rows += [
+        ("read from the file", size(file["read_bytes"]), f"{file['reads']:,} reads"),
+        ("written for each byte evicted", f"{file['written_per_evicted']:.3f}", ""),
+        ("read for each byte evicted", f"{file['read_per_evicted']:.3f}", ""),
+    ]
+    return rows
+
+
 FAULTS = {
     "empty": "first touch",
     "filled": "one repeated word",
     "outbox": "on its way out",
     "pooled": "decompressed",
+    "stored": "read from the swap file",
     "protected": "first write to a clean block",
     "present": "was there already",
     "waited": "for room or another's work",
