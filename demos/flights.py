@@ -21,6 +21,11 @@ what is gathered. What is not: the interpreter with NumPy, and temporaries of CH
 reason the sort is not numpy.lexsort, whose result and scratch space (16 bytes a row) NumPy takes
 from malloc: the keys and the row's number are packed into one uint64 and sorted where they lie,
 which gives the same order (a test compares them) and needs no other memory.
+
+With --swapfile the limit is a sixteenth of the data and the pool a quarter of the limit, so that
+nearly all of the data live in a file. Each group of the sort then gathers from all over a column
+that has no room beside the others: most of that phase is single reads from the disk, one after the
+other. That is what paging is worst at, and it is left in.
 """
 
 from __future__ import annotations
@@ -28,6 +33,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
+import errno
 import hashlib
 import importlib.util
 import io
@@ -54,6 +60,9 @@ try:
 except ImportError:
     sys.exit("flights: this demo needs NumPy: pip install numpy")
 
+sys.path.append(str(Path(__file__).parent))  # not on it with PYTHONSAFEPATH, nor in the tests
+from flights_report import Look, findings, report, size
+
 Array = Any  # numpy.ndarray; its own generic type says nothing more here
 Result = dict[str, Any]
 
@@ -79,6 +88,10 @@ KINDS = [
 ]
 ROW = sum(np.dtype(kind).itemsize for kind in KINDS)  # bytes
 SIZE_MIN = 8 << 20  # bytes; less is some days of January
+LIMIT = 1 / 4  # of the data
+SWAPPED_LIMIT, SWAPPED_POOL = 1 / 16, 1 / 4  # of the data; of that limit
+# A disk takes about as long to read 64 KiB as 16.
+SWAPPED_BLOCK = "64KiB"
 CHUNK = 1 << 16  # rows; temporaries have so many
 # The sort's key has 11 bits for an arrival delay, which is -86 to 1272 minutes. A gap comes last.
 DELAY_OFFSET = 200
@@ -205,10 +218,10 @@ class Flights:
                 all_of_them = a[value][part]
                 there = ~np.isnan(all_of_them)
                 weights = all_of_them[there]
-                for group, size in sizes.items():
+                for group, length in sizes.items():
                     codes = groups[group][there]
-                    sums[group, value] += np.bincount(codes, weights, size)
-                    counts[group, value] += np.bincount(codes, minlength=size)
+                    sums[group, value] += np.bincount(codes, weights, length)
+                    counts[group, value] += np.bincount(codes, minlength=length)
         for group, value in pairs:
             total, count = sums[group, value], counts[group, value]
             self.tables[f"mean {value} by {group}"] = {
@@ -309,6 +322,7 @@ PHASES = {
     "medians": 0.05,
     "digest": 0.20,
 }
+SWAPPED_PHASES = dict.fromkeys(PHASES, 0.01) | {"means": 0.02, "gather": 0.92, "digest": 0.02}
 
 # ---- a run, in a process of its own
 
@@ -410,6 +424,9 @@ def _sample(pager: Any, over: threading.Event, tell: Teller) -> None:
             pooled=stats.pooled,
             kept=stats.kept,
             allocated=stats.pool_allocated,
+            stored=stats.stored,
+            stored_raw=stats.stored_raw,
+            swap_used=stats.swap_used,
         )
 
 
@@ -441,6 +458,8 @@ class Run:
     """When each phase began, on the samples' clock."""
     pool: dict[str, int] = field(default_factory=dict)
     """The pool when it was fullest."""
+    file: dict[str, int] = field(default_factory=dict)
+    """The swap file when it was fullest."""
 
 
 class Progress:
@@ -449,17 +468,18 @@ class Progress:
     def __init__(self, out: TextIO, look: Look) -> None:
         self.out = out
         self.look = look
+        self.phases = PHASES
 
     def show(self, run: str, phase: str, done: float, seconds: float, memory: str) -> None:
         """Show how far a run is."""
         if not self.look.tty:
             return
         before = 0.0
-        for name, part in PHASES.items():
+        for name, part in self.phases.items():
             if name == phase:
                 break
             before += part
-        all_of_it = before + PHASES.get(phase, 0.0) * done
+        all_of_it = before + self.phases.get(phase, 0.0) * done
         left = f"{run:<8} {phase:<8}"
         right = f" {100 * all_of_it:3.0f} % {seconds:5.1f} s  {memory}"
         bar = self.look.bar(all_of_it, self.look.width - len(left) - len(right) - 1)
@@ -500,7 +520,7 @@ class Watch:
         self._progress = progress
         self._pager = 0
         self._phase, self._done, self._over = "", 0.0, False
-        self._resident = 0
+        self._resident = self._stored = 0
         self._began = self._sampled = time.monotonic()
 
     def hear(self, event: Mapping[str, Any]) -> None:
@@ -521,6 +541,9 @@ class Watch:
             self._resident = event["resident"]
             if event["allocated"] >= run.pool.get("allocated", 0):
                 run.pool = {key: event[key] for key in ("raw", "pooled", "kept", "allocated")}
+            if event["stored"] >= run.file.get("stored", 0):
+                run.file = {key: event[key] for key in ("stored", "stored_raw", "swap_used")}
+            self._stored = event["stored"]
         elif "pager" in event:
             self._pager = event["pager"]
         elif "result" in event:
@@ -554,6 +577,8 @@ class Watch:
     def _memory(self) -> str:
         samples = self.run.samples
         text = f"RSS {size(samples[-1].process if samples else 0)}"
+        if self._stored:  # then the arrays are at their limit, and the bar needs the room
+            return f"{text}, file {size(self._stored)}"
         return f"{text}, arrays {size(self._resident)}" if self._resident else text
 
 
@@ -619,222 +644,6 @@ def compare(ours: Result, theirs: Result) -> list[str]:
     return out
 
 
-# ---- what is shown
-
-
-def size(n: float) -> str:
-    """Bytes in MiB or GiB with three digits, right-aligned by the caller."""
-    for unit, name in ((1 << 30, "GiB"), (1 << 20, "MiB")):
-        if n >= unit:
-            value = n / unit
-            return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2}f} {name}"
-    return f"{n / 1024:.0f} KiB"
-
-
-def duration(ns: float) -> str:
-    """Nanoseconds as microseconds or milliseconds."""
-    if ns >= 1e6:
-        return f"{ns / 1e6:.1f} ms"
-    return f"{ns / 1e3:.1f} us"
-
-
-class Look:
-    """How wide, whether in colour, and with which characters."""
-
-    def __init__(self, out: TextIO) -> None:
-        self.tty = out.isatty()
-        self.width = max(60, min(100, shutil.get_terminal_size((80, 24)).columns))
-        try:
-            "\u2588\u2593\u2591\u2584\u2524\u2500".encode(out.encoding or "ascii")
-            self.unicode = True
-        except (UnicodeEncodeError, LookupError):
-            self.unicode = False
-        plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
-        self.colour = self.tty and self.unicode and not plain
-        # Arrays, rest of the process, pager.
-        self.shades = "\u2588\u2593\u2591" if self.unicode else "#+."
-        self.colours = (34, 36, 90)
-        self.rule, self.dash, self.tick, self.corner = (
-            "\u2500\u2504\u2502\u2514" if self.unicode else "--|+"
-        )
-
-    def style(self, text: str, code: int) -> str:
-        """The text in a colour, if there are any."""
-        return f"\x1b[{code}m{text}\x1b[0m" if self.colour and text else text
-
-    def legend(self) -> list[str]:
-        """What the plot's areas and its line are."""
-        names = ("arrays in RAM", "rest of the process", "pager and its pool")
-        shades = self.shades[0] * 3 if self.colour else self.shades
-        marks = [self.style(*one) for one in zip(shades, self.colours, strict=True)]
-        marks.append(self.style(self.dash, 33))
-        return [
-            f"{mark} {name}" for mark, name in zip(marks, (*names, "unpaged peak"), strict=True)
-        ]
-
-    def bar(self, part: float, width: int) -> str:
-        """A bar that is filled in part."""
-        part = min(1.0, max(0.0, part))
-        if not self.unicode:
-            full = int(part * width)
-            return "#" * full + "." * (width - full)
-        eighths = int(part * width * 8)
-        text = "\u2588" * (eighths // 8)
-        if eighths % 8:
-            text += chr(0x2590 - eighths % 8)
-        return self.style(text, 34) + self.style("\u2500" * (width - len(text)), 90)
-
-
-def plot(run: Run, limit: int, unpaged_peak: int, look: Look) -> list[str]:
-    """Memory over time: areas one above the other, and the unpaged run's peak as a line.
-
-    The limit is a whole number of rows, so that it falls between two of them.
-    """
-    top = max([unpaged_peak, *(one.total for one in run.samples)])
-    limit_rows = max(1, round(14 * limit / top))
-    unit = limit / limit_rows
-    line_row = math.floor(unpaged_peak / unit)
-    margin = 9
-    width = look.width - margin - 2
-    end = max(run.samples[-1].at, 1e-9)
-    columns: list[tuple[float, float, float]] = []
-    last = run.samples[0]
-    for x in range(width):
-        here = [one for one in run.samples if int(one.at / end * (width - 1)) == x]
-        last = max(here, key=lambda one: one.total, default=last)  # peaks are what it is about
-        arrays = min(last.resident, last.process)
-        columns.append((arrays / unit, last.process / unit, last.total / unit))
-    labels = {line_row: size(unpaged_peak), limit_rows - 1: size(limit)}
-    lines = []
-    for row in reversed(range(max(math.ceil(top / unit), line_row + 1))):
-        cells = [_cell(row, bounds, look) for bounds in columns]
-        if row == line_row:
-            dash = look.style(look.dash, 33)
-            cells = [dash if cell == " " else cell for cell in cells]
-        lines.append(f"{labels.get(row, ''):>{margin}} {look.tick}{''.join(cells)}")
-    lines.append(f"{'0':>{margin}} {look.corner}{look.rule * width}")
-    axis = [" "] * width
-    free = 0
-    starts = [*run.starts.values(), end]
-    for name, start, stop in zip(run.starts, starts, starts[1:], strict=False):
-        x, room = int(start / end * (width - 1)), int((stop - start) / end * width)
-        if x >= free and len(name) <= room:
-            axis[x : x + len(name)] = name
-            free = x + len(name) + 1
-    lines.append(f"{'':>{margin}}  {''.join(axis)}".rstrip())
-    return lines
-
-
-def _cell(row: int, bounds: Sequence[float], look: Look) -> str:
-    """The character for what lies between `row` and `row + 1`, given where each layer ends."""
-
-    def layer_at(height: float) -> int | None:
-        return next((i for i, bound in enumerate(bounds) if bound > height), None)
-
-    if not look.colour:
-        layer = layer_at(row + 0.5)
-        return " " if layer is None else look.shades[layer]
-    low, high = layer_at(row), layer_at(row + 0.999)
-    if low is None:
-        return " "
-    if low == high:
-        return look.style(look.shades[0], look.colours[low])
-    eighths = min(7, round((bounds[low] - row) * 8))
-    if not eighths:
-        return " " if high is None else look.style(look.shades[0], look.colours[high])
-    behind = "" if high is None else f";{look.colours[high] + 10}"
-    return f"\x1b[{look.colours[low]}{behind}m{chr(0x2580 + eighths)}\x1b[0m"
-
-
-def report(found: Mapping[str, Any], paged: Run, unpaged: Run, look: Look) -> list[str]:
-    """The plot and the closing tables."""
-    stats, limit = found["stats"], found["limit"]
-    lines = ["", "Memory of the paged run over time", ""]
-    lines += plot(paged, limit, found["unpaged"]["peak_rss"], look)
-    lines += ["", "  " + "  ".join(look.legend()), ""]
-
-    def table(widths: Sequence[int], rows: Sequence[Sequence[str]]) -> None:
-        for number, row in enumerate(rows):
-            first, *others = row
-            text = f"{first:<{widths[0]}}"
-            text += "".join(f"{one:>{w}}" for one, w in zip(others, widths[1:], strict=True))
-            lines.append(text)
-            if not number:
-                lines.append(look.style(look.rule * sum(widths), 90))
-        lines.append("")
-
-    def ratio(one: float, other: float) -> str:
-        return f"{one / other:.2f}" if other else ""
-
-    ours, theirs = found["paged"], found["unpaged"]
-    rows = [("", "paged", "unpaged", "ratio")]
-    rows += [
-        (f"  {phase}", f"{one:.2f} s", f"{other:.2f} s", ratio(one, other))
-        for phase, one in ours["phases"].items()
-        for other in [theirs["phases"][phase]]
-    ]
-    one, other = ours["seconds"], theirs["seconds"]
-    rows.append(("time", f"{one:.1f} s", f"{other:.1f} s", ratio(one, other)))
-    all_of_them = theirs["peak_rss"]
-    for what, one, other in (
-        ("peak resident, the process", ours["peak_rss"], all_of_them),
-        ("  of it the arrays", ours["peak_arrays"], found["size"]),
-        ("  with its pager and the pool", ours["peak_total"], all_of_them),
-    ):
-        rows.append((what, size(one), size(other), ratio(one, other)))
-    table((36, 15, 15, 10), rows)
-
-    pool = found["pool"]
-    lines.append(
-        f"pool when fullest: {size(pool['raw'])} in {size(pool['pooled'])} ({pool['ratio']:.1f} : 1"
-        f" with {found['codec']}), and {size(pool['kept'])}\n"
-        f"of copies of clean blocks; with what is lost between them {size(pool['allocated'])}"
-    )
-    if stats["refused_noroom"] or stats["over_limit"]:
-        lines.append("It was too small: what found no room stayed in RAM, over the limit (--pool).")
-    lines.append("")
-    rows = [("faults by kind", "number", "p50", "p99")]
-    for kind, number in stats["faults"].items():
-        if number:
-            at = stats["latency"][kind]
-            what = f"{kind:<9} {FAULTS.get(kind, '')}"
-            rows.append((what, f"{number:,}", duration(at["p50"]), duration(at["p99"])))
-    table((46, 10, 10, 10), rows)
-    if theirs["cpu_seconds"] < 0.85 * theirs["seconds"]:
-        lines.append(
-            f"The machine was busy: the unpaged run had {theirs['cpu_seconds']:.1f} s of CPU in "
-            f"{theirs['seconds']:.1f} s.\nDo not trust the times.\n"
-        )
-    return lines
-
-
-FAULTS = {
-    "empty": "first touch",
-    "filled": "one repeated word",
-    "outbox": "on its way out",
-    "pooled": "decompressed",
-    "protected": "first write to a clean block",
-    "present": "was there already",
-    "waited": "for room or another's work",
-}
-
-
-def findings(result: Result) -> list[str]:
-    """What the data say, in a few words."""
-    carriers = result["tables"]["mean arr_delay by carrier"]
-    hours = result["tables"]["mean dep_delay by hour"]
-    routes = result["tables"]["late arr_delay by route"]
-    latest, earliest = max(carriers, key=carriers.get), min(carriers, key=carriers.get)
-    hour, route = max(hours, key=hours.get), max(routes, key=routes.get)
-    dest, carrier, month = route.split()
-    return [
-        f"latest on average {latest} ({carriers[latest]:+.1f} min), earliest {earliest} "
-        f"({carriers[earliest]:+.1f}); worst hour {hour}:00 ({hours[hour]:+.1f});",
-        f"one in ten of {carrier}'s flights to {dest} in month {month} came {routes[route]:.0f} min "
-        "late or more",
-    ]
-
-
 # ---- main
 
 
@@ -847,19 +656,96 @@ def options(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--size", default="1GiB", help="bytes of all arrays together (1GiB)")
     parser.add_argument(
-        "--limit", type=float, default=0.25, help="the part of them that may be in RAM (0.25)"
+        "--limit",
+        type=float,
+        help="the part of them that may be in RAM (0.25; with --swapfile 0.0625)",
     )
     parser.add_argument("--codec", help="lz4, zstd or none (lz4)")
-    parser.add_argument("--block", help="what moves as one, 4KiB to 2MiB (16KiB)")
-    parser.add_argument("--pool", help="bytes of the compressed pool, at most (as --size)")
+    parser.add_argument(
+        "--block", help=f"what moves as one, 4KiB to 2MiB (16KiB; with --swapfile {SWAPPED_BLOCK})"
+    )
+    parser.add_argument(
+        "--pool",
+        help="bytes of the compressed pool, at most (as --size; with --swapfile a quarter of what "
+        "may be in RAM)",
+    )
+    parser.add_argument(
+        "--swapfile",
+        metavar="DIR",
+        help="what finds no room in the pool goes to a file: a directory, for one without a name, "
+        "or a new path; takes minutes, with --size 256MiB about one",
+    )
     parser.add_argument("--seed", type=int, default=1, help="where each copy of the year begins")
     parser.add_argument("--json", metavar="FILE", help="write all figures to it")
     args = parser.parse_args(argv)
+    if args.limit is None:
+        args.limit = LIMIT if args.swapfile is None else SWAPPED_LIMIT
     if not 0 < args.limit <= 1:
         parser.error(f"--limit={args.limit:g} is out of range; accepted: above 0, and at most 1")
     if args.seed < 0:
         parser.error(f"--seed={args.seed} is negative; accepted: 0 or more")
     return args
+
+
+def swap_options(args: argparse.Namespace, pager: Mapping[str, Any], nbytes: int) -> Result:
+    """The pager's options with --swapfile; `pager` has those that it would have without.
+
+    The file is as large as the data and half as large again: that is enough even if nothing can be
+    compressed, with room for objects that are out of date until compaction comes round.
+    """
+    from uswap.options import SEGMENT_MAX, SEGMENT_MIN, SWAP_MIN, parse_block
+
+    block = args.block or SWAPPED_BLOCK
+    block_bytes = parse_block(block, "--block")
+    limit = pager["limit"]
+    pool = pager["pool"] if args.pool else int(limit * SWAPPED_POOL)
+    smallest = 4 * max(SEGMENT_MIN, 2 * block_bytes)  # see uswap.options
+    if pool < smallest:
+        name, value, least = "--pool", args.pool, smallest
+        if not args.pool:
+            name, value, least = "--size", args.size, smallest / SWAPPED_POOL / args.limit
+        raise DemoError(
+            f"{name}={value!r} is too small for --swapfile with blocks of {size(block_bytes)}: its "
+            f"pool has to hold four segments; accepted: at least {size(least)}"
+        )
+    segment = 1 << min(pool // 4, SEGMENT_MAX).bit_length() - 1
+    segment = min(segment, max(1 << 20, 8 * block_bytes))
+    swap = max(nbytes + nbytes // 2, SWAP_MIN)
+    return {
+        **pager,
+        "pool": pool,
+        "block": block,
+        "swapfile": args.swapfile,
+        "swap": swap,
+        "segment": segment,
+    }
+
+
+def check_swapfile(given: str, swap: int, segment: int) -> None:
+    """Raise DemoError if a swap file can't be made there, before the time for a run is spent.
+
+    Tried out with a file that has no name, so that nothing is left.
+    """
+    from uswap.swapfile import open_swap
+
+    wrong = f"--swapfile={given!r}"
+    accepted = "accepted: a directory, or a new path in one"
+    if not given or (os.path.lexists(given) and not os.path.isdir(given)):
+        what = "exists and is no directory" if given else "is empty"
+        raise DemoError(f"{wrong} {what}; {accepted}")
+    folder = given if os.path.isdir(given) else os.path.dirname(given) or "."
+    if not os.path.isdir(folder):
+        raise DemoError(f"{wrong}: {folder} is not a directory; {accepted}")
+    try:
+        open_swap(folder, swap, segment=segment).close()
+    except OSError as e:
+        if e.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+            free = shutil.disk_usage(folder).free
+            raise DemoError(
+                f"{wrong} has no room: the file takes {size(swap)}, and {size(free)} are free; "
+                "accepted: a directory with that much room, or a smaller --size"
+            ) from e
+        raise DemoError(f"{wrong} can't be used: {e.strerror}; {accepted}") from e
 
 
 def demo(args: argparse.Namespace) -> int:
@@ -873,13 +759,17 @@ def demo(args: argparse.Namespace) -> int:
         asked = parse_size(args.size, "--size", minimum=SIZE_MIN)
         rows = asked // ROW
         nbytes = rows * ROW
-        pager = {
+        pager: Result = {
             "limit": int(nbytes * args.limit),
             "pool": parse_size(args.pool, "--pool") if args.pool else nbytes,
             "codec": args.codec,
             "block": args.block,
         }
+        if args.swapfile is not None:
+            pager = swap_options(args, pager, nbytes)
         resolve(**pager)
+        if args.swapfile is not None:
+            check_swapfile(args.swapfile, pager["swap"], pager["segment"])
     except ValueError as e:
         raise DemoError(str(e)) from e
     out, look = sys.stdout, Look(sys.stdout)
@@ -900,12 +790,14 @@ def demo(args: argparse.Namespace) -> int:
             f"{rows:,} flights ({year:,} repeated {rows / year:.1f} times): {len(COLUMNS)} "
             f"columns, {len(DERIVED)} derived,\nthe order of a sort by 4 keys, and {len(SORTED)} "
             f"columns in that order: {size(nbytes)}.\nPaged, {size(pager['limit'])} of them may "
-            "be in RAM.\n",
+            f"be in RAM{where_else(pager)}.\n",
             file=out,
             flush=True,
         )
         spec = {"rows": rows, "names": names, "seed": args.seed, "base": base, "pager": pager}
         unpaged = measure({**spec, "paged": False}, progress)
+        if args.swapfile is not None:
+            progress.phases = SWAPPED_PHASES
         paged = measure({**spec, "paged": True}, progress)
     differences = compare(paged.result, unpaged.result)
     found = figures(args, rows, pager["limit"], paged, unpaged, differences)
@@ -914,6 +806,12 @@ def demo(args: argparse.Namespace) -> int:
         with open(args.json, "w", encoding="utf-8") as file:
             json.dump(found, file, indent=1)
             file.write("\n")
+    if args.swapfile is not None and not os.path.isdir(args.swapfile):
+        print(
+            f"{args.swapfile} is still there: `uswap fsck` says what is in it, nothing else reads "
+            "it.\n",
+            file=out,
+        )
     tables = paged.result["tables"]
     if differences:
         print(look.style(f"DIFFERENT in {len(differences)} places:", 31), file=out)
@@ -932,6 +830,16 @@ def demo(args: argparse.Namespace) -> int:
     return 0
 
 
+def where_else(pager: Mapping[str, Any]) -> str:
+    """What the opening lines say of the second tier, if there is one."""
+    if "swapfile" not in pager:
+        return ""
+    return (
+        f", and {size(pager['pool'])} in the pool, compressed.\nThe rest goes to a file, for which "
+        f"{size(pager['swap'])} are reserved"
+    )
+
+
 def figures(
     args: argparse.Namespace,
     rows: int,
@@ -946,6 +854,7 @@ def figures(
     ours = {key: paged.result[key] for key in keys}
     theirs = {key: unpaged.result[key] for key in keys}
     ours["peak_arrays"] = stats["peak_resident"]
+    ours["peak_pager"] = max((one.pager for one in paged.samples), default=0)
     ours["peak_total"] = max((one.total for one in paged.samples), default=0)
     pool = {key: paged.pool.get(key, 0) for key in ("raw", "pooled", "kept", "allocated")}
     return {
@@ -962,8 +871,24 @@ def figures(
         "unpaged": theirs,
         "ratio": {key: ours[key] / theirs[key] for key in ("seconds", "peak_rss")},
         "pool": {**pool, "ratio": pool["raw"] / pool["pooled"] if pool["pooled"] else 1.0},
+        "file": file_figures(paged) if stats["swap"] else None,
         "stats": stats,
         "samples": [asdict(one) for one in paged.samples],
+    }
+
+
+def file_figures(paged: Run) -> Result:
+    """What went to the swap file and came from it; the first three are of when it was fullest."""
+    stats = paged.result["stats"]
+    last = {key: stats[key] for key in ("stored", "stored_raw", "swap_used")}
+    most = max(paged.file or last, last, key=lambda one: one["stored"])
+    counted = ("written", "rewritten", "padding", "reads", "read_bytes", "write_errors")
+    evicted = stats["evicted"]
+    return {
+        **most,
+        **{key: stats[key] for key in (*counted, "read_retries", "swap")},
+        "written_per_evicted": stats["written"] / evicted if evicted else 0.0,
+        "read_per_evicted": stats["read_bytes"] / evicted if evicted else 0.0,
     }
 
 

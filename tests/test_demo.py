@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from uswap import fsck
+
 from child import run_child
 
 DEMO = Path(__file__).resolve().parent.parent / "demos" / "flights.py"
@@ -169,6 +171,70 @@ def test_demo_runs_and_both_results_are_equal(tmp_path: Path, more: list[str]) -
         assert (found["codec"], found["block"]) == ("zstd", 4096)
 
 
+@needs_data
+def test_swapfile_in_a_directory(tmp_path: Path) -> None:
+    """With a limit of 1/16 most of the data is in the file, and every byte comes back from it."""
+    file = tmp_path / "out.json"
+    # Here "." is a directory of the run's own, and what is left in it is an error.
+    args = [DEMO, "--swapfile", ".", "--size", "64MiB", "--seed", "7", "--json", file]
+    done = run_child(RUN, args=args, timeout=200)
+    assert "equal: 26 arrays" in done.stdout
+    assert "The rest goes to a file, for which 96.0 MiB are reserved." in done.stdout
+    assert "swap file: unnamed in ., 96 MiB" in done.stdout
+    assert "still there" not in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    found = json.loads(file.read_text())
+    assert found["equal"] is True
+    assert found["limit"] == found["size"] // 16
+    assert found["paged"]["peak_arrays"] <= found["limit"]
+    stats, swapped = found["stats"], found["file"]
+    assert stats["pool_budget"] == found["limit"] // 4
+    assert found["pool"]["allocated"] <= stats["pool_budget"]
+    assert found["block"] == 64 << 10
+    # Three quarters of the data at once, of which no tier lost or refused a block.
+    assert swapped["stored_raw"] > found["size"] * 3 // 4
+    assert 0 < swapped["stored"] <= swapped["swap_used"] <= swapped["swap"]
+    assert swapped["stored"] < swapped["stored_raw"]
+    assert (stats["lost"], stats["refused_noroom"], swapped["write_errors"]) == (0, 0, 0)
+    # What was stored had to be written first, and what was touched again to be read.
+    assert swapped["written"] >= swapped["stored"]
+    assert swapped["written"] == stats["written"]
+    assert stats["faults"]["stored"] > 100
+    assert swapped["reads"] >= stats["faults"]["stored"]
+    assert swapped["read_bytes"] >= 4096 * swapped["reads"]
+    assert stats["evicted"] > found["size"]
+    for key, what in (("written_per_evicted", "written"), ("read_per_evicted", "read_bytes")):
+        assert swapped[key] == pytest.approx(swapped[what] / stats["evicted"])
+    peaks = found["paged"]
+    assert found["pool"]["allocated"] < peaks["peak_pager"] < peaks["peak_total"]
+    # The table says so.
+    table = {line[:46].strip(): line[46:].split() for line in done.stdout.splitlines()}
+    stored, written = swapped["stored_raw"], swapped["written"]
+    assert table["blocks in it when it was fullest"][:2] == flights.size(stored).split()
+    assert table["written to the file"][:2] == flights.size(written).split()
+    assert table["read from the file"][2] == f"{swapped['reads']:,}"
+    assert table["written for each byte evicted"] == [f"{swapped['written_per_evicted']:.3f}"]
+    assert table["stored    read from the swap file"][0] == f"{stats['faults']['stored']:,}"
+
+
+@needs_data
+def test_swapfile_at_a_new_path(tmp_path: Path) -> None:
+    """It is made, stays, and fsck reads all of it; other limits, blocks and pools go together with it."""
+    path = tmp_path / "swap"
+    more = ["--size", "12MiB", "--limit", "0.25", "--pool", "1MiB", "--block", "16KiB"]
+    done = run_child(RUN, args=[DEMO, "--swapfile", path, *more], timeout=120)
+    assert "equal: 26 arrays" in done.stdout
+    assert f"{path} is still there" in done.stdout
+    report = fsck.check(str(path))
+    assert report.bad == 0
+    assert report.total("live") > 0
+    # A second run would overwrite it.
+    again = run_child(RUN, args=[DEMO, "--swapfile", path, *more], timeout=60, check=False)
+    assert again.returncode == 2
+    assert f"--swapfile={str(path)!r} exists and is no directory" in again.stderr
+    assert "accepted: a directory, or a new path in one" in again.stderr
+
+
 def with_a_wrong_byte() -> int:
     """Run the demo, but with one digest of the paged run another."""
     module = load()
@@ -202,6 +268,14 @@ def test_a_difference_is_an_error() -> None:
         (["--limit", "2"], 2, "--limit=2 is out of range"),
         (["--block", "5KiB"], 2, "not a power of two"),
         (["--codec", "zip"], 2, "accepted: lz4, zstd, none"),
+        (["--swapfile", ""], 2, "--swapfile='' is empty; accepted: a directory"),
+        (["--swapfile", "no/x"], 2, "--swapfile='no/x': no is not a directory; accepted: a dir"),
+        (["--swapfile", str(DEMO)], 2, "exists and is no directory; accepted: a directory"),
+        (["--swapfile", "/proc"], 2, "--swapfile='/proc' can't be used"),
+        (["--swapfile", ".", "--size", "4096TiB"], 2, "--swapfile='.' has no room"),
+        (["--swapfile", ".", "--size", "63MiB"], 2, "accepted: at least 64.0 MiB"),
+        (["--swapfile", ".", "--pool", "1023KiB"], 2, "accepted: at least 1.00 MiB"),
+        (["--swapfile", ".", "--block", "5KiB"], 2, "--block='5KiB' is not a power of two"),
         pytest.param(
             ["--size", "8MiB", "--block", "2MiB"], 2, "too small for block", marks=needs_data
         ),

@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: MIT
+"""What flights.py shows: memory over time, the closing tables, and what the data say.
+
+It is given the figures and measures nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from flights import Result, Run
+
+
+def size(n: float) -> str:
+    """Bytes in MiB or GiB with three digits, right-aligned by the caller."""
+    for unit, name in ((1 << 30, "GiB"), (1 << 20, "MiB")):
+        if n >= unit:
+            value = n / unit
+            return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2}f} {name}"
+    return f"{n / 1024:.0f} KiB"
+
+
+def duration(ns: float) -> str:
+    """Nanoseconds as microseconds or milliseconds."""
+    if ns >= 1e6:
+        return f"{ns / 1e6:.1f} ms"
+    return f"{ns / 1e3:.1f} us"
+
+
+class Look:
+    """How wide, whether in colour, and with which characters."""
+
+    def __init__(self, out: TextIO) -> None:
+        self.tty = out.isatty()
+        self.width = max(60, min(100, shutil.get_terminal_size((80, 24)).columns))
+        try:
+            "\u2588\u2593\u2591\u2584\u2524\u2500".encode(out.encoding or "ascii")
+            self.unicode = True
+        except (UnicodeEncodeError, LookupError):
+            self.unicode = False
+        plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+        self.colour = self.tty and self.unicode and not plain
+        # Arrays, rest of the process, pager.
+        self.shades = "\u2588\u2593\u2591" if self.unicode else "#+."
+        self.colours = (34, 36, 90)
+        self.rule, self.dash, self.tick, self.corner = (
+            "\u2500\u2504\u2502\u2514" if self.unicode else "--|+"
+        )
+
+    def style(self, text: str, code: int) -> str:
+        """The text in a colour, if there are any."""
+        return f"\x1b[{code}m{text}\x1b[0m" if self.colour and text else text
+
+    def legend(self) -> list[str]:
+        """What the plot's areas and its line are."""
+        names = ("arrays in RAM", "rest of the process", "pager and its pool")
+        shades = self.shades[0] * 3 if self.colour else self.shades
+        marks = [self.style(*one) for one in zip(shades, self.colours, strict=True)]
+        marks.append(self.style(self.dash, 33))
+        return [
+            f"{mark} {name}" for mark, name in zip(marks, (*names, "unpaged peak"), strict=True)
+        ]
+
+    def bar(self, part: float, width: int) -> str:
+        """A bar that is filled in part."""
+        part = min(1.0, max(0.0, part))
+        if not self.unicode:
+            full = int(part * width)
+            return "#" * full + "." * (width - full)
+        eighths = int(part * width * 8)
+        text = "\u2588" * (eighths // 8)
+        if eighths % 8:
+            text += chr(0x2590 - eighths % 8)
+        return self.style(text, 34) + self.style("\u2500" * (width - len(text)), 90)
+
+
+def plot(run: Run, limit: int, unpaged_peak: int, look: Look) -> list[str]:
+    """Memory over time: areas one above the other, and the unpaged run's peak as a line.
+
+    The limit is a whole number of rows, so that it falls between two of them.
+    """
+    top = max([unpaged_peak, *(one.total for one in run.samples)])
+    limit_rows = max(1, round(14 * limit / top))
+    unit = limit / limit_rows
+    line_row = math.floor(unpaged_peak / unit)
+    margin = 9
+    width = look.width - margin - 2
+    end = max(run.samples[-1].at, 1e-9)
+    columns: list[tuple[float, float, float]] = []
+    last = run.samples[0]
+    for x in range(width):
+        here = [one for one in run.samples if int(one.at / end * (width - 1)) == x]
+        last = max(here, key=lambda one: one.total, default=last)  # peaks are what it is about
+        arrays = min(last.resident, last.process)
+        columns.append((arrays / unit, last.process / unit, last.total / unit))
+    labels = {line_row: size(unpaged_peak), limit_rows - 1: size(limit)}
+    lines = []
+    for row in reversed(range(max(math.ceil(top / unit), line_row + 1))):
+        cells = [_cell(row, bounds, look) for bounds in columns]
+        if row == line_row:
+            dash = look.style(look.dash, 33)
+            cells = [dash if cell == " " else cell for cell in cells]
+        lines.append(f"{labels.get(row, ''):>{margin}} {look.tick}{''.join(cells)}")
+    lines.append(f"{'0':>{margin}} {look.corner}{look.rule * width}")
+    axis = [" "] * width
+    free = 0
+    starts = [*run.starts.values(), end]
+    for name, start, stop in zip(run.starts, starts, starts[1:], strict=False):
+        x, room = int(start / end * (width - 1)), int((stop - start) / end * width)
+        if x >= free and len(name) <= room:
+            axis[x : x + len(name)] = name
+            free = x + len(name) + 1
+    lines.append(f"{'':>{margin}}  {''.join(axis)}".rstrip())
+    return lines
+
+
+def _cell(row: int, bounds: Sequence[float], look: Look) -> str:
+    """The character for what lies between `row` and `row + 1`, given where each layer ends."""
+
+    def layer_at(height: float) -> int | None:
+        return next((i for i, bound in enumerate(bounds) if bound > height), None)
+
+    if not look.colour:
+        layer = layer_at(row + 0.5)
+        return " " if layer is None else look.shades[layer]
+    low, high = layer_at(row), layer_at(row + 0.999)
+    if low is None:
+        return " "
+    if low == high:
+        return look.style(look.shades[0], look.colours[low])
+    eighths = min(7, round((bounds[low] - row) * 8))
+    if not eighths:
+        return " " if high is None else look.style(look.shades[0], look.colours[high])
+    behind = "" if high is None else f";{look.colours[high] + 10}"
+    return f"\x1b[{look.colours[low]}{behind}m{chr(0x2580 + eighths)}\x1b[0m"
+
+
+def report(found: Mapping[str, Any], paged: Run, unpaged: Run, look: Look) -> list[str]:
+    """The plot and the closing tables."""
+    stats, limit = found["stats"], found["limit"]
+    lines = ["", "Memory of the paged run over time", ""]
+    lines += plot(paged, limit, found["unpaged"]["peak_rss"], look)
+    lines += ["", "  " + "  ".join(look.legend()), ""]
+
+    def table(widths: Sequence[int], rows: Sequence[Sequence[str]]) -> None:
+        for number, row in enumerate(rows):
+            first, *others = row
+            text = f"{first:<{widths[0]}}"
+            text += "".join(f"{one:>{w}}" for one, w in zip(others, widths[1:], strict=True))
+            lines.append(text.rstrip())
+            if not number:
+                lines.append(look.style(look.rule * sum(widths), 90))
+        lines.append("")
+
+    def ratio(one: float, other: float) -> str:
+        return f"{one / other:.2f}" if other else ""
+
+    ours, theirs = found["paged"], found["unpaged"]
+    rows = [("", "paged", "unpaged", "ratio")]
+    rows += [
+        (f"  {phase}", f"{one:.2f} s", f"{other:.2f} s", ratio(one, other))
+        for phase, one in ours["phases"].items()
+        for other in [theirs["phases"][phase]]
+    ]
+    one, other = ours["seconds"], theirs["seconds"]
+    rows.append(("time", f"{one:.1f} s", f"{other:.1f} s", ratio(one, other)))
+    all_of_them = theirs["peak_rss"]
+    for what, one, other in (
+        ("peak resident, the process", ours["peak_rss"], all_of_them),
+        ("  of it the arrays", ours["peak_arrays"], found["size"]),
+        ("  with its pager and the pool", ours["peak_total"], all_of_them),
+    ):
+        rows.append((what, size(one), size(other), ratio(one, other)))
+    if found["file"]:
+        rows.append(("peak resident, the pager by itself", size(ours["peak_pager"]), "", ""))
+        rows.append(("  of it the pool", size(found["pool"]["allocated"]), "", ""))
+    table((36, 15, 15, 10), rows)
+    if found["file"]:
+        lost = {phase: one - theirs["phases"][phase] for phase, one in ours["phases"].items()}
+        if lost["gather"] > 0.5 * sum(lost.values()):
+            lines.append(
+                f"{100 * lost['gather'] / sum(lost.values()):.0f} % of the time lost went to gather: "
+                "rows from all over a column, one\nread of the disk after the other.\n"
+            )
+
+    pool = found["pool"]
+    lines.append(
+        f"pool when fullest: {size(pool['raw'])} in {size(pool['pooled'])} ({pool['ratio']:.1f} : 1"
+        f" with {found['codec']}), and {size(pool['kept'])}\n"
+        f"of copies of clean blocks; with what is lost between them {size(pool['allocated'])}"
+    )
+    if stats["refused_noroom"] or stats["over_limit"]:
+        lines.append("It was too small: what found no room stayed in RAM, over the limit (--pool).")
+    lines.append("")
+    if found["file"]:
+        table((46, 12, 18), file_rows(found))
+        lines.append(f"swap file: {found['about']['swapfile']}, by {found['about']['io']}")
+        if found["file"]["write_errors"] or found["file"]["read_retries"]:
+            lines.append(
+                f"It failed: {found['file']['write_errors']:,} writes, and "
+                f"{found['file']['read_retries']:,} reads had to be tried again."
+            )
+        lines.append("")
+    rows = [("faults by kind", "number", "p50", "p99")]
+    for kind, number in stats["faults"].items():
+        if number:
+            at = stats["latency"][kind]
+            what = f"{kind:<9} {FAULTS.get(kind, '')}"
+            rows.append((what, f"{number:,}", duration(at["p50"]), duration(at["p99"])))
+    table((46, 10, 10, 10), rows)
+    if theirs["cpu_seconds"] < 0.85 * theirs["seconds"]:
+        lines.append(
+            f"The machine was busy: the unpaged run had {theirs['cpu_seconds']:.1f} s of CPU in "
+            f"{theirs['seconds']:.1f} s.\nDo not trust the times.\n"
+        )
+    return lines
+
+
+def file_rows(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """The table of what went to the swap file and came from it."""
+    file, stats = found["file"], found["stats"]
+
+    def share(part: float) -> str:
+        return f"{100 * part / found['size']:.0f} % of the data"
+
+    rows = [
+        ("the swap file", "bytes", ""),
+        ("blocks in it when it was fullest", size(file["stored_raw"]), share(file["stored_raw"])),
+        ("  the same as it is stored, compressed", size(file["stored"]), share(file["stored"])),
+        ("  room that its segments take", size(file["swap_used"]), share(file["swap_used"])),
+        ("evicted from RAM, in all", size(stats["evicted"]), f"{stats['evicted_blocks']:,} blocks"),
+        ("  of it dropped, for a copy was there", "", f"{stats['dropped_blocks']:,} blocks"),
+        ("  of it taken out, since it had changed", "", f"{stats['taken_blocks']:,} blocks"),
+        ("written to the file", size(file["written"]), f"{stats['written_objects']:,} blocks"),
+    ]
+    if file["rewritten"]:
+        rows.append(("  of it copied by compaction", size(file["rewritten"]), ""))
+    rows += [
+        ("read from the file", size(file["read_bytes"]), f"{file['reads']:,} reads"),
+        ("written for each byte evicted", f"{file['written_per_evicted']:.3f}", ""),
+        ("read for each byte evicted", f"{file['read_per_evicted']:.3f}", ""),
+    ]
+    return rows
+
+
+FAULTS = {
+    "empty": "first touch",
+    "filled": "one repeated word",
+    "outbox": "on its way out",
+    "pooled": "decompressed",
+    "stored": "read from the swap file",
+    "protected": "first write to a clean block",
+    "present": "was there already",
+    "waited": "for room or another's work",
+}
+
+
+def findings(result: Result) -> list[str]:
+    """What the data say, in a few words."""
+    carriers = result["tables"]["mean arr_delay by carrier"]
+    hours = result["tables"]["mean dep_delay by hour"]
+    routes = result["tables"]["late arr_delay by route"]
+    latest, earliest = max(carriers, key=carriers.get), min(carriers, key=carriers.get)
+    hour, route = max(hours, key=hours.get), max(routes, key=routes.get)
+    dest, carrier, month = route.split()
+    return [
+        f"latest on average {latest} ({carriers[latest]:+.1f} min), earliest {earliest} "
+        f"({carriers[earliest]:+.1f}); worst hour {hour}:00 ({hours[hour]:+.1f});",
+        f"one in ten of {carrier}'s flights to {dest} in month {month} came {routes[route]:.0f} min "
+        "late or more",
+    ]
