@@ -178,6 +178,31 @@ int us_measure_codec(us_codec_run_t *run);
  * and copies a ready page. n rounds, nanoseconds each. */
 int us_floor(uint64_t n, uint32_t len, uint64_t *ns);
 
+/* The blocks of a region as the pool would hold them: compressed, or as they are where that saves less than
+ * 1/16. The codec must have been loaded into this process. */
+typedef struct us_objects us_objects_t;
+int us_objects_new(us_objects_t **out, int codec, int level, uint32_t block, const void *src, uint64_t len);
+void us_objects_free(us_objects_t *o);
+uint64_t us_objects_payload(const us_objects_t *o); /* bytes after compression */
+
+typedef struct us_image {
+    uint32_t segment;   /* bytes */
+    uint32_t large;     /* payloads of as many bytes or more begin on a multiple of 4096; 0: all, UINT32_MAX: none */
+    void *to;           /* 4096-aligned; the image of the file, a segment after the other */
+    uint64_t room;      /* bytes */
+    uint64_t *span_off; /* out: of each object, what is read to get it: offset in the file, bytes */
+    uint32_t *span_len;
+    uint64_t segments, written; /* out; written: bytes, as write-out would write them */
+    uint64_t payload, padding;  /* out: of these; padding is what is no object */
+} us_image_t;
+/* Packs all of them as write-out does. 0; -ENOSPC: no room; -EINVAL: a segment can't hold one. */
+int us_objects_pack(const us_objects_t *o, us_image_t *image);
+
+/* Reads n spans of an O_DIRECT file, one after the other; nanoseconds each. engine: US_IO_PLAIN is pread,
+ * others as in io.h: the caller sleeps until the engine's eventfd is rung. */
+enum { US_IO_PLAIN = -1 };
+int us_measure_reads(int fd, int engine, const uint64_t *off, const uint32_t *len, uint64_t n, uint64_t *ns);
+
 /* ---- the pager half -------------------------------------------------------------------------------- */
 
 typedef struct us_pager us_pager_t;

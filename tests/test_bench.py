@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from uswap._core import ffi, lib
-from uswap.bench import common
+from uswap.bench import common, objects
 from uswap.commands import main
 
 from child import run_child
@@ -88,6 +89,57 @@ def test_load() -> None:
     assert others is None or 0 <= others <= 1.01
 
 
+def test_objects() -> None:
+    """Objects are packed whole, and a span is the pages of its object."""
+    common.load_codec("lz4")
+    data = common.DATA["random"](1 << 20) + common.DATA["int64"](1 << 20)
+    with objects.Objects("lz4", data, 16384) as packed:
+        assert packed.count == 128
+        assert 1 << 20 < packed.payload < 2 << 20
+        image = packed.pack(256 << 10)
+        assert image.payload == packed.payload
+        assert image.written == image.payload + image.padding + 128 * 32  # headers of objects
+        assert image.written <= image.segments * (256 << 10)
+        assert len(image.spans) == 128
+        assert all(offset % 4096 == length % 4096 == 0 for offset, length in image.spans)
+        assert max(length for _, length in image.spans) == 5 * 4096
+        # An object that does not compress lies in its span as it is.
+        assert data[:16384] in image.memory[: image.spans[0][1]]
+        whole = packed.pack(256 << 10, large=0)
+        assert whole.padding > image.padding
+        assert sum(length for _, length in whole.spans) <= sum(n for _, n in image.spans)
+        with pytest.raises(OSError, match="segments of 8192 bytes"):
+            packed.pack(8192)
+
+
+@pytest.mark.parametrize("engine", [objects.PLAIN, 1, 2])
+def test_read_spans(engine: int, tmp_path: Path) -> None:
+    """Each span is read and timed once, whatever reads; what is beyond the end is an error."""
+    path = tmp_path / "file"
+    path.write_bytes(bytes(64 << 10))
+    with path.open("rb") as file:
+        try:
+            ns = objects.read_spans(file.fileno(), [(0, 4096), (16384, 49152)] * 200, engine)
+        except OSError as exc:
+            if engine != 1 or exc.errno not in (errno.EPERM, errno.ENOSYS):
+                raise
+            pytest.skip("no io_uring here")
+        assert len(ns) == 400
+        assert min(ns) > 0
+        with pytest.raises(OSError, match="reading"):
+            objects.read_spans(file.fileno(), [(65536, 4096)], engine)
+
+
+def test_read_spans_apart(tmp_path: Path) -> None:
+    """The same in a process of its own."""
+    path = tmp_path / "file"
+    path.write_bytes(bytes(64 << 10))
+    with path.open("rb") as file:
+        ns = objects.read_spans_apart(file.fileno(), [(0, 4096), (4096, 8192)])
+    assert len(ns) == 2
+    assert min(ns) > 0
+
+
 # ---- the command
 
 
@@ -144,6 +196,24 @@ def test_throughput() -> None:
     assert answer["memory"][0] > 0
 
 
+def test_tiers(tmp_path: Path) -> None:
+    """Each touch is a fault that reads from the file as many bytes as the plain reads do."""
+    argv = ["bench", "tiers", "--size=16MiB", "--rounds=2", f"--dir={tmp_path}", "--json"]
+    answer = json.loads(run_child(run_main, args=argv, timeout=120).stdout)
+    fault = answer["stored_fault"]
+    assert fault["goal"] == 1.25
+    assert fault["median"] > 0
+    assert len(fault["touched"]) == 2
+    assert min(fault["touched"]) > 300
+    assert fault["stored_faults"] == fault["touched"]
+    assert fault["stored_read"] == pytest.approx(fault["plain_read"], rel=0.05)
+    assert [one["kind"] for one in answer["series"]] == ["plain", "stored"]
+    for one in answer["series"]:
+        assert 0 < one["p50"]["low"] <= one["p50"]["median"] <= one["p99"]["median"]
+    assert answer["ratio"] == pytest.approx(2, rel=0.02)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
@@ -154,6 +224,8 @@ def test_throughput() -> None:
         (["latency", "--data", "noise"], "invalid choice: 'noise'"),
         (["throughput", "--block", "4KiB,x"], "not a size"),
         (["throughput", "--size", "17MB"], "not a multiple of 4 MiB"),
+        (["tiers", "--dir", "/nowhere"], "'/nowhere' is not a directory that can be written to"),
+        (["tiers", "--size", "1MiB"], "too small"),
         ([], "required: BENCH"),
     ],
 )

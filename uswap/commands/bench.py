@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -97,6 +98,36 @@ class BenchCommand(Command):
         throughput.add_argument(
             "--workers", type=_count(256), metavar="N", help="as the option of uswap"
         )
+        tiers = benches.add_parser(
+            "tiers",
+            help="the swap file: what a fault costs that reads from it",
+            description=(
+                "What a fault costs whose block is in the swap file, beside a plain O_DIRECT read of "
+                "as many bytes."
+            ),
+        )
+        tiers.set_defaults(measure=self._tiers)
+        tiers.add_argument(
+            "--dir",
+            type=_directory,
+            default="/var/tmp",
+            metavar="DIR",
+            help="where the files are made; they have no names (default: /var/tmp)",
+        )
+        tiers.add_argument(
+            "--block",
+            type=_block,
+            default=16384,
+            metavar="SIZE",
+            help="block size (default: 16KiB)",
+        )
+        _common(tiers, size=256 * MIB, least=16 * MIB, most="region", rounds=5)
+        tiers.add_argument(
+            "--data",
+            choices=["halved", *DATA],
+            default="halved",
+            help="halved: integers that the codec halves (default); int64: below 1000; text; random",
+        )
 
     def run(self, args: argparse.Namespace) -> int:
         """Run the benchmark that was asked for."""
@@ -162,6 +193,26 @@ class BenchCommand(Command):
             print(reporter.throughput(result))
         return 0
 
+    def _tiers(self, args: argparse.Namespace) -> int:
+        from ..bench import tiers
+        from ..reporters import tiers as reporter
+
+        config = tiers.Tiers(
+            directory=args.dir,
+            block=args.block,
+            size=args.size,
+            rounds=args.rounds,
+            data=args.data,
+            codec=args.codec,
+        )
+        with ProgressLine() as progress:
+            result = tiers.measure(config, progress)
+        if args.json:
+            print(json_reporter.render(result.as_dict()))
+        else:
+            print(reporter.tiers(result))
+        return 0
+
 
 def _common(
     parser: argparse.ArgumentParser, *, size: int, least: int, most: str, rounds: int
@@ -214,6 +265,13 @@ def _count(most: int, *, least: int = 0) -> Callable[[str], Any]:
         return number
 
     return _argument(parse)
+
+
+@_argument
+def _directory(text: str) -> str:
+    if not Path(text).is_dir() or not os.access(text, os.W_OK):
+        raise ValueError(f"{text!r} is not a directory that can be written to")
+    return text
 
 
 def _one_count(text: str) -> int:

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: MIT
+"""Results of `uswap bench tiers` as text."""
+
+from __future__ import annotations
+
+from ..bench import tiers as _tiers
+from ..bench.common import Spread
+from ..sizes import format_size
+from . import table
+from .bench import machine_line, noise_line
+
+__all__ = ["tiers"]
+
+
+def tiers(result: _tiers.Result) -> str:
+    """What `uswap bench tiers` prints."""
+    config = result.config
+    lines = [
+        f"The swap file: blocks of {format_size(config.block)}, {result.data} ({config.codec}, ratio "
+        f"{result.ratio:.2f}), {result.about['io']}; median of {rounds(config.rounds)} "
+        "(lowest to highest)",
+        "",
+        _faults(result),
+        "",
+        machine_line(result.machine),
+        f"swap file: {result.about['swapfile']}",
+        *noise_line(result.others),
+        *_counts(result),
+        goal("stored fault to plain read, p50", result.stored_ratio(), _tiers.GOAL_STORED),
+    ]
+    return "\n".join(lines)
+
+
+def _faults(result: _tiers.Result) -> str:
+    columns = ["microseconds", ">samples", ">p50", ">p90", ">p99"]
+    rows = [
+        [
+            _tiers.SERIES[kind],
+            f"{series.count:,}",
+            *(_us(series.quantile(q)) for q in (0.5, 0.9, 0.99)),
+        ]
+        for kind, series in result.series.items()
+    ]
+    return table.render(columns, rows)
+
+
+def _counts(result: _tiers.Result) -> list[str]:
+    """What was really measured: touches and faults, bytes read for each."""
+    touched, faults = sum(result.touched), sum(result.stored_faults)
+    lines = [
+        f"touched {touched:,} blocks that were in the file: {faults:,} stored faults; read for each "
+        f"{_mean(result.stored_read):,.0f} bytes, plain {_mean(result.plain_read):,.0f}"
+    ]
+    if faults != touched:
+        lines.append("note: not each touch was a stored fault, so the figures are of a mixture")
+    return lines
+
+
+def goal(what: str, spread: Spread, limit: float, *, least: bool = False) -> str:
+    """A goal, and whether it is reached."""
+    reached = spread.median >= limit if least else spread.median <= limit
+    return (
+        f"goal: {what} {'at least' if least else 'at most'} {limit:g}: {spread.median:.2f} "
+        f"({spread.low:.2f} to {spread.high:.2f}), {'reached' if reached else 'missed'}"
+    )
+
+
+def rounds(count: int) -> str:
+    """How many, in words."""
+    return "1 round" if count == 1 else f"{count} rounds"
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _us(spread: Spread) -> str:
+    return f"{_number(spread.median)} ({_number(spread.low)} to {_number(spread.high)})"
+
+
+def _number(ns: float) -> str:
+    us = ns / 1000
+    return f"{us:.1f}" if us < 100 else f"{us:,.0f}"
