@@ -203,6 +203,27 @@ int us_objects_pack(const us_objects_t *o, us_image_t *image);
 enum { US_IO_PLAIN = -1 };
 int us_measure_reads(int fd, int engine, const uint64_t *off, const uint32_t *len, uint64_t n, uint64_t *ns);
 
+/* All objects from a pool to a file, by one thread, as the loop does it: packed as they are into segments; or, for
+ * comparison, each decompressed into its place in a buffer of that size, which is what zswap writes. */
+enum { US_OUT_PACKED = 0, US_OUT_UNPACKED = 1 };
+typedef struct us_out {
+    int how;
+    int fd;                   /* O_DIRECT */
+    int engine;               /* US_IO_*, see io.h */
+    uint32_t segment, large;  /* bytes; as in us_image_t */
+    uint64_t room;            /* bytes of the file, from 0 on */
+    uint64_t reads_max;       /* one read is in flight all the while, of these spans in order, at most so many */
+    const uint64_t *read_off;
+    const uint32_t *read_len;
+    uint64_t *read_ns;        /* out: of each, from when it was submitted until the thread saw that it is done */
+    uint64_t reads;           /* out: their number */
+    uint64_t written;         /* out: bytes */
+    uint64_t ns, cpu_ns;      /* out; cpu_ns of the process */
+} us_out_t;
+int us_objects_out(us_objects_t *o, us_out_t *out);
+/* len bytes to the start of a file, by pwrite of `each` bytes, one after the other; time and CPU time. */
+int us_measure_writes(int fd, const void *from, uint64_t len, uint32_t each, uint64_t *ns, uint64_t *cpu);
+
 /* ---- the pager half -------------------------------------------------------------------------------- */
 
 typedef struct us_pager us_pager_t;

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import errno
 import json
+import mmap
+import os
 import sys
 from pathlib import Path
 
@@ -128,6 +130,44 @@ def test_read_spans(engine: int, tmp_path: Path) -> None:
         assert min(ns) > 0
         with pytest.raises(OSError, match="reading"):
             objects.read_spans(file.fileno(), [(65536, 4096)], engine)
+
+
+@pytest.mark.parametrize("segment", [64 << 10, 1 << 20])
+def test_objects_out(segment: int, tmp_path: Path) -> None:
+    """What is brought to the file is, packed, what packing gives, and else the blocks; reads go along."""
+    common.load_codec("lz4")
+    data = common.DATA["int64"](2 << 20) + common.DATA["random"](1 << 20)
+    room = 4 << 20
+    with (
+        objects.Objects("lz4", data, 16384) as made,
+        objects.target_file(str(tmp_path), data, 2 * room) as fd,
+    ):
+        image = made.pack(segment)
+        reads = [(room + 4096 * i, 8192) for i in range(100)]
+        for _ in range(2):  # the pool is filled anew each time
+            moved = made.out(fd, segment, room, reads=reads)
+            assert moved.written == image.written
+            assert min(moved.ns, moved.cpu_ns) > 0
+            assert 0 < len(moved.read_ns) <= 100
+            assert min(moved.read_ns) > 0
+            with os.fdopen(os.dup(fd), "rb", buffering=0) as file, mmap.mmap(-1, room) as there:
+                file.seek(0)
+                assert file.readinto(there) == room
+                for at in range(0, image.segments * segment, segment):
+                    used = int.from_bytes(image.memory[at + 40 : at + 44], "little")
+                    assert there[at : at + used] == image.memory[at : at + used]
+        moved = made.out(fd, segment, room, packed=False, engine=objects.ENGINES["threads"])
+        assert moved.written == len(data)
+        with os.fdopen(os.dup(fd), "rb", buffering=0) as file, mmap.mmap(-1, len(data)) as there:
+            file.seek(0)
+            assert file.readinto(there) == len(data)
+            assert there[:] == data
+        with pytest.raises(OSError, match="writing objects"):
+            made.out(fd, segment, segment)  # no room
+        assert made.out(fd, segment, room).written == image.written
+        with pytest.raises(OSError, match="writing objects"):
+            made.out(fd, 8192, room)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_read_spans_apart(tmp_path: Path) -> None:
