@@ -239,18 +239,26 @@ def test_throughput() -> None:
 def test_tiers(tmp_path: Path) -> None:
     """Each touch is a fault that reads from the file as many bytes as the plain reads do."""
     argv = ["bench", "tiers", "--size=16MiB", "--rounds=2", f"--dir={tmp_path}", "--json"]
-    answer = json.loads(run_child(run_main, args=argv, timeout=120).stdout)
-    fault = answer["stored_fault"]
-    assert fault["goal"] == 1.25
-    assert fault["median"] > 0
-    assert len(fault["touched"]) == 2
+    answer = json.loads(run_child(run_main, args=[*argv, "--seconds=0.5"], timeout=120).stdout)
+    fault, busy, out = answer["stored_fault"], answer["busy_fault"], answer["write_out"]
+    assert (fault["goal"], busy["goal"], out["goal"]) == (1.25, 4.0, 0.8)
+    for one in (fault, busy, out, out["cpu_ratio"]):
+        assert 0 < one["low"] <= one["median"] <= one["high"]
+    for one in (fault, busy):
+        assert len(one["touched"]) == 2
+        assert one["stored_faults"] == one["touched"]
     assert min(fault["touched"]) > 300
-    assert fault["stored_faults"] == fault["touched"]
+    assert min(busy["touched"]) > 0
     assert fault["stored_read"] == pytest.approx(fault["plain_read"], rel=0.05)
-    assert [one["kind"] for one in answer["series"]] == ["plain", "stored"]
+    assert [one["kind"] for one in answer["series"]] == ["plain", "stored", "busy"]
     for one in answer["series"]:
         assert 0 < one["p50"]["low"] <= one["p50"]["median"] <= one["p99"]["median"]
     assert answer["ratio"] == pytest.approx(2, rel=0.02)
+    ways = out["ways"]
+    assert {len(rounds) for rounds in ways.values()} == {2}
+    assert {one["written"] for one in ways["plain"]} == {one["written"] for one in ways["packed"]}
+    assert {one["written"] for one in ways["unpacked"]} == {out["raw"]} == {16 << 20}
+    assert min(answer["end_to_end"]["bytes_per_second"]) > 0
     assert list(tmp_path.iterdir()) == []
 
 
@@ -266,6 +274,7 @@ def test_tiers(tmp_path: Path) -> None:
         (["throughput", "--size", "17MB"], "not a multiple of 4 MiB"),
         (["tiers", "--dir", "/nowhere"], "'/nowhere' is not a directory that can be written to"),
         (["tiers", "--size", "1MiB"], "too small"),
+        (["tiers", "--seconds", "0"], "accepted: a number from 0.1 to 3600"),
         ([], "required: BENCH"),
     ],
 )

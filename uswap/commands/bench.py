@@ -60,12 +60,7 @@ class BenchCommand(Command):
             metavar="N,...",
             help="how many threads touch at once; several numbers are measured in turn (default: 1,2)",
         )
-        latency.add_argument(
-            "--plot",
-            type=Path,
-            metavar="FILE",
-            help="draw the distributions into a .png, .svg or .pdf file (needs matplotlib)",
-        )
+        _plot(latency, "the distributions")
         throughput = benches.add_parser(
             "throughput",
             help="sequential reads of a pooled region, in MB/s",
@@ -100,10 +95,11 @@ class BenchCommand(Command):
         )
         tiers = benches.add_parser(
             "tiers",
-            help="the swap file: what a fault costs that reads from it",
+            help="the swap file: what a fault costs that reads from it, and write-out",
             description=(
                 "What a fault costs whose block is in the swap file, beside a plain O_DIRECT read of "
-                "as many bytes."
+                "as many bytes, on an idle disk and during write-out; and what write-out costs, beside a "
+                "plain sequential write, and beside the same with a decompression in between."
             ),
         )
         tiers.set_defaults(measure=self._tiers)
@@ -123,6 +119,13 @@ class BenchCommand(Command):
         )
         _common(tiers, size=256 * MIB, least=16 * MIB, most="region", rounds=5)
         tiers.add_argument(
+            "--seconds",
+            type=_seconds,
+            default=2.0,
+            metavar="S",
+            help="of faults during write-out, a round, at most (default: 2)",
+        )
+        tiers.add_argument(
             "--data",
             choices=["halved", *DATA],
             default="halved",
@@ -131,6 +134,14 @@ class BenchCommand(Command):
 
     def run(self, args: argparse.Namespace) -> int:
         """Run the benchmark that was asked for."""
+        if getattr(args, "plot", None) is not None:
+            from ..reporters import plot
+
+            try:
+                plot.check(args.plot)  # before minutes are spent on measuring
+            except (ImportError, ValueError) as exc:
+                print(f"uswap bench: {exc}", file=sys.stderr)
+                return 2
         try:
             status: int = args.measure(args)
         except OSError as exc:
@@ -143,12 +154,6 @@ class BenchCommand(Command):
         from ..reporters import bench as reporter
         from ..reporters import plot
 
-        if args.plot is not None:
-            try:
-                plot.check(args.plot)  # before minutes are spent on measuring
-            except (ImportError, ValueError) as exc:
-                print(f"uswap bench: {exc}", file=sys.stderr)
-                return 2
         config = latency.Latency(
             block=args.block,
             size=args.size,
@@ -202,6 +207,7 @@ class BenchCommand(Command):
             block=args.block,
             size=args.size,
             rounds=args.rounds,
+            seconds=args.seconds,
             data=args.data,
             codec=args.codec,
         )
@@ -237,6 +243,15 @@ def _common(
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
+def _plot(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument(
+        "--plot",
+        type=Path,
+        metavar="FILE",
+        help=f"draw {what} into a .png, .svg or .pdf file (needs matplotlib)",
+    )
+
+
 # ---- values of arguments: argparse shows the message of an ArgumentTypeError
 
 
@@ -265,6 +280,17 @@ def _count(most: int, *, least: int = 0) -> Callable[[str], Any]:
         return number
 
     return _argument(parse)
+
+
+@_argument
+def _seconds(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0.1 <= number <= 3600:
+        raise ValueError(f"{text!r}; accepted: a number from 0.1 to 3600")
+    return number
 
 
 @_argument

@@ -22,11 +22,26 @@ def tiers(result: _tiers.Result) -> str:
         "",
         _faults(result),
         "",
+        _ways(result),
+        "",
+        *_also(result),
+        "",
         machine_line(result.machine),
         f"swap file: {result.about['swapfile']}",
         *noise_line(result.others),
         *_counts(result),
-        goal("stored fault to plain read, p50", result.stored_ratio(), _tiers.GOAL_STORED),
+        goal("stored fault to plain read, p50,", result.stored_ratio(), _tiers.GOAL_STORED),
+        goal(
+            "stored fault during write-out to the same on an idle disk, p99,",
+            result.busy_ratio(),
+            _tiers.GOAL_BUSY,
+        ),
+        goal(
+            "write-out to plain sequential write, bytes a second,",
+            result.write_ratio(),
+            _tiers.GOAL_WRITE,
+            least=True,
+        ),
     ]
     return "\n".join(lines)
 
@@ -44,9 +59,39 @@ def _faults(result: _tiers.Result) -> str:
     return table.render(columns, rows)
 
 
+def _ways(result: _tiers.Result) -> str:
+    columns = ["from pool to file", ">MB written", ">MB/s", ">CPU s per GB of blocks"]
+    rows = []
+    for way, name in _tiers.WAYS.items():
+        written = result.moved[way][0].written / 1e6
+        rows.append(
+            [
+                name,
+                f"{written:,.0f}",
+                spread(result.rates(way), 1e-6, "{:,.0f}"),
+                spread(result.cpu(way), 1, "{:.2f}"),
+            ]
+        )
+    return table.render(columns, rows)
+
+
+def _also(result: _tiers.Result) -> list[str]:
+    rate = spread(Spread.of(result.end_to_end), 1e-6, "{:,.0f}")
+    raw = spread(Spread.of(result.end_to_end_raw), 1e-6, "{:,.0f}")
+    return [
+        f"written during the faults that were timed beside it: "
+        f"{spread(Spread.of(result.busy_rates), 1e-6, '{:,.0f}')} MB/s",
+        f"a region evicted through the pool to the file: {rate} MB/s written, {raw} MB/s of the region",
+        f"CPU time with a decompression to that without: {spread(result.cpu_ratio(), 1, '{:.2f}')}",
+    ]
+
+
 def _counts(result: _tiers.Result) -> list[str]:
     """What was really measured: touches and faults, bytes read for each."""
-    touched, faults = sum(result.touched), sum(result.stored_faults)
+    touched, faults = (
+        sum(sum(counts) for counts in one.values())
+        for one in (result.touched, result.stored_faults)
+    )
     lines = [
         f"touched {touched:,} blocks that were in the file: {faults:,} stored faults; read for each "
         f"{_mean(result.stored_read):,.0f} bytes, plain {_mean(result.plain_read):,.0f}"
@@ -56,13 +101,19 @@ def _counts(result: _tiers.Result) -> list[str]:
     return lines
 
 
-def goal(what: str, spread: Spread, limit: float, *, least: bool = False) -> str:
+def goal(what: str, ratio: Spread, limit: float, *, least: bool = False) -> str:
     """A goal, and whether it is reached."""
-    reached = spread.median >= limit if least else spread.median <= limit
+    reached = ratio.median >= limit if least else ratio.median <= limit
     return (
-        f"goal: {what} {'at least' if least else 'at most'} {limit:g}: {spread.median:.2f} "
-        f"({spread.low:.2f} to {spread.high:.2f}), {'reached' if reached else 'missed'}"
+        f"goal: {what} {'at least' if least else 'at most'} {limit:g}: "
+        f"{spread(ratio, 1, '{:.2f}')}, {'reached' if reached else 'missed'}"
     )
+
+
+def spread(values: Spread, factor: float, form: str) -> str:
+    """A median with the lowest and the highest."""
+    median, low, high = (form.format(value * factor) for value in values)
+    return f"{median} ({low} to {high})"
 
 
 def rounds(count: int) -> str:
