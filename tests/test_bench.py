@@ -259,7 +259,21 @@ def test_tiers(tmp_path: Path) -> None:
     assert {one["written"] for one in ways["plain"]} == {one["written"] for one in ways["packed"]}
     assert {one["written"] for one in ways["unpacked"]} == {out["raw"]} == {16 << 20}
     assert min(answer["end_to_end"]["bytes_per_second"]) > 0
+    assert answer["sweep"] is None
     assert list(tmp_path.iterdir()) == []
+
+
+def test_tiers_sweep(tmp_path: Path) -> None:
+    """The sweep measures each segment size, layout and engine."""
+    argv = ["bench", "tiers", "--size=16MiB", "--rounds=1", "--seconds=0.2", "--data=int64"]
+    result = run_child(
+        run_main,
+        args=[*argv, "--block=4KiB", "--sweep", f"--dir={tmp_path}"],
+        timeout=180,
+    )
+    assert result.stderr == ""
+    for text in ("plain sequential write", "4 MiB", "to the byte", "in pages", "threads"):
+        assert text in result.stdout
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from uswap.bench import latency, throughput, tiers
+from uswap.bench import latency, sweep, throughput, tiers
 from uswap.bench.common import Machine
 from uswap.bench.objects import Moved
 from uswap.health import Finding, Status
@@ -51,7 +51,9 @@ def throughput_result(rate: float) -> throughput.Result:
     return throughput.Result(config, MACHINE, [2e10, 3e10], [], [row], None)
 
 
-def tiers_result(*, stored: float = 90e3, faults: int = 999) -> tiers.Result:
+def tiers_result(
+    *, stored: float = 90e3, faults: int = 999, with_sweep: bool = False
+) -> tiers.Result:
     """A result with made-up samples: a plain read is 80 us, a plain write 1 GB/s."""
     config = tiers.Tiers("/somewhere", rounds=2)
     about = {"io": "io_uring", "swapfile": "unnamed in /somewhere, 1 GiB, O_DIRECT"}
@@ -75,6 +77,18 @@ def tiers_result(*, stored: float = 90e3, faults: int = 999) -> tiers.Result:
         "unpacked": [Moved(2 * half, half * 2, 3 * half)] * 2,
     }
     result.others = 0.01
+    if with_sweep:
+        result.sweep = sweep.Sweep(16384)
+        result.sweep.segments = [
+            sweep.Segment(size, [9e8, 1e9], [3e5, 4e5], [5e5, 6e5], [90, 99])
+            for size in sweep.SEGMENTS
+        ]
+        result.sweep.layouts = [
+            sweep.Layout(block, layout, 64 << 20, 33 << 20, 32 << 20, 1 << 19, 12e3, [9e4, 9.1e4])
+            for block in sweep.BLOCKS
+            for layout in sweep.LAYOUTS
+        ]
+        result.sweep.engines = {"pread": [8e4, 9e4], "threads": [9e4, 1e5]}
     return result
 
 
@@ -125,6 +139,7 @@ def test_tiers_text() -> None:
     text = tiers_reporter.tiers(tiers_result())
     for name in [*tiers.SERIES.values(), *tiers.WAYS.values()]:
         assert name in text
+    assert "4 KiB" not in text  # the sweep's
     assert "touched 3,996 blocks that were in the file: 3,996 stored faults" in text
     assert "read for each 12,310 bytes, plain 12,305" in text
     assert "with a decompression to that without: 3.00 (3.00 to 3.00)" in text
@@ -138,14 +153,25 @@ def test_tiers_text() -> None:
     assert "note: not each touch was a stored fault" in text
 
 
+def test_tiers_text_with_sweep() -> None:
+    """Segment sizes, layouts and engines have a table each; an engine that is not there has no row."""
+    text = tiers_reporter.tiers(tiers_result(with_sweep=True))
+    rows = [" ".join(line.split()) for line in text.splitlines()]
+    assert "256 KiB 950 (900 to 1,000) 350 (300 to 400) 550 (500 to 600)" in rows
+    assert "64 KiB in pages 0.516 1.5% 12,000 90.5 (90.0 to 91.0)" in rows
+    assert "threads 95.0 (90.0 to 100)" in rows
+    assert not any(row.startswith("io_uring") for row in rows)
+
+
 def test_results_as_json() -> None:
     """Results can be written as JSON; a quantile is the smallest value that covers its part."""
     data = json.loads(json_reporter.render(latency_result().as_dict()))
     assert data["machine"]["cpu"] == "Some CPU"
     assert {one["kind"] for one in data["series"]} == set(latency.KINDS)
     assert json.loads(json_reporter.render(throughput_result(1e9).as_dict()))["goal"] == 8e8
-    data = json.loads(json_reporter.render(tiers_result().as_dict()))
+    data = json.loads(json_reporter.render(tiers_result(with_sweep=True).as_dict()))
     assert data["write_out"]["cpu_ratio"]["median"] == 3
+    assert data["sweep"]["layouts"][0]["layout"] == "bytes"
     one = latency.Series("read", 1, [list(range(1, 1001))])
     assert [one.quantile(q).median for q in (0.5, 0.99, 0.999, 1.0)] == [500, 990, 999, 1000]
 

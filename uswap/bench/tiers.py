@@ -40,6 +40,7 @@ from typing import Any
 from ..client import Pager
 from ..region import STATES, OwnRegion, Region
 from ..sizes import format_size
+from . import sweep
 from .common import (
     DATA,
     SEED,
@@ -64,6 +65,7 @@ from .objects import (
     target_file,
     write_plain,
 )
+from .sweep import Sweep
 
 __all__ = [
     "GOAL_BUSY",
@@ -108,6 +110,7 @@ class Tiers:
 
     Attributes:
         seconds: for faults during write-out, a round, at most.
+        sweep: measure segment sizes, layouts and engines too (see bench.sweep).
     """
 
     directory: str
@@ -117,6 +120,7 @@ class Tiers:
     seconds: float = 2.0
     data: str = "halved"
     codec: str = "lz4"
+    sweep: bool = False
 
     @property
     def segment(self) -> int:
@@ -154,6 +158,7 @@ class Result:
     raw: int = 0
     end_to_end: list[float] = field(default_factory=list)
     end_to_end_raw: list[float] = field(default_factory=list)
+    sweep: Sweep | None = None
     others: float | None = None
 
     def stored_ratio(self) -> Spread:
@@ -235,6 +240,7 @@ class Result:
                 "bytes_per_second": self.end_to_end,
                 "raw_bytes_per_second": self.end_to_end_raw,
             },
+            "sweep": self.sweep.as_dict() if self.sweep else None,
             "series": [one.as_dict() for one in self.series.values()],
         }
 
@@ -258,14 +264,29 @@ def measure(config: Tiers, progress: Progress = lambda _what, _part: None) -> Re
         room = 2 * config.size + config.segment
         target = undo.enter_context(target_file(config.directory, source, room))
         result.raw = objects.raw
-        part = 1.0 / config.rounds
+        part = 0.6 if config.sweep else 1.0
         for number in range(config.rounds):
-            say = _scaled(progress, f"round {number + 1}: ", number * part, part)
+            say = _scaled(
+                progress,
+                f"round {number + 1}: ",
+                number / config.rounds * part,
+                part / config.rounds,
+            )
             say("ways out", 0.0)
             _out_round(config, result, target, objects, image, number)
             say("plain reads", 0.15)
             _plain_round(result, plain, image, number)
             _fault_round(config, result, source, number, say)
+    if config.sweep:
+        result.sweep = sweep.measure(
+            config.directory,
+            config.codec,
+            config.data,
+            config.block,
+            config.size,
+            config.rounds,
+            _scaled(progress, "", part, 1 - part),
+        )
     result.others = load.others()
     progress("", 1.0)
     return result

@@ -126,6 +126,11 @@ class BenchCommand(Command):
             help="of faults during write-out, a round, at most (default: 2)",
         )
         tiers.add_argument(
+            "--sweep",
+            action="store_true",
+            help="measure segment sizes, layouts and I/O engines as well",
+        )
+        tiers.add_argument(
             "--data",
             choices=["halved", *DATA],
             default="halved",
@@ -210,6 +215,7 @@ class BenchCommand(Command):
             seconds=args.seconds,
             data=args.data,
             codec=args.codec,
+            sweep=args.sweep,
         )
         with ProgressLine() as progress:
             result = tiers.measure(config, progress)

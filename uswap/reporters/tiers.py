@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from ..bench import tiers as _tiers
 from ..bench.common import Spread
+from ..bench.sweep import Sweep
 from ..sizes import format_size
 from . import table
 from .bench import machine_line, noise_line
@@ -25,6 +26,7 @@ def tiers(result: _tiers.Result) -> str:
         _ways(result),
         "",
         *_also(result),
+        *(_sweep(result.sweep) if result.sweep else []),
         "",
         machine_line(result.machine),
         f"swap file: {result.about['swapfile']}",
@@ -83,6 +85,49 @@ def _also(result: _tiers.Result) -> list[str]:
         f"{spread(Spread.of(result.busy_rates), 1e-6, '{:,.0f}')} MB/s",
         f"a region evicted through the pool to the file: {rate} MB/s written, {raw} MB/s of the region",
         f"CPU time with a decompression to that without: {spread(result.cpu_ratio(), 1, '{:.2f}')}",
+    ]
+
+
+def _sweep(sweep: Sweep) -> list[str]:
+    segments = [
+        [
+            format_size(row.segment),
+            spread(Spread.of(row.rates), 1e-6, "{:,.0f}"),
+            _us(Spread.of(row.read_p50)),
+            _us(Spread.of(row.read_p90)),
+        ]
+        for row in sweep.segments
+    ]
+    layouts = [
+        [
+            format_size(row.block),
+            "to the byte" if row.layout == "bytes" else "in pages",
+            f"{row.written / row.raw:.3f}",
+            f"{row.padding / row.written:.1%}",
+            f"{row.span:,.0f}",
+            _us(Spread.of(row.read_p50)),
+        ]
+        for row in sweep.layouts
+    ]
+    engines = [[name, _us(sweep.engine(name))] for name in sweep.engines]
+    meanwhile = "us, reads meanwhile"
+    return [
+        "",
+        table.render(["segments", ">MB/s written", f">{meanwhile}: p50", ">p90"], segments),
+        "",
+        table.render(
+            [
+                "blocks",
+                "objects",
+                ">written for each byte",
+                ">lost",
+                ">bytes read",
+                ">us, read: p50",
+            ],
+            layouts,
+        ),
+        "",
+        table.render(["reads through", ">us, p50"], engines),
     ]
 
 
