@@ -264,16 +264,20 @@ def test_tiers(tmp_path: Path) -> None:
 
 
 def test_tiers_sweep(tmp_path: Path) -> None:
-    """The sweep measures each segment size, layout and engine."""
+    """The sweep measures each segment size, layout and engine; the table and the picture are made."""
+    pytest.importorskip("matplotlib")
+    plot = tmp_path / "tiers.svg"
     argv = ["bench", "tiers", "--size=16MiB", "--rounds=1", "--seconds=0.2", "--data=int64"]
     result = run_child(
         run_main,
-        args=[*argv, "--block=4KiB", "--sweep", f"--dir={tmp_path}"],
+        args=[*argv, "--block=4KiB", "--sweep", f"--dir={tmp_path}", f"--plot={plot}"],
+        env={"MPLCONFIGDIR": str(tmp_path / "mpl")},
         timeout=180,
     )
     assert result.stderr == ""
     for text in ("plain sequential write", "4 MiB", "to the byte", "in pages", "threads"):
         assert text in result.stdout
+    assert plot.read_text(encoding="utf-8").startswith("<?xml")
 
 
 @pytest.mark.parametrize(

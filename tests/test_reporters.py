@@ -15,7 +15,7 @@ from uswap.bench import latency, sweep, throughput, tiers
 from uswap.bench.common import Machine
 from uswap.bench.objects import Moved
 from uswap.health import Finding, Status
-from uswap.reporters import bench, checks, plot, table
+from uswap.reporters import bench, checks, plot, plot_tiers, table
 from uswap.reporters import json as json_reporter
 from uswap.reporters import tiers as tiers_reporter
 from uswap.reporters.progress import ProgressLine
@@ -240,6 +240,16 @@ def test_plot_of_one_kind(tmp_path: Path) -> None:
     result.series = {key: one for key, one in result.series.items() if key == ("empty", 2)}
     plot.latency(result, tmp_path / "plot.svg")
     assert "64 KiB" in plot._title(result)
+
+
+@pytest.mark.parametrize("with_sweep", [False, True])
+def test_plot_of_tiers(with_sweep: bool, tmp_path: Path) -> None:
+    """The picture of the swap file's figures is written, with a sweep or without."""
+    pytest.importorskip("matplotlib")
+    plot_tiers.tiers(tiers_result(with_sweep=with_sweep), tmp_path / "plot.svg")
+    text = (tmp_path / "plot.svg").read_text(encoding="utf-8")
+    assert text.startswith("<?xml")
+    assert ("Layout of objects" in text) == with_sweep
 
 
 def test_plot_refuses(tmp_path: Path) -> None:

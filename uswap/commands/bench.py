@@ -130,6 +130,7 @@ class BenchCommand(Command):
             action="store_true",
             help="measure segment sizes, layouts and I/O engines as well",
         )
+        _plot(tiers, "all of it")
         tiers.add_argument(
             "--data",
             choices=["halved", *DATA],
@@ -205,6 +206,7 @@ class BenchCommand(Command):
 
     def _tiers(self, args: argparse.Namespace) -> int:
         from ..bench import tiers
+        from ..reporters import plot_tiers
         from ..reporters import tiers as reporter
 
         config = tiers.Tiers(
@@ -223,6 +225,8 @@ class BenchCommand(Command):
             print(json_reporter.render(result.as_dict()))
         else:
             print(reporter.tiers(result))
+        if args.plot is not None:
+            plot_tiers.tiers(result, args.plot)
         return 0
 
 
