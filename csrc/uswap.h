@@ -196,6 +196,52 @@ int us_measure_codec(us_codec_run_t *run);
  * and copies a ready page. n rounds, nanoseconds each. */
 int us_floor(uint64_t n, uint32_t len, uint64_t *ns);
 
+/* The blocks of a region as the pool would hold them: compressed, or as they are where that saves less than
+ * 1/16. The codec must have been loaded into this process. */
+typedef struct us_objects us_objects_t;
+int us_objects_new(us_objects_t **out, int codec, int level, uint32_t block, const void *src, uint64_t len);
+void us_objects_free(us_objects_t *o);
+uint64_t us_objects_payload(const us_objects_t *o); /* bytes after compression */
+
+typedef struct us_image {
+    uint32_t segment;   /* bytes */
+    uint32_t large;     /* payloads of as many bytes or more begin on a multiple of 4096; 0: all, UINT32_MAX: none */
+    void *to;           /* 4096-aligned; the image of the file, a segment after the other */
+    uint64_t room;      /* bytes */
+    uint64_t *span_off; /* out: of each object, what is read to get it: offset in the file, bytes */
+    uint32_t *span_len;
+    uint64_t segments, written; /* out; written: bytes, as write-out would write them */
+    uint64_t payload, padding;  /* out: of these; padding is what is no object */
+} us_image_t;
+/* Packs all of them as write-out does. 0; -ENOSPC: no room; -EINVAL: a segment can't hold one. */
+int us_objects_pack(const us_objects_t *o, us_image_t *image);
+
+/* Reads n spans of an O_DIRECT file, one after the other; nanoseconds each. engine: US_IO_PLAIN is pread,
+ * others as in io.h: the caller sleeps until the engine's eventfd is rung. */
+enum { US_IO_PLAIN = -1 };
+int us_measure_reads(int fd, int engine, const uint64_t *off, const uint32_t *len, uint64_t n, uint64_t *ns);
+
+/* All objects from a pool to a file, by one thread, as the loop does it: packed as they are into segments; or, for
+ * comparison, each decompressed into its place in a buffer of that size, which is what zswap writes. */
+enum { US_OUT_PACKED = 0, US_OUT_UNPACKED = 1 };
+typedef struct us_out {
+    int how;
+    int fd;                   /* O_DIRECT */
+    int engine;               /* US_IO_*, see io.h */
+    uint32_t segment, large;  /* bytes; as in us_image_t */
+    uint64_t room;            /* bytes of the file, from 0 on */
+    uint64_t reads_max;       /* one read is in flight all the while, of these spans in order, at most so many */
+    const uint64_t *read_off;
+    const uint32_t *read_len;
+    uint64_t *read_ns;        /* out: of each, from when it was submitted until the thread saw that it is done */
+    uint64_t reads;           /* out: their number */
+    uint64_t written;         /* out: bytes */
+    uint64_t ns, cpu_ns;      /* out; cpu_ns of the process */
+} us_out_t;
+int us_objects_out(us_objects_t *o, us_out_t *out);
+/* len bytes to the start of a file, by pwrite of `each` bytes, one after the other; time and CPU time. */
+int us_measure_writes(int fd, const void *from, uint64_t len, uint32_t each, uint64_t *ns, uint64_t *cpu);
+
 /* ---- the pager half -------------------------------------------------------------------------------- */
 
 typedef struct us_pager us_pager_t;

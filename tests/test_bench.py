@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import mmap
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
 from uswap._core import ffi, lib
-from uswap.bench import common
+from uswap.bench import common, objects
 from uswap.commands import main
 
 from child import run_child
@@ -88,6 +91,95 @@ def test_load() -> None:
     assert others is None or 0 <= others <= 1.01
 
 
+def test_objects() -> None:
+    """Objects are packed whole, and a span is the pages of its object."""
+    common.load_codec("lz4")
+    data = common.DATA["random"](1 << 20) + common.DATA["int64"](1 << 20)
+    with objects.Objects("lz4", data, 16384) as packed:
+        assert packed.count == 128
+        assert 1 << 20 < packed.payload < 2 << 20
+        image = packed.pack(256 << 10)
+        assert image.payload == packed.payload
+        assert image.written == image.payload + image.padding + 128 * 32  # headers of objects
+        assert image.written <= image.segments * (256 << 10)
+        assert len(image.spans) == 128
+        assert all(offset % 4096 == length % 4096 == 0 for offset, length in image.spans)
+        assert max(length for _, length in image.spans) == 5 * 4096
+        # An object that does not compress lies in its span as it is.
+        assert data[:16384] in image.memory[: image.spans[0][1]]
+        whole = packed.pack(256 << 10, large=0)
+        assert whole.padding > image.padding
+        assert sum(length for _, length in whole.spans) <= sum(n for _, n in image.spans)
+        with pytest.raises(OSError, match="segments of 8192 bytes"):
+            packed.pack(8192)
+
+
+@pytest.mark.parametrize("engine", [objects.PLAIN, 1, 2])
+def test_read_spans(engine: int, tmp_path: Path) -> None:
+    """Each span is read and timed once, whatever reads; what is beyond the end is an error."""
+    path = tmp_path / "file"
+    path.write_bytes(bytes(64 << 10))
+    with path.open("rb") as file:
+        try:
+            ns = objects.read_spans(file.fileno(), [(0, 4096), (16384, 49152)] * 200, engine)
+        except OSError as exc:
+            if engine != 1 or exc.errno not in (errno.EPERM, errno.ENOSYS):
+                raise
+            pytest.skip("no io_uring here")
+        assert len(ns) == 400
+        assert min(ns) > 0
+        with pytest.raises(OSError, match="reading"):
+            objects.read_spans(file.fileno(), [(65536, 4096)], engine)
+
+
+@pytest.mark.parametrize("segment", [64 << 10, 1 << 20])
+def test_objects_out(segment: int, tmp_path: Path) -> None:
+    """What is brought to the file is, packed, what packing gives, and else the blocks; reads go along."""
+    common.load_codec("lz4")
+    data = common.DATA["int64"](2 << 20) + common.DATA["random"](1 << 20)
+    room = 4 << 20
+    with (
+        objects.Objects("lz4", data, 16384) as made,
+        objects.target_file(str(tmp_path), data, 2 * room) as fd,
+    ):
+        image = made.pack(segment)
+        reads = [(room + 4096 * i, 8192) for i in range(100)]
+        for _ in range(2):  # the pool is filled anew each time
+            moved = made.out(fd, segment, room, reads=reads)
+            assert moved.written == image.written
+            assert min(moved.ns, moved.cpu_ns) > 0
+            assert 0 < len(moved.read_ns) <= 100
+            assert min(moved.read_ns) > 0
+            with os.fdopen(os.dup(fd), "rb", buffering=0) as file, mmap.mmap(-1, room) as there:
+                file.seek(0)
+                assert file.readinto(there) == room
+                for at in range(0, image.segments * segment, segment):
+                    used = int.from_bytes(image.memory[at + 40 : at + 44], "little")
+                    assert there[at : at + used] == image.memory[at : at + used]
+        moved = made.out(fd, segment, room, packed=False, engine=objects.ENGINES["threads"])
+        assert moved.written == len(data)
+        with os.fdopen(os.dup(fd), "rb", buffering=0) as file, mmap.mmap(-1, len(data)) as there:
+            file.seek(0)
+            assert file.readinto(there) == len(data)
+            assert there[:] == data
+        with pytest.raises(OSError, match="writing objects"):
+            made.out(fd, segment, segment)  # no room
+        assert made.out(fd, segment, room).written == image.written
+        with pytest.raises(OSError, match="writing objects"):
+            made.out(fd, 8192, room)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_read_spans_apart(tmp_path: Path) -> None:
+    """The same in a process of its own."""
+    path = tmp_path / "file"
+    path.write_bytes(bytes(64 << 10))
+    with path.open("rb") as file:
+        ns = objects.read_spans_apart(file.fileno(), [(0, 4096), (4096, 8192)])
+    assert len(ns) == 2
+    assert min(ns) > 0
+
+
 # ---- the command
 
 
@@ -144,6 +236,50 @@ def test_throughput() -> None:
     assert answer["memory"][0] > 0
 
 
+def test_tiers(tmp_path: Path) -> None:
+    """Each touch is a fault that reads from the file as many bytes as the plain reads do."""
+    argv = ["bench", "tiers", "--size=16MiB", "--rounds=2", f"--dir={tmp_path}", "--json"]
+    answer = json.loads(run_child(run_main, args=[*argv, "--seconds=0.5"], timeout=120).stdout)
+    fault, busy, out = answer["stored_fault"], answer["busy_fault"], answer["write_out"]
+    assert (fault["goal"], busy["goal"], out["goal"]) == (1.25, 4.0, 0.8)
+    for one in (fault, busy, out, out["cpu_ratio"]):
+        assert 0 < one["low"] <= one["median"] <= one["high"]
+    for one in (fault, busy):
+        assert len(one["touched"]) == 2
+        assert one["stored_faults"] == one["touched"]
+    assert min(fault["touched"]) > 300
+    assert min(busy["touched"]) > 0
+    assert fault["stored_read"] == pytest.approx(fault["plain_read"], rel=0.05)
+    assert [one["kind"] for one in answer["series"]] == ["plain", "stored", "busy"]
+    for one in answer["series"]:
+        assert 0 < one["p50"]["low"] <= one["p50"]["median"] <= one["p99"]["median"]
+    assert answer["ratio"] == pytest.approx(2, rel=0.02)
+    ways = out["ways"]
+    assert {len(rounds) for rounds in ways.values()} == {2}
+    assert {one["written"] for one in ways["plain"]} == {one["written"] for one in ways["packed"]}
+    assert {one["written"] for one in ways["unpacked"]} == {out["raw"]} == {16 << 20}
+    assert min(answer["end_to_end"]["bytes_per_second"]) > 0
+    assert answer["sweep"] is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tiers_sweep(tmp_path: Path) -> None:
+    """The sweep measures each segment size, layout and engine; the table and the picture are made."""
+    pytest.importorskip("matplotlib")
+    plot = tmp_path / "tiers.svg"
+    argv = ["bench", "tiers", "--size=16MiB", "--rounds=1", "--seconds=0.2", "--data=int64"]
+    result = run_child(
+        run_main,
+        args=[*argv, "--block=4KiB", "--sweep", f"--dir={tmp_path}", f"--plot={plot}"],
+        env={"MPLCONFIGDIR": str(tmp_path / "mpl")},
+        timeout=180,
+    )
+    assert result.stderr == ""
+    for text in ("plain sequential write", "4 MiB", "to the byte", "in pages", "threads"):
+        assert text in result.stdout
+    assert plot.read_text(encoding="utf-8").startswith("<?xml")
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
@@ -154,6 +290,9 @@ def test_throughput() -> None:
         (["latency", "--data", "noise"], "invalid choice: 'noise'"),
         (["throughput", "--block", "4KiB,x"], "not a size"),
         (["throughput", "--size", "17MB"], "not a multiple of 4 MiB"),
+        (["tiers", "--dir", "/nowhere"], "'/nowhere' is not a directory that can be written to"),
+        (["tiers", "--size", "1MiB"], "too small"),
+        (["tiers", "--seconds", "0"], "accepted: a number from 0.1 to 3600"),
         ([], "required: BENCH"),
     ],
 )

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from uswap.bench import latency, throughput
+from uswap.bench import latency, sweep, throughput, tiers
 from uswap.bench.common import Machine
+from uswap.bench.objects import Moved
 from uswap.health import Finding, Status
-from uswap.reporters import bench, checks, plot, table
+from uswap.reporters import bench, checks, plot, plot_tiers, table
 from uswap.reporters import json as json_reporter
+from uswap.reporters import tiers as tiers_reporter
 from uswap.reporters.progress import ProgressLine
 
 MACHINE = Machine("Some CPU", 2, "6.18.0", 8 << 30, "3.11.7", "0.1.0")
@@ -47,6 +49,47 @@ def throughput_result(rate: float) -> throughput.Result:
     row = throughput.Row(65536, "int64 below 42,000", 2.0)
     row.rates = {"evicted": [rate, rate * 1.1], "over limit": [5e8, 6e8], "codec": [3e9, 3.1e9]}
     return throughput.Result(config, MACHINE, [2e10, 3e10], [], [row], None)
+
+
+def tiers_result(
+    *, stored: float = 90e3, faults: int = 999, with_sweep: bool = False
+) -> tiers.Result:
+    """A result with made-up samples: a plain read is 80 us, a plain write 1 GB/s."""
+    config = tiers.Tiers("/somewhere", rounds=2)
+    about = {"io": "io_uring", "swapfile": "unnamed in /somewhere, 1 GiB, O_DIRECT"}
+    result = tiers.Result(config, MACHINE, "int64 below 17,000", 2.0, about)
+    rng = random.Random(1)
+    for kind, middle in (("plain", 80e3), ("stored", stored), ("busy", 1.5 * stored)):
+        series = result.series[kind] = latency.Series(kind, 1)
+        for _ in range(2):
+            samples = [round(middle * rng.lognormvariate(0, 0.1)) for _ in range(999)]
+            series.rounds.append(sorted([*samples, *[round(middle * 40)] * 12]))
+        if kind != "plain":
+            result.touched[kind], result.stored_faults[kind] = [999, 999], [faults, faults]
+    result.plain_read, result.stored_read = [12300.0, 12310.0], [12305.0, 12315.0]
+    result.raw = 256 << 20
+    result.busy_rates = [2e8, 3e8]
+    result.end_to_end, result.end_to_end_raw = [1e8, 2e8], [2e8, 4e8]
+    half = result.raw // 2
+    result.moved = {
+        "plain": [Moved(half, half, half // 10)] * 2,
+        "packed": [Moved(half, half * 10 // 9, half)] * 2,
+        "unpacked": [Moved(2 * half, half * 2, 3 * half)] * 2,
+    }
+    result.others = 0.01
+    if with_sweep:
+        result.sweep = sweep.Sweep(16384)
+        result.sweep.segments = [
+            sweep.Segment(size, [9e8, 1e9], [3e5, 4e5], [5e5, 6e5], [90, 99])
+            for size in sweep.SEGMENTS
+        ]
+        result.sweep.layouts = [
+            sweep.Layout(block, layout, 64 << 20, 33 << 20, 32 << 20, 1 << 19, 12e3, [9e4, 9.1e4])
+            for block in sweep.BLOCKS
+            for layout in sweep.LAYOUTS
+        ]
+        result.sweep.engines = {"pread": [8e4, 9e4], "threads": [9e4, 1e5]}
+    return result
 
 
 # ---- text
@@ -91,12 +134,44 @@ def test_throughput_text() -> None:
     assert "blocks of 64 KiB: 525 MB/s, missed" in bench.throughput(throughput_result(5e8))
 
 
+def test_tiers_text() -> None:
+    """Figures are medians with their range; each goal says whether it is reached, and by which ratio."""
+    text = tiers_reporter.tiers(tiers_result())
+    for name in [*tiers.SERIES.values(), *tiers.WAYS.values()]:
+        assert name in text
+    assert "4 KiB" not in text  # the sweep's
+    assert "touched 3,996 blocks that were in the file: 3,996 stored faults" in text
+    assert "read for each 12,310 bytes, plain 12,305" in text
+    assert "with a decompression to that without: 3.00 (3.00 to 3.00)" in text
+    *_, stored, busy, write = text.splitlines()
+    assert "at most 1.25: 1.1" in stored
+    assert "at most 4: 1.50" in busy
+    assert "at least 0.8: 0.90" in write
+    assert all(line.endswith("reached") for line in (stored, busy, write))
+    text = tiers_reporter.tiers(tiers_result(stored=120e3, faults=998))
+    assert text.splitlines()[-3].endswith("missed")
+    assert "note: not each touch was a stored fault" in text
+
+
+def test_tiers_text_with_sweep() -> None:
+    """Segment sizes, layouts and engines have a table each; an engine that is not there has no row."""
+    text = tiers_reporter.tiers(tiers_result(with_sweep=True))
+    rows = [" ".join(line.split()) for line in text.splitlines()]
+    assert "256 KiB 950 (900 to 1,000) 350 (300 to 400) 550 (500 to 600)" in rows
+    assert "64 KiB in pages 0.516 1.5% 12,000 90.5 (90.0 to 91.0)" in rows
+    assert "threads 95.0 (90.0 to 100)" in rows
+    assert not any(row.startswith("io_uring") for row in rows)
+
+
 def test_results_as_json() -> None:
     """Results can be written as JSON; a quantile is the smallest value that covers its part."""
     data = json.loads(json_reporter.render(latency_result().as_dict()))
     assert data["machine"]["cpu"] == "Some CPU"
     assert {one["kind"] for one in data["series"]} == set(latency.KINDS)
     assert json.loads(json_reporter.render(throughput_result(1e9).as_dict()))["goal"] == 8e8
+    data = json.loads(json_reporter.render(tiers_result(with_sweep=True).as_dict()))
+    assert data["write_out"]["cpu_ratio"]["median"] == 3
+    assert data["sweep"]["layouts"][0]["layout"] == "bytes"
     one = latency.Series("read", 1, [list(range(1, 1001))])
     assert [one.quantile(q).median for q in (0.5, 0.99, 0.999, 1.0)] == [500, 990, 999, 1000]
 
@@ -165,6 +240,16 @@ def test_plot_of_one_kind(tmp_path: Path) -> None:
     result.series = {key: one for key, one in result.series.items() if key == ("empty", 2)}
     plot.latency(result, tmp_path / "plot.svg")
     assert "64 KiB" in plot._title(result)
+
+
+@pytest.mark.parametrize("with_sweep", [False, True])
+def test_plot_of_tiers(with_sweep: bool, tmp_path: Path) -> None:
+    """The picture of the swap file's figures is written, with a sweep or without."""
+    pytest.importorskip("matplotlib")
+    plot_tiers.tiers(tiers_result(with_sweep=with_sweep), tmp_path / "plot.svg")
+    text = (tmp_path / "plot.svg").read_text(encoding="utf-8")
+    assert text.startswith("<?xml")
+    assert ("Layout of objects" in text) == with_sweep
 
 
 def test_plot_refuses(tmp_path: Path) -> None:

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import platform
 import random
 import statistics
+import time
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
@@ -30,11 +32,13 @@ __all__ = [
     "make_data",
     "plain_memory",
     "run_codec",
+    "touch",
 ]
 
 #: Called with what is being done and how much of the whole is done, 0 to 1.
 Progress = Callable[[str, float], None]
 
+TOUCHES = 256  # before a signal is looked at
 CHUNK = 4 << 20  # bytes of data that are made; longer data repeats them, far beyond any block
 SEED = 20240229
 
@@ -197,6 +201,33 @@ def plain_memory(size: int) -> mmap.mmap:
     memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     memory.madvise(mmap.MADV_NOHUGEPAGE)
     return memory
+
+
+def touch(
+    base: int,
+    offsets: Sequence[int],
+    *,
+    write: bool = False,
+    start: Callable[[], object] = lambda: None,
+    until: float = math.inf,
+) -> list[int]:
+    """Touch base + each offset once, in order, on this thread; the nanoseconds of each access.
+
+    Args:
+        write: read and write back, else read.
+        start: called when all is ready.
+        until: time.monotonic() at which to stop early.
+    """
+    count = len(offsets)
+    addresses = ffi.new("uint64_t[]", [base + offset for offset in offsets])
+    ns = ffi.new("uint64_t[]", count)
+    start()
+    done = 0
+    while done < count and time.monotonic() < until:
+        part = min(TOUCHES, count - done)
+        lib.us_touch(addresses + done, part, int(write), ns + done)
+        done += part
+    return list(ffi.unpack(ns, done))
 
 
 # ---- codecs

@@ -29,7 +29,7 @@ import random
 import threading
 import time
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,13 +48,23 @@ from .common import (
     make_data,
     plain_memory,
     run_codec,
+    touch,
 )
 
-__all__ = ["GOAL", "KINDS", "QUANTILES", "Latency", "Result", "Series", "measure"]
+__all__ = [
+    "GOAL",
+    "KINDS",
+    "LEAD",
+    "QUANTILES",
+    "Latency",
+    "Result",
+    "Series",
+    "measure",
+    "quantile",
+]
 
 GOAL = 1.3  # pooled read to floor + decompression, medians, blocks of 4 KiB, one thread
 LEAD = 128  # touches a thread
-CHUNK = 256  # touches before a signal is looked at
 OUTBOX = 4 << 20  # bytes evicted at a time for the outbox, which holds more,
 OUTBOX_BLOCKS = 512  # and this many blocks at most, since the worker is made slow:
 OUTBOX_DELAY = 400  # microseconds a block at most, the half on average
@@ -118,7 +128,7 @@ class Series:
 
     def quantile(self, q: float) -> Spread:
         """A quantile: its median, lowest and highest over the rounds."""
-        return Spread.of(_quantile(one, q) for one in self.rounds)
+        return Spread.of(quantile(one, q) for one in self.rounds)
 
     def merged(self) -> list[int]:
         """The samples of all rounds, sorted."""
@@ -135,9 +145,9 @@ class Series:
             "seen": self.seen or None,
             **{name: self.quantile(q)._asdict() for name, q in QUANTILES.items()},
             "rounds": [
-                {name: _quantile(one, q) for name, q in QUANTILES.items()} for one in self.rounds
+                {name: quantile(one, q) for name, q in QUANTILES.items()} for one in self.rounds
             ],
-            "grid": [[q, _quantile(everything, q)] for q in grid],
+            "grid": [[q, quantile(everything, q)] for q in grid],
         }
 
 
@@ -161,7 +171,7 @@ class Result:
         except KeyError:
             return None
         return Spread.of(
-            _quantile(r, 0.5) / (_quantile(f, 0.5) + _quantile(c, 0.5))
+            quantile(r, 0.5) / (quantile(f, 0.5) + quantile(c, 0.5))
             for r, f, c in zip(read, floor, codec, strict=True)
         )
 
@@ -186,7 +196,7 @@ class Result:
         }
 
 
-def _quantile(values: Sequence[int], q: float) -> int:
+def quantile(values: Sequence[int], q: float) -> int:
     """Of sorted values: the smallest that at least the part q of them does not exceed."""
     return values[min(len(values) - 1, max(0, -int(-q * len(values) // 1) - 1))]
 
@@ -326,12 +336,12 @@ def _touch(base: int, offsets: Sequence[int], threads: int, *, write: bool) -> l
     """Touch base + each offset once, each thread its part, all at once; the nanoseconds."""
     parts = [offsets[i::threads] for i in range(threads)]
     if threads == 1:
-        return _touch_part(base, parts[0], write, lambda: None)
+        return touch(base, parts[0], write=write)[_lead(parts[0]) :]
     found: list[list[int]] = [[] for _ in parts]
     start = threading.Barrier(threads)
 
     def run(i: int) -> None:
-        found[i] = _touch_part(base, parts[i], write, start.wait)
+        found[i] = touch(base, parts[i], write=write, start=start.wait)[_lead(parts[i]) :]
 
     workers = [threading.Thread(target=run, args=(i,)) for i in range(threads)]
     for worker in workers:
@@ -341,13 +351,6 @@ def _touch(base: int, offsets: Sequence[int], threads: int, *, write: bool) -> l
     return [value for one in found for value in one]
 
 
-def _touch_part(
-    base: int, offsets: Sequence[int], write: bool, start: Callable[[], object]
-) -> list[int]:
-    count = len(offsets)
-    addresses = ffi.new("uint64_t[]", [base + offset for offset in offsets])
-    ns = ffi.new("uint64_t[]", count)
-    start()
-    for at in range(0, count, CHUNK):
-        lib.us_touch(addresses + at, min(CHUNK, count - at), int(write), ns + at)
-    return list(ffi.unpack(ns, count)[min(LEAD, count // 4) :])
+def _lead(offsets: Sequence[int]) -> int:
+    """How many samples at the beginning don't count."""
+    return min(LEAD, len(offsets) // 4)

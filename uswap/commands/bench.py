@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -59,12 +60,7 @@ class BenchCommand(Command):
             metavar="N,...",
             help="how many threads touch at once; several numbers are measured in turn (default: 1,2)",
         )
-        latency.add_argument(
-            "--plot",
-            type=Path,
-            metavar="FILE",
-            help="draw the distributions into a .png, .svg or .pdf file (needs matplotlib)",
-        )
+        _plot(latency, "the distributions")
         throughput = benches.add_parser(
             "throughput",
             help="sequential reads of a pooled region, in MB/s",
@@ -97,9 +93,61 @@ class BenchCommand(Command):
         throughput.add_argument(
             "--workers", type=_count(256), metavar="N", help="as the option of uswap"
         )
+        tiers = benches.add_parser(
+            "tiers",
+            help="the swap file: what a fault costs that reads from it, and write-out",
+            description=(
+                "What a fault costs whose block is in the swap file, beside a plain O_DIRECT read of "
+                "as many bytes, on an idle disk and during write-out; and what write-out costs, beside a "
+                "plain sequential write, and beside the same with a decompression in between."
+            ),
+        )
+        tiers.set_defaults(measure=self._tiers)
+        tiers.add_argument(
+            "--dir",
+            type=_directory,
+            default="/var/tmp",
+            metavar="DIR",
+            help="where the files are made; they have no names (default: /var/tmp)",
+        )
+        tiers.add_argument(
+            "--block",
+            type=_block,
+            default=16384,
+            metavar="SIZE",
+            help="block size (default: 16KiB)",
+        )
+        _common(tiers, size=256 * MIB, least=16 * MIB, most="region", rounds=5)
+        tiers.add_argument(
+            "--seconds",
+            type=_seconds,
+            default=2.0,
+            metavar="S",
+            help="of faults during write-out, a round, at most (default: 2)",
+        )
+        tiers.add_argument(
+            "--sweep",
+            action="store_true",
+            help="measure segment sizes, layouts and I/O engines as well",
+        )
+        _plot(tiers, "all of it")
+        tiers.add_argument(
+            "--data",
+            choices=["halved", *DATA],
+            default="halved",
+            help="halved: integers that the codec halves (default); int64: below 1000; text; random",
+        )
 
     def run(self, args: argparse.Namespace) -> int:
         """Run the benchmark that was asked for."""
+        if getattr(args, "plot", None) is not None:
+            from ..reporters import plot
+
+            try:
+                plot.check(args.plot)  # before minutes are spent on measuring
+            except (ImportError, ValueError) as exc:
+                print(f"uswap bench: {exc}", file=sys.stderr)
+                return 2
         try:
             status: int = args.measure(args)
         except OSError as exc:
@@ -112,12 +160,6 @@ class BenchCommand(Command):
         from ..reporters import bench as reporter
         from ..reporters import plot
 
-        if args.plot is not None:
-            try:
-                plot.check(args.plot)  # before minutes are spent on measuring
-            except (ImportError, ValueError) as exc:
-                print(f"uswap bench: {exc}", file=sys.stderr)
-                return 2
         config = latency.Latency(
             block=args.block,
             size=args.size,
@@ -162,6 +204,31 @@ class BenchCommand(Command):
             print(reporter.throughput(result))
         return 0
 
+    def _tiers(self, args: argparse.Namespace) -> int:
+        from ..bench import tiers
+        from ..reporters import plot_tiers
+        from ..reporters import tiers as reporter
+
+        config = tiers.Tiers(
+            directory=args.dir,
+            block=args.block,
+            size=args.size,
+            rounds=args.rounds,
+            seconds=args.seconds,
+            data=args.data,
+            codec=args.codec,
+            sweep=args.sweep,
+        )
+        with ProgressLine() as progress:
+            result = tiers.measure(config, progress)
+        if args.json:
+            print(json_reporter.render(result.as_dict()))
+        else:
+            print(reporter.tiers(result))
+        if args.plot is not None:
+            plot_tiers.tiers(result, args.plot)
+        return 0
+
 
 def _common(
     parser: argparse.ArgumentParser, *, size: int, least: int, most: str, rounds: int
@@ -184,6 +251,15 @@ def _common(
         "--codec", choices=["lz4", "zstd", "none"], default="lz4", help="(default: lz4)"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _plot(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument(
+        "--plot",
+        type=Path,
+        metavar="FILE",
+        help=f"draw {what} into a .png, .svg or .pdf file (needs matplotlib)",
+    )
 
 
 # ---- values of arguments: argparse shows the message of an ArgumentTypeError
@@ -214,6 +290,24 @@ def _count(most: int, *, least: int = 0) -> Callable[[str], Any]:
         return number
 
     return _argument(parse)
+
+
+@_argument
+def _seconds(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0.1 <= number <= 3600:
+        raise ValueError(f"{text!r}; accepted: a number from 0.1 to 3600")
+    return number
+
+
+@_argument
+def _directory(text: str) -> str:
+    if not Path(text).is_dir() or not os.access(text, os.W_OK):
+        raise ValueError(f"{text!r} is not a directory that can be written to")
+    return text
 
 
 def _one_count(text: str) -> int:

@@ -15,7 +15,22 @@ from ..bench.latency import GOAL, KINDS, Result, Series
 from ..sizes import format_size
 from .bench import machine_line
 
-__all__ = ["check", "latency"]
+__all__ = [
+    "BESIDE",
+    "COLOURS",
+    "DPI",
+    "GRID",
+    "INK",
+    "PALE",
+    "RED",
+    "WIDTH",
+    "check",
+    "draw_frame",
+    "histogram",
+    "latency",
+    "matplotlib",
+    "microseconds",
+]
 
 FORMATS = (".png", ".svg", ".pdf")
 DPI = 160
@@ -23,6 +38,7 @@ DPI = 160
 WIDTH = 9.6  # inches
 
 INK, PALE, GRID = "#222222", "#6b6b6b", "#dddddd"
+RED = "#b03a3a"  # goals
 BESIDE = "#9a9a9a"  # what is not uswap
 COLOURS = ("#2f6fa7", "#d17a22", "#5b8c3a", "#8a5a9e")  # by number of threads
 
@@ -44,11 +60,11 @@ def check(path: Path) -> None:
     parent = path.absolute().parent
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise ValueError(f"--plot {path}: {parent} is not a directory that can be written to")
-    _matplotlib("figure")
+    matplotlib("figure")
 
 
-def _matplotlib(module: str) -> Any:
-    """A module of matplotlib, which is an extra."""
+def matplotlib(module: str) -> Any:
+    """Give a module of matplotlib, which is an extra."""
     try:
         return importlib.import_module(f"matplotlib.{module}")
     except ImportError:
@@ -62,7 +78,7 @@ def latency(result: Result, path: Path) -> None:
     p99 and p99.9; at its right stand the figures. Two lines go through the rows: the kernel's own
     first touch, and the goal.
     """
-    Figure = _matplotlib("figure").Figure  # noqa: N806 - a class
+    Figure = matplotlib("figure").Figure  # noqa: N806 - a class
     groups = [
         [one for one in result.series.values() if one.threads == threads]
         for threads in sorted({threads for _, threads in result.series})
@@ -81,7 +97,7 @@ def latency(result: Result, path: Path) -> None:
     axes.set_xscale("log")
     axes.set_xlim(left, right)
     axes.set_ylim(-body, 0)  # inches
-    _draw_frame(axes, left, right)
+    draw_frame(axes, left, right)
 
     y = 0.0
     for group in groups:
@@ -116,8 +132,8 @@ def _title(result: Result) -> str:
     if read is None or kernel is None:
         return f"How long a thread stands still at a fault on a block of {block}"
     return (
-        f"A read of a pooled {block} block takes {_us(read.quantile(0.5).median)} µs; "
-        f"the kernel's own first touch {_us(kernel.quantile(0.5).median)} µs"
+        f"A read of a pooled {block} block takes {microseconds(read.quantile(0.5).median)} µs; "
+        f"the kernel's own first touch {microseconds(kernel.quantile(0.5).median)} µs"
     )
 
 
@@ -166,7 +182,7 @@ def _draw_heading(axes: Any, threads: int, y: float, *, with_columns: bool) -> N
 def _draw_row(axes: Any, series: Series, values: Sequence[int], y: float) -> None:
     colour = _colour(series)
     end = _at(values, 0.999)
-    x, counts = _histogram(values, end)
+    x, counts = histogram(values, end)
     full = math.sqrt(max(counts))
     shape = [y + 0.85 * ROW * math.sqrt(count) / full for count in counts]
     axes.fill_between(x, y, shape, step="mid", color=colour, alpha=0.6, linewidth=0, zorder=3)
@@ -181,12 +197,12 @@ def _draw_row(axes: Any, series: Series, values: Sequence[int], y: float) -> Non
     axes.text(-0.025, y + 0.06, KINDS[series.kind], size=9, color=INK, **place)
     for x_at, name, q in COLUMNS:
         weight = "bold" if name == "p50" else "normal"
-        text = _us(series.quantile(q).median)
+        text = microseconds(series.quantile(q).median)
         axes.text(x_at, y + 0.06, text, size=9, weight=weight, color=INK, **place)
 
 
-def _histogram(values: Sequence[int], end: int) -> tuple[list[float], list[float]]:
-    """Counts up to `end`, in bins of equal width on a logarithmic axis: middles and heights."""
+def histogram(values: Sequence[int], end: int) -> tuple[list[float], list[float]]:
+    """Count up to `end`, in bins of equal width on a logarithmic axis: middles and heights."""
     first = math.floor(math.log10(max(1, values[0])) * BINS) - 1
     last = math.floor(math.log10(max(1, end)) * BINS) + 1
     counts = [0.0] * (last - first + 1)
@@ -204,7 +220,7 @@ def _draw_references(axes: Any, result: Result, threads: int, top: float, bottom
     ratio = result.criterion()
     if ratio is not None and threads == 1 and result.config.block == 4096:
         at = GOAL * sum(result.series[kind, 1].quantile(0.5).median for kind in ("floor", "codec"))
-        lines.append((at, f"goal for a pooled read: {_us(at)}", "#b03a3a"))
+        lines.append((at, f"goal for a pooled read: {microseconds(at)}", RED))
     for at, text, colour in lines:
         axes.plot(
             [at, at], [top - GAP, bottom], color=colour, linewidth=0.9, dashes=(4, 3), zorder=2
@@ -221,8 +237,9 @@ def _draw_references(axes: Any, result: Result, threads: int, top: float, bottom
         )
 
 
-def _draw_frame(axes: Any, left: float, right: float) -> None:
-    ticker = _matplotlib("ticker")
+def draw_frame(axes: Any, left: float, right: float) -> None:
+    """A logarithmic axis of times, in nanoseconds from left to right."""
+    ticker = matplotlib("ticker")
     ticks = [
         step * 10**power
         for power in range(2, 10)
@@ -244,7 +261,8 @@ def _draw_frame(axes: Any, left: float, right: float) -> None:
     axes.spines["bottom"].set_color(GRID)
 
 
-def _us(ns: float) -> str:
+def microseconds(ns: float) -> str:
+    """Nanoseconds as a number of microseconds."""
     us = ns / 1000
     return f"{us:.1f}" if us < 100 else f"{us:,.0f}"
 
