@@ -247,6 +247,16 @@ int us_codec_load(int codec, const char *path);
 
 /* ---- swap files ------------------------------------------------------------------------------------ */
 
+/* The alignment, in bytes, that O_DIRECT wants of memory, and of offsets and lengths, on this file.
+ * -EOPNOTSUPP: the kernel says that it can't be had; -ENODATA: the kernel (before 6.1) or the file
+ * system does not say. */
+int us_dio_align(int fd, uint32_t *mem, uint32_t *off);
+/* 1 when it is a file of tmpfs, ramfs or hugetlbfs, else 0. */
+int us_in_ram(int fd);
+/* How much of [off, off+len) the page cache holds, in bytes, by whole pages. The kernel says "all" of a
+ * file that the caller may not write. pre: off is a multiple of the page; the file reaches to off + len. */
+int64_t us_file_cached(int fd, uint64_t off, uint64_t len);
+
 /* An object of a segment, as its header says. */
 typedef struct us_fsck_obj {
     uint64_t off;    /* of its header in the file */

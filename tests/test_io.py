@@ -27,7 +27,7 @@ BUILDS = {
 def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The C test, compiled without a warning."""
     target = tmp_path_factory.mktemp("io") / "io_test"
-    sources = [ROOT / "tests/c/io_test.c", ROOT / "csrc/io.c"]
+    sources = [ROOT / "tests/c/io_test.c", ROOT / "csrc/io.c", ROOT / "csrc/sys.c"]
     command = ["gcc", *WARNINGS, *BUILDS[request.param], "-o", target, *sources]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
@@ -37,7 +37,10 @@ def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 @pytest.mark.parametrize("place", [None, "/dev/shm"], ids=["temporary", "tmpfs"])
 @pytest.mark.parametrize("seed", [1, random.randrange(2**32)], ids=["one", "random"])
 def test_engines_do_what_was_asked(program: Path, place: str | None, seed: int) -> None:
-    """Contents, slots, failures, short ones, flipped bits and closing early, by both engines."""
+    """Contents, slots, failures, short ones, flipped bits and closing early, by both engines.
+
+    With O_DIRECT and through the page cache, in which nothing may stay.
+    """
     with TemporaryDirectory(dir=place, prefix="uswap-io-") as directory:
         done = subprocess.run(
             [program, f"{directory}/file", str(seed)],

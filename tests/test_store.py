@@ -9,13 +9,16 @@ import random
 import signal
 import tempfile
 import time
+import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
 import uswap
 
+import mounts
 import workload
 from child import run_child
 from workload import KIB, MIB, data
@@ -177,9 +180,12 @@ def test_bad_files(tmp_path: Path) -> None:
 def on_tmpfs() -> None:
     """What the child of test_tmpfs runs."""
     content = data("half", 8 * MIB, random.Random(2))
-    with uswap.Pager(
-        limit=MIB, pool=MIB, segment="256KiB", swapfile="/dev/shm", swap="16MiB"
-    ) as pager:
+    with pytest.warns(uswap.DegradedWarning, match="'/dev/shm' is in RAM"):
+        pager = uswap.Pager(
+            limit=MIB, pool=MIB, segment="256KiB", swapfile="/dev/shm", swap="16MiB"
+        )
+    with pager:
+        assert "in RAM (tmpfs)" in pager.about()["swapfile"]
         region = pager.region(8 * MIB, block=64 * KIB)
         view = memoryview(region)
         view[:] = content
@@ -188,5 +194,120 @@ def on_tmpfs() -> None:
 
 
 def test_tmpfs() -> None:
-    """A file system of another kind carries it too."""
+    """A file system of another kind carries it too; that it is RAM is said."""
     run_child(on_tmpfs, timeout=60)
+
+
+# ---- without O_DIRECT
+
+
+def cached(file: BinaryIO) -> int:
+    """Return how many bytes of a file or device the page cache holds."""
+    from uswap._core import lib
+
+    return int(lib.us_file_cached(file.fileno(), 0, file.seek(0, os.SEEK_END)))
+
+
+def settled(file: BinaryIO) -> int:
+    """The same, when what is under way has had time to go."""
+    end = time.monotonic() + 5
+    while (found := cached(file)) > 0 and time.monotonic() < end:
+        time.sleep(0.02)
+    return found
+
+
+def caching(path: Path, io: str, inject: str) -> dict[str, Any]:
+    """Page through a file without O_DIRECT; returns what was in the page cache when."""
+    file = path.open("r+b" if path.exists() else "w+b", buffering=0)
+    file.write(bytes(32 * MIB))
+    os.fsync(file)
+    before = cached(file)
+    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    rng = random.Random(4)
+    content = bytearray(data("half", 16 * MIB, rng))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        pager = uswap.Pager(
+            limit=MIB,
+            pool=MIB,
+            segment="256KiB",
+            swapfile=path,
+            swap="32MiB",
+            io=io,
+            inject=inject,
+            overwrite=True,
+        )
+    with pager:
+        region = pager.region(16 * MIB)
+        view = memoryview(region)
+        view[:] = content
+        region.evict()
+        for _ in range(300):
+            at = rng.randrange(len(content) - 50_000)
+            view[at : at + 1000] = content[at : at + 1000] = rng.randbytes(1000)
+            assert view[at : at + 50_000] == content[at : at + 50_000]
+        assert view == content  # a run
+        region.evict()
+        after = settled(file)
+        pager.check()
+        stats, about = pager.stats(), pager.about()
+    assert view == content
+    file.close()
+    return {
+        "before": before,
+        "after": after,
+        "written": stats.written,
+        "read": stats.read_bytes,
+        "io": about["io"],
+        "about": about["swapfile"],
+        "warnings": [str(one.message) for one in caught],
+    }
+
+
+def caching_journalled(io: str) -> dict[str, Any]:
+    """What a child of test_page_cache runs: the file system goes through the page cache by itself."""
+    mounts.alone()
+    with mounts.mounted("ext4", 96 * MIB, options="data=journal") as place:
+        return caching(place / "swap", io, "")
+
+
+def caching_coarse(io: str) -> dict[str, Any]:
+    """What a child of test_page_cache runs: a device with blocks of 8 KiB, of which spans are halves."""
+    with mounts.device(32 * MIB, 8192) as name:
+        return caching(Path(name), io, "")
+
+
+def caching_refused(io: str) -> dict[str, Any]:
+    """What a child of test_page_cache runs: an ordinary disk."""
+    with tempfile.TemporaryDirectory() as directory:
+        return caching(Path(directory) / "swap", io, "dio:EOPNOTSUPP:1")
+
+
+@pytest.mark.parametrize("io", ["uring", "threads"])
+@pytest.mark.parametrize(
+    ("child", "need"),
+    [(caching_refused, None), (caching_journalled, "ext4"), (caching_coarse, "8192")],
+    ids=["refused", "journalled", "coarse"],
+)
+def test_page_cache(child: Callable[[str], Any], need: str | None, io: str) -> None:
+    """Where there is no O_DIRECT it is said once, all bytes are right, and the page cache keeps nothing."""
+    if need is not None and (why := mounts.why_not(need)) is not None:
+        pytest.skip(why)
+    found = run_child(child, args=[io], timeout=120).json
+    assert found["io"] == {"uring": "io_uring", "threads": "threads"}[io]
+    assert len(found["warnings"]) == 1
+    assert "has no O_DIRECT" in found["warnings"][0]
+    assert "through the page cache, which is dropped behind it" in found["about"]
+    assert found["written"] > 8 * MIB
+    assert found["read"] > 8 * MIB
+    assert found["before"] == 32 * MIB  # so the counting counts
+    assert found["after"] == 0
+
+
+@pytest.mark.parametrize("io", ["uring", "threads"])
+def test_buffered_stress(io: str) -> None:
+    """The stress without O_DIRECT, with writes that fail between page cache and device, and reads that fail."""
+    found = _stress(io=io, inject="dio:EOPNOTSUPP:1,write:LATE:20,read:EIO:40", seconds=1.5)
+    assert found["lost"] == 0
+    assert found["stored_faults"] > 0
+    assert found["write_errors"] > 0
