@@ -44,9 +44,9 @@ typedef struct us_move_arg {
 
 /* ---- injection -------------------------------------------------------------------------------------- */
 
-enum { OP_COPY, OP_ZERO, OP_WAKE, OP_PROTECT, OP_MOVE, OP_MADVISE, OP_VECTOR, OP_DIO, OPS };
+enum { OP_COPY, OP_ZERO, OP_WAKE, OP_PROTECT, OP_MOVE, OP_MADVISE, OP_VECTOR, OP_DIO, OP_RESERVE, OPS };
 static const char *const op_names[OPS] = {"copy",    "zero",   "wake", "protect", "move",
-                                          "madvise", "vector", "dio"};
+                                          "madvise", "vector", "dio",  "reserve"};
 
 static struct {
     int err;
@@ -387,4 +387,15 @@ int64_t us_file_cached(int fd, uint64_t off, uint64_t len) {
             n += present[i] & 1;
     }
     return n * (int64_t)US_PAGE;
+}
+
+int us_file_reserve(int fd, uint64_t bytes) {
+    int err = inject(OP_RESERVE);
+    if (err)
+        return err;
+    while (fallocate(fd, 0, 0, (off_t)bytes) != 0) {
+        if (errno != EINTR)
+            return -errno;
+    }
+    return 0;
 }

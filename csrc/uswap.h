@@ -256,6 +256,9 @@ int us_in_ram(int fd);
 /* How much of [off, off+len) the page cache holds, in bytes, by whole pages. The kernel says "all" of a
  * file that the caller may not write. pre: off is a multiple of the page; the file reaches to off + len. */
 int64_t us_file_cached(int fd, uint64_t off, uint64_t len);
+/* Reserves the first `bytes`, and makes the file no shorter than that. -EOPNOTSUPP where the file system
+ * has no such thing: unlike posix_fallocate() it does not write the file full in its place. */
+int us_file_reserve(int fd, uint64_t bytes);
 
 /* An object of a segment, as its header says. */
 typedef struct us_fsck_obj {

@@ -16,6 +16,7 @@ import pytest
 
 from uswap import swapfile
 from uswap._core import ffi, lib
+from uswap.errors import LimitError
 from uswap.swapfile import open_swap
 
 import mounts
@@ -163,3 +164,56 @@ def test_coarse_device() -> None:
     assert tried["why"] == "a trial failed, EINVAL"
     assert not any(one["direct"] or one["flag"] for one in (told, tried))
     assert told["size"] == 8 * MIB
+
+
+def aligned() -> list[Any]:
+    """What the child of test_device runs."""
+    with mounts.device(16 * MIB, 4096) as name:
+        found = described(name, size=64 * MIB, overwrite=True)
+        with pytest.raises(LimitError) as error:
+            described(name, size=64 * MIB, segment=4 * MIB, overwrite=True)
+        return [found, str(error.value)]
+
+
+def test_device() -> None:
+    """A block device is used as far as it goes; one with room for less than eight segments is refused."""
+    needs("4096")
+    found, error = run_child(aligned).json
+    assert found["direct"]
+    assert found["size"] == 16 * MIB
+    assert "has room for 4 segments of 4 MiB; accepted: a device of 8 or more" in error
+
+
+def sparse() -> dict[str, Any]:
+    """What the child of test_not_reserved runs."""
+    mounts.alone()
+    with mounts.mounted("ext4", 32 * MIB, features="^extent,^64bit") as place:
+        return described(place, size=256 * MIB)
+
+
+def test_not_reserved() -> None:
+    """Where room can't be reserved the file is sparse: it is said, and nothing is written in its place."""
+    needs("ext4")
+    found = run_child(sparse).json
+    assert not found["reserved"]
+    assert "256 MiB, not reserved" in found["about"]
+    assert found["length"] == 256 * MIB
+    assert found["blocks"] < MIB
+    assert found["direct"]
+
+
+def full() -> list[str]:
+    """What the child of test_no_room runs."""
+    mounts.alone()
+    with mounts.mounted("tmpfs", 4 * MIB) as place:
+        for path in (place, place / "named"):
+            with pytest.raises(OSError, match="no room for a swap file of 8 MiB") as error:
+                described(path)
+            assert error.value.errno == errno.ENOSPC
+        return sorted(one.name for one in place.iterdir())
+
+
+def test_no_room() -> None:
+    """No room for all of it is an error that says so, and leaves no file behind."""
+    needs("tmpfs")
+    assert run_child(full).json == []

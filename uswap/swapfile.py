@@ -14,7 +14,6 @@ the I/O engine, which sees that from the descriptor's flags, drops what the cach
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import mmap
@@ -25,6 +24,8 @@ import tempfile
 from dataclasses import dataclass
 
 from ._core import ffi, lib
+from .errors import LimitError
+from .options import SWAP_SEGMENTS
 from .sizes import format_size
 
 __all__ = ["ALIGN", "SwapFile", "open_swap"]
@@ -66,10 +67,12 @@ def open_swap(path: str, size: int, *, segment: int, overwrite: bool = False) ->
 
     Raises:
         FileExistsError: the file exists and overwrite is not given.
+        LimitError: the block device is too small.
         OSError: it can't be opened, or there is no room for it; names the path.
     """
     size -= size % segment
     flags = os.O_RDWR | os.O_CLOEXEC
+    made = False
     if os.path.isdir(path):
         fd, direct, how = _unnamed(path, flags)
     else:
@@ -81,13 +84,19 @@ def open_swap(path: str, size: int, *, segment: int, overwrite: bool = False) ->
                 path,
             )
         fd, direct = _open(path, flags | (0 if exists else os.O_CREAT | os.O_EXCL))
-        how = path
+        how, made = path, not exists
     try:
         mode = os.fstat(fd).st_mode
         if stat.S_ISBLK(mode):
             raw = fcntl.ioctl(fd, _BLKGETSIZE64, b"\0" * 8)
             size = min(size, struct.unpack("Q", raw)[0])
             size -= size % segment
+            if size < SWAP_SEGMENTS * segment:
+                raise LimitError(
+                    f"swapfile={path!r} has room for {size // segment} segments of "
+                    f"{format_size(segment)}; accepted: a device of {SWAP_SEGMENTS} or more, or a "
+                    "smaller segment="
+                )
             reserved = True
         elif stat.S_ISREG(mode):
             reserved = _reserve(fd, size, path)
@@ -104,6 +113,8 @@ def open_swap(path: str, size: int, *, segment: int, overwrite: bool = False) ->
             fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) & ~os.O_DIRECT)
     except BaseException:
         os.close(fd)
+        if made:
+            os.unlink(path)
         raise
     if in_ram:
         way = "in RAM (tmpfs)"
@@ -111,7 +122,7 @@ def open_swap(path: str, size: int, *, segment: int, overwrite: bool = False) ->
         way = f"O_DIRECT ({why})"
     else:
         way = f"through the page cache, which is dropped behind it (no O_DIRECT: {why})"
-    about = f"{how}, {format_size(size)}, {way}"
+    about = f"{how}, {format_size(size)}{'' if reserved else ', not reserved'}, {way}"
     return SwapFile(fd, size, direct, why, in_ram, reserved, about)
 
 
@@ -183,18 +194,21 @@ def _unnamed(directory: str, flags: int) -> tuple[int, bool, str]:
 
 
 def _reserve(fd: int, size: int, path: str) -> bool:
-    try:
-        os.posix_fallocate(fd, 0, size)
-        return True
-    except OSError as e:
-        if e.errno in (errno.ENOSPC, errno.EFBIG):
-            raise OSError(
-                e.errno,
-                f"no room for a swap file of {format_size(size)}; accepted: a smaller swap=",
-                path,
-            ) from e
-        if e.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
-            raise
-    with contextlib.suppress(OSError):
-        os.ftruncate(fd, size)
-    return False
+    """Reserve the room; False where the file system can't, and the file is sparse."""
+    error = -lib.us_file_reserve(fd, size)
+    if error in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+        try:
+            if os.fstat(fd).st_size < size:
+                os.ftruncate(fd, size)
+            return False
+        except OSError as e:
+            error = e.errno or errno.EIO
+    if error in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+        raise OSError(
+            error,
+            f"no room for a swap file of {format_size(size)}; accepted: a smaller swap=",
+            path,
+        )
+    if error:
+        raise OSError(error, os.strerror(error), path)
+    return True
