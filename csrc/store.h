@@ -54,7 +54,8 @@ typedef struct us_store {
     uint64_t begun;      /* ns: the last of these */
     uint64_t writing;    /* payload bytes in busy writes that came from the pool */
     uint64_t mark_high, mark_low; /* of the pool: start and stop writing */
-    uint64_t full_until; /* ns: the file system is full, or the log is */
+    uint64_t full_until; /* ns: no writing before; the file system or the log is full, or writes fail */
+    bool failing;        /* the last write */
     bool out;            /* between the marks, on the way down */
     bool said_full;
     uint8_t *old;        /* the segment that is compacted */

@@ -198,6 +198,141 @@ def test_tmpfs() -> None:
     run_child(on_tmpfs, timeout=60)
 
 
+# ---- a disk that is full, or broken
+
+
+def full(inject: str) -> dict[str, Any]:
+    """What the children of test_full_disk run: a sparse file on a disk without room for all of it."""
+    mounts.alone()
+    warnings.simplefilter("ignore", uswap.DegradedWarning)
+    rng = random.Random(6)
+    with mounts.mounted("ext4", 48 * MIB, features="^extent,^64bit") as place:
+        room = os.statvfs(place)
+        ballast = place / "ballast"
+        ballast.write_bytes(b"x" * (room.f_bavail * room.f_frsize - 5 * MIB))
+        with uswap.Pager(
+            limit=2 * MIB,
+            pool=4 * MIB,
+            segment="256KiB",
+            swapfile=place,
+            swap="32MiB",
+            inject=inject,
+        ) as pager:
+            assert "not reserved" in pager.about()["swapfile"]
+            content = bytearray(data("half", 24 * MIB, rng))  # after compression 12
+            region = pager.region(24 * MIB)
+            view = memoryview(region)
+            view[:] = content
+            region.evict()
+            before = pager.stats()
+            begin = time.monotonic()
+            while time.monotonic() < begin + 2.5:  # at work all the time
+                at = rng.randrange(len(content) - 5000)
+                view[at : at + 500] = content[at : at + 500] = rng.randbytes(500)
+                assert view[at : at + 5000] == content[at : at + 5000]
+            during = pager.stats()
+            seconds = time.monotonic() - begin
+            pager.check()
+            ballast.unlink()
+            os.sync()
+            end = time.monotonic() + 20
+            while time.monotonic() < end:
+                region.evict()
+                after = pager.stats()
+                if after.resident <= 2 * MIB and after.stored > during.stored:
+                    break
+                time.sleep(0.1)
+            pager.check()
+            assert view == content
+        assert view == content
+    return {
+        "errors": [one.write_errors for one in (before, during, after)],
+        "stored": [one.stored for one in (before, during, after)],
+        "pooled": [one.pooled for one in (before, during, after)],
+        "resident": [one.resident for one in (before, during, after)],
+        "written": [one.written - one.rewritten for one in (before, during, after)],
+        "lost": after.lost,
+        "seconds": seconds,
+    }
+
+
+@pytest.mark.parametrize("inject", ["", "dio:EOPNOTSUPP:1"], ids=["direct", "buffered"])
+def test_full_disk(inject: str) -> None:
+    """A disk that fills is said once, tried again once a second, used again when there is room; all bytes are right."""
+    if (why := mounts.why_not("ext4")) is not None:
+        pytest.skip(why)
+    result = run_child(full, args=[inject], timeout=120)
+    found = result.json
+    before, during, _ = found["errors"]
+    assert before > 0
+    assert 0 < during - before <= 4 * (found["seconds"] + 1)  # four may be under way
+    assert result.stderr.count("the swap file is full") == 1
+    assert found["stored"][0] > 2 * MIB  # what there was room for
+    assert found["stored"][0] < 6 * MIB
+    assert found["pooled"][1] > 2 * MIB
+    assert found["resident"][1] > 2 * MIB  # the rest, over the limit
+    assert found["stored"][2] > found["stored"][1] + MIB
+    assert found["resident"][2] <= 2 * MIB
+    assert found["lost"] == 0
+
+
+def broken(error: str) -> dict[str, Any]:
+    """What the children of test_broken_disk and test_quota run: no write works."""
+    rng = random.Random(7)
+    with uswap.Pager(
+        limit=2 * MIB,
+        pool=4 * MIB,
+        segment="256KiB",
+        swapfile=tempfile.gettempdir(),
+        swap="32MiB",
+        inject=f"write:{error}:1",
+    ) as pager:
+        content = bytearray(data("half", 16 * MIB, rng))
+        region = pager.region(16 * MIB)
+        view = memoryview(region)
+        view[:] = content
+        begin = time.monotonic()
+        while time.monotonic() < begin + 4:
+            at = rng.randrange(len(content) - 5000)
+            view[at : at + 500] = content[at : at + 500] = rng.randbytes(500)
+            assert view[at : at + 5000] == content[at : at + 5000]
+        seconds = time.monotonic() - begin
+        stats = pager.stats()
+        pager.check()
+        assert view == content
+    assert view == content
+    return {
+        "errors": stats.write_errors,
+        "used": stats.swap_used,
+        "live": stats.swap_live,
+        "stored": stats.stored,
+        "seconds": seconds,
+    }
+
+
+def test_broken_disk() -> None:
+    """A write that fails costs its segment and no byte; a device that is away is not asked all the time."""
+    result = run_child(broken, args=["EIO"], timeout=90)
+    found = result.json
+    assert found["errors"] >= 5
+    assert found["errors"] <= 4 * (found["seconds"] + 2)
+    assert found["used"] == found["errors"] * 256 * KIB  # retired: neither free nor used again
+    assert found["live"] == found["stored"] == 0
+    assert "a write to the swap file failed (Input/output error)" in result.stderr
+    lines = [line for line in result.stderr.splitlines() if "to the swap file fail" in line]
+    assert len(lines) == min(found["errors"], 9)
+
+
+def test_quota() -> None:
+    """A quota that is used up is a full disk: it costs no segment, and is said once."""
+    result = run_child(broken, args=["EDQUOT"], timeout=90)
+    found = result.json
+    assert 2 <= found["errors"] <= 4 * (found["seconds"] + 2)
+    assert found["used"] == found["stored"] == 0
+    assert result.stderr.count("the swap file is full") == 1
+    assert "to the swap file fail" not in result.stderr
+
+
 # ---- without O_DIRECT
 
 
