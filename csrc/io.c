@@ -26,6 +26,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
@@ -299,6 +300,22 @@ static void *map_ring(us_io_t *io, size_t len, off_t what) {
     return p == MAP_FAILED ? NULL : p;
 }
 
+/* A filter of system calls may allow the set-up and not the use: a request that does nothing tells. */
+static int uring_try(us_io_t *io) {
+    int n;
+    next_sqe(io, NULL, IORING_OP_NOP);
+    atomic_store_explicit(io->k_sq_tail, io->sq_tail, memory_order_release);
+    do
+        n = enter(io, cq_has(io) ? 0 : 1, 1, IORING_ENTER_GETEVENTS);
+    while (n == -EINTR);
+    if (n < 0)
+        return n;
+    if (!cq_has(io))
+        return -EIO;
+    atomic_store_explicit(io->k_cq_head, ++io->cq_head, memory_order_release);
+    return 0;
+}
+
 static int uring_open(us_io_t *io) {
     const unsigned want[] = {US_IO_SETUP, 0}; /* the second for kernels that know less */
     const unsigned room = (io->slots[US_IO_READ] + io->slots[US_IO_WRITE]) * (io->drops ? 2 : 1);
@@ -338,6 +355,11 @@ static int uring_open(us_io_t *io) {
     io->cqes = (void *)(r + p.cq_off.cqes);
     io->sq_mask = p.sq_entries - 1;
     io->cq_mask = p.cq_entries - 1;
+    err = uring_try(io);
+    if (err != 0) {
+        uring_free(io);
+        return err;
+    }
     if (io->ring_fd >= 0 &&
         syscall(__NR_io_uring_register, io->uring, IORING_REGISTER_EVENTFD, &io->ring_fd, 1) != 0) {
         err = -errno;
@@ -534,6 +556,18 @@ int us_io_open(us_io_t **out, int fd, int engine, int threads, unsigned reads, u
     }
     *out = io;
     return 0;
+}
+
+int us_probe_io_uring(void) {
+    us_io_t *io;
+    const int event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK); /* a file to be registered, and to be rung */
+    if (event < 0)
+        return -errno;
+    const int err = us_io_open(&io, event, US_IO_URING, 0, 1, 1, event, NULL);
+    if (err == 0)
+        us_io_close(io);
+    close(event);
+    return err;
 }
 
 int us_io_engine(const us_io_t *io) { return io->engine; }

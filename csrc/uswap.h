@@ -124,6 +124,8 @@ int us_inject_set(const char *op, int err, uint32_t every);
 /* Sleep a random time up to `usec` at transition `point` ("taken", "press", ...; "all"). */
 int us_delay_set(const char *point, uint32_t usec);
 int us_probe_kernel(us_probe_report_t *out);
+/* 0 when io_uring can be had and works, else why not: -EPERM by a filter or a sysctl, -ENOSYS, ... */
+int us_probe_io_uring(void);
 uint64_t us_now_ns(void);
 
 /* ---- the client half ------------------------------------------------------------------------------- */

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import subprocess
+import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -32,6 +34,32 @@ def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     return target
+
+
+@pytest.mark.parametrize("program", ["sanitized"], indirect=True)
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        ("io_uring_setup", "EPERM"),
+        ("io_uring_setup", "ENOSYS"),
+        ("io_uring_enter", "EPERM"),
+        ("io_uring_register", "EPERM"),
+    ],
+)
+def test_io_uring_refused(program: Path, call: str, error: str) -> None:
+    """Where a filter refuses io_uring, or a part of it, asking for it says so, and AUTO is threads."""
+    with TemporaryDirectory(prefix="uswap-io-") as directory:
+        done = subprocess.run(
+            [sys.executable, ROOT / "tests/seccomp.py", call, error, program, f"{directory}/file"],
+            capture_output=True,
+            text=True,
+            timeout=200,
+            check=False,
+        )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"io_uring: refused ({os.strerror(getattr(errno, error))})" in done.stdout
+    assert "io_uring: good" not in done.stdout
+    assert "threads: good" in done.stdout
 
 
 @pytest.mark.parametrize("place", [None, "/dev/shm"], ids=["temporary", "tmpfs"])

@@ -81,7 +81,8 @@ class Pager:
     Raises:
         TypeError, ValueError: an argument is wrong; the message names it and what is accepted.
         LimitError: `limit` has no room for the blocks that one instruction may touch.
-        UnsupportedKernelError: no userfaultfd, or one without write protection (Linux before 5.7).
+        UnsupportedKernelError: no userfaultfd, or one without write protection (Linux before 5.7); or
+            what was asked for by name (take, io) is not possible here.
         PagerStartError: the pager process did not become ready.
     """
 
@@ -132,6 +133,12 @@ class Pager:
             if op in _IO_OPS:
                 continue
             _check(lib.us_inject_set(op.encode(), error, every), f"inject={op!r}")
+        if o.swapfile and o.io == "uring" and (refused := -lib.us_probe_io_uring()):
+            raise UnsupportedKernelError(
+                refused,
+                f"io='uring' is not possible here, the kernel refuses it ({os.strerror(refused)});"
+                " accepted: 'auto' or 'threads'; `uswap doctor` says what to change",
+            )
         self._swapfile = self._open_swapfile(undo) if o.swapfile else None
         report = ffi.new("us_probe_report_t *")
         lib.us_probe_kernel(report)

@@ -439,17 +439,21 @@ static int test(const char *path) {
         engine_name = engine == US_IO_URING ? "io_uring" : "threads";
         int fd = open_file(path, &direct);
         us_io_t *io;
-        int err = us_io_open(&io, fd, engine, 0, 1, 1, -1, NULL);
+        int event = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+        CHECK(event >= 0);
+        int err = us_io_open(&io, fd, engine, 0, 1, 1, event, NULL);
         if (engine == US_IO_URING && (err == -EPERM || err == -ENOSYS)) {
-            CHECK(us_io_open(&io, fd, US_IO_AUTO, 0, 1, 1, -1, NULL) == 0);
+            CHECK(us_io_open(&io, fd, US_IO_AUTO, 0, 1, 1, event, NULL) == 0);
             CHECK(us_io_engine(io) == US_IO_THREADS);
             us_io_close(io);
+            close(event);
             close(fd);
             printf("io_uring: refused (%s)\n", strerror(-err));
             continue;
         }
         CHECK(err == 0);
         us_io_close(io);
+        close(event);
         test_open(fd, engine);
         for (int threads = 1; threads <= (engine == US_IO_THREADS ? 4 : 1); threads++)
             test_mix(fd, engine, threads, 0, 0);
