@@ -4,6 +4,12 @@
  * another one follows. The engines differ only in who makes the attempt: the kernel (io_uring; the loop
  * settles what it reaps) or a thread (which settles before it hands the request back).
  *
+ * Without O_DIRECT there is more to do. A write's last attempt is to have the kernel write the pages to the
+ * device (syncing): only clean ones can be dropped. The dropping itself nobody waits for: a thread does it
+ * after it has handed the request back, and io_uring as a request of the engine's own, known by a user_data
+ * of 0, of which no more than `slots` are under way. The kernel's read-ahead is off, since it would bring in
+ * what nobody drops.
+ *
  * Threads sleep as in worker.c: a thread reads its bell, looks at the queues, and sleeps only while the
  * bell still has that value; the loop queues, then raises the bell, then wakes.
  */
@@ -14,18 +20,25 @@
 #include "alloc.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/futex.h>
 #include <linux/io_uring.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { TRIES = 16, RESUME_ALIGN = 4096 };
+#include "sys.h"
+
+/* A folio of the page cache is dropped only when it lies whole in the span that is named. Those of a device
+ * with large blocks have that size, 64 KiB at most; to name more than was read costs a look-up. */
+enum { TRIES = 16, RESUME_ALIGN = 4096, DROP_ALIGN = 64 << 10 };
 enum { READER, ANY, CLASSES }; /* of threads: reads only; reads, then writes */
 
 /* Of io_uring's set-up. Random O_DIRECT reads of 16 KiB, one at a time, from submission to the eventfd: p50
@@ -63,11 +76,14 @@ struct us_io {
         uint32_t every, count;
     } inject[US_IO_OPS];
     uint64_t flips;
+    bool drops; /* through the page cache: synced and dropped behind */
+    _Atomic uint32_t late; /* errors of syncing */
 
     /* io_uring. sq_tail and cq_head are ours, the kernel's view lags until they are stored. */
     int uring;
     bool fixed; /* fd is registered as file 0 */
     bool owed;  /* something is prepared that the next us_io_done has to hand over */
+    unsigned dropping; /* requests of our own under way */
     void *rings;
     size_t rings_len, sqes_len;
     struct io_uring_sqe *sqes;
@@ -102,12 +118,21 @@ static uint32_t length(const us_io_req_t *q) {
 }
 
 /* After an attempt that gave n bytes or -errno: true when the request is finished, and res is set. */
-static bool settle(us_io_req_t *q, int64_t n) {
+static bool settle(us_io_t *io, us_io_req_t *q, int64_t n) {
     if (refused(q))
         n = -q->inject;
     if (n == -EINTR || n == -EAGAIN) {
         q->res = (int32_t)n;
         return ++q->tries >= TRIES;
+    }
+    if (q->syncing) {
+        n = q->inject == US_IO_LATE ? -EIO : n;
+        if (n < 0)
+            atomic_fetch_add(&io->late, 1);
+        else if (atomic_load(&io->late) != q->late)
+            n = -EIO; /* of one descriptor's writes the kernel tells one, whichever asks first */
+        q->res = (int32_t)n;
+        return true;
     }
     if (n < 0) {
         q->res = (int32_t)n;
@@ -122,13 +147,24 @@ static bool settle(us_io_req_t *q, int64_t n) {
     q->res = 0;
     if (to >= q->len) {
         q->done_bytes = q->len;
-        return true;
+        q->syncing = io->drops && q->op == US_IO_WRITE;
+        return !q->syncing;
     }
     q->res = -EIO;
     if (to <= q->done_bytes) /* no further than before: the end of the file */
         return true;
     q->done_bytes = to;
     return ++q->tries >= TRIES;
+}
+
+static const unsigned sync_flags =
+    SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER;
+
+/* What is to be dropped behind a request. */
+static uint64_t drop_from(const us_io_req_t *q) { return q->off & ~(uint64_t)(DROP_ALIGN - 1); }
+static uint32_t drop_len(const us_io_req_t *q) {
+    const uint64_t end = (q->off + q->len + DROP_ALIGN - 1) & ~(uint64_t)(DROP_ALIGN - 1);
+    return (uint32_t)(end - drop_from(q));
 }
 
 static void flip(us_io_t *io, us_io_req_t *q) {
@@ -152,23 +188,48 @@ static int enter(us_io_t *io, unsigned submit, unsigned wait, unsigned flags) {
     return n < 0 ? -errno : (int)n;
 }
 
-/* The submission queue has room for all slots, and a request is in it at most once. */
-static void prepare(us_io_t *io, us_io_req_t *q) {
+/* The submission queue has room for all slots and as many of our own, and a request is in it at most once. */
+static struct io_uring_sqe *next_sqe(us_io_t *io, us_io_req_t *q, uint8_t opcode) {
     uint32_t i = io->sq_tail++ & io->sq_mask;
     struct io_uring_sqe *s = &io->sqes[i];
     memset(s, 0, sizeof *s);
     s->user_data = (uint64_t)(uintptr_t)q;
-    if (refused(q)) {
-        s->opcode = IORING_OP_NOP;
-    } else {
-        s->opcode = q->op == US_IO_READ ? IORING_OP_READ : IORING_OP_WRITE;
+    s->opcode = opcode;
+    if (opcode != IORING_OP_NOP) {
         s->fd = io->fixed ? 0 : io->fd;
         s->flags = io->fixed ? IOSQE_FIXED_FILE : 0;
+    }
+    io->sq_array[i] = i;
+    return s;
+}
+
+static void prepare(us_io_t *io, us_io_req_t *q) {
+    if (refused(q)) {
+        next_sqe(io, q, IORING_OP_NOP);
+    } else if (q->syncing) {
+        struct io_uring_sqe *s = next_sqe(io, q, IORING_OP_SYNC_FILE_RANGE);
+        s->off = q->off;
+        s->len = q->len;
+        s->sync_range_flags = sync_flags;
+    } else {
+        struct io_uring_sqe *s = next_sqe(io, q, q->op == US_IO_READ ? IORING_OP_READ : IORING_OP_WRITE);
         s->off = q->off + start(q);
         s->addr = (uint64_t)(uintptr_t)q->buf + start(q);
         s->len = length(q);
     }
-    io->sq_array[i] = i;
+}
+
+static void prepare_drop(us_io_t *io, const us_io_req_t *q) {
+    if (io->dropping == io->slots[US_IO_READ] + io->slots[US_IO_WRITE]) { /* far behind: wait for this one */
+        posix_fadvise(io->fd, (off_t)drop_from(q), drop_len(q), POSIX_FADV_DONTNEED);
+        return;
+    }
+    struct io_uring_sqe *s = next_sqe(io, NULL, IORING_OP_FADVISE);
+    s->off = drop_from(q);
+    s->len = drop_len(q);
+    s->fadvise_advice = POSIX_FADV_DONTNEED;
+    io->dropping++;
+    io->owed = true;
 }
 
 static int uring_flush(us_io_t *io) {
@@ -209,8 +270,15 @@ static us_io_req_t *uring_done(us_io_t *io) {
         us_io_req_t *q = (us_io_req_t *)(uintptr_t)c->user_data;
         int32_t n = c->res;
         atomic_store_explicit(io->k_cq_head, ++io->cq_head, memory_order_release);
-        if (settle(q, n))
+        if (q == NULL) {
+            io->dropping--; /* advice: whether it was taken changes nothing */
+            continue;
+        }
+        if (settle(io, q, n)) {
+            if (io->drops)
+                prepare_drop(io, q);
             return give(io, q);
+        }
         prepare(io, q);
         io->owed = true;
     }
@@ -233,13 +301,30 @@ static void *map_ring(us_io_t *io, size_t len, off_t what) {
     return p == MAP_FAILED ? NULL : p;
 }
 
+/* A filter of system calls may allow the set-up and not the use: a request that does nothing tells. */
+static int uring_try(us_io_t *io) {
+    int n;
+    next_sqe(io, NULL, IORING_OP_NOP);
+    atomic_store_explicit(io->k_sq_tail, io->sq_tail, memory_order_release);
+    do
+        n = enter(io, cq_has(io) ? 0 : 1, 1, IORING_ENTER_GETEVENTS);
+    while (n == -EINTR);
+    if (n < 0)
+        return n;
+    if (!cq_has(io))
+        return -EIO;
+    atomic_store_explicit(io->k_cq_head, ++io->cq_head, memory_order_release);
+    return 0;
+}
+
 static int uring_open(us_io_t *io) {
     const unsigned want[] = {US_IO_SETUP, 0}; /* the second for kernels that know less */
+    const unsigned room = (io->slots[US_IO_READ] + io->slots[US_IO_WRITE]) * (io->drops ? 2 : 1);
     struct io_uring_params p;
     int err = 0;
     for (unsigned i = 0; i < 2; i++) {
         p = (struct io_uring_params){.flags = want[i]};
-        io->uring = (int)syscall(__NR_io_uring_setup, io->slots[US_IO_READ] + io->slots[US_IO_WRITE], &p);
+        io->uring = (int)syscall(__NR_io_uring_setup, room, &p);
         err = io->uring < 0 ? -errno : 0;
         if (err != -EINVAL)
             break;
@@ -271,6 +356,11 @@ static int uring_open(us_io_t *io) {
     io->cqes = (void *)(r + p.cq_off.cqes);
     io->sq_mask = p.sq_entries - 1;
     io->cq_mask = p.cq_entries - 1;
+    err = uring_try(io);
+    if (err != 0) {
+        uring_free(io);
+        return err;
+    }
     if (io->ring_fd >= 0 &&
         syscall(__NR_io_uring_register, io->uring, IORING_REGISTER_EVENTFD, &io->ring_fd, 1) != 0) {
         err = -errno;
@@ -309,6 +399,8 @@ static unsigned wake(_Atomic uint32_t *bell, unsigned n) {
 static int64_t attempt(int fd, const us_io_req_t *q) {
     if (refused(q))
         return 0;
+    if (q->syncing)
+        return sync_file_range(fd, (off_t)q->off, q->len, sync_flags) == 0 ? 0 : -errno;
     uint8_t *buf = (uint8_t *)q->buf + start(q);
     off_t off = (off_t)(q->off + start(q));
     ssize_t n = q->op == US_IO_READ ? pread(fd, buf, length(q), off) : pwrite(fd, buf, length(q), off);
@@ -342,12 +434,16 @@ static void *thread_main(void *arg) {
             syscall(SYS_futex, bell, FUTEX_WAIT_PRIVATE, was, NULL, NULL, 0);
             continue;
         }
-        while (!settle(q, attempt(io->fd, q)))
+        while (!settle(io, q, attempt(io->fd, q)))
             ;
+        const uint64_t from = drop_from(q);
+        const uint32_t len = drop_len(q);
         q->next = atomic_load_explicit(&io->done, memory_order_relaxed);
         while (!atomic_compare_exchange_weak(&io->done, &q->next, q)) /* before asleep is looked at */
             ;
-        ring(io);
+        ring(io); /* q may be gone from here on */
+        if (io->drops)
+            posix_fadvise(io->fd, (off_t)from, len, POSIX_FADV_DONTNEED);
     }
 }
 
@@ -423,6 +519,14 @@ static int threads_open(us_io_t *io, int threads) {
 
 /* ---- both ------------------------------------------------------------------------------------------- */
 
+/* Would the page cache keep what is read and written? */
+static bool must_drop(int fd) {
+    struct stat st;
+    const int flags = fcntl(fd, F_GETFL);
+    return flags >= 0 && !(flags & O_DIRECT) && fstat(fd, &st) == 0 &&
+           (S_ISREG(st.st_mode) || S_ISBLK(st.st_mode)) && us_in_ram(fd) == 0;
+}
+
 int us_io_open(us_io_t **out, int fd, int engine, int threads, unsigned reads, unsigned writes, int ring_fd,
                _Atomic uint32_t *asleep) {
     *out = NULL;
@@ -440,6 +544,9 @@ int us_io_open(us_io_t **out, int fd, int engine, int threads, unsigned reads, u
     io->slots[US_IO_READ] = reads;
     io->slots[US_IO_WRITE] = writes;
     io->uring = -1;
+    io->drops = must_drop(fd);
+    if (io->drops)
+        posix_fadvise(fd, 0, 0, POSIX_FADV_RANDOM);
     int err = engine == US_IO_THREADS ? -ENOSYS : uring_open(io);
     io->engine = err == 0 ? US_IO_URING : US_IO_THREADS;
     if (err != 0 && engine != US_IO_URING)
@@ -450,6 +557,18 @@ int us_io_open(us_io_t **out, int fd, int engine, int threads, unsigned reads, u
     }
     *out = io;
     return 0;
+}
+
+int us_probe_io_uring(void) {
+    us_io_t *io;
+    const int event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK); /* a file to be registered, and to be rung */
+    if (event < 0)
+        return -errno;
+    const int err = us_io_open(&io, event, US_IO_URING, 0, 1, 1, event, NULL);
+    if (err == 0)
+        us_io_close(io);
+    close(event);
+    return err;
 }
 
 int us_io_engine(const us_io_t *io) { return io->engine; }
@@ -465,6 +584,8 @@ int us_io_submit(us_io_t *io, us_io_req_t *q) {
     io->pending[q->op]++;
     q->tries = 0;
     q->done_bytes = 0;
+    q->syncing = false;
+    q->late = atomic_load(&io->late);
     q->res = -EINPROGRESS;
     q->next = NULL;
     q->inject = 0;
@@ -511,8 +632,9 @@ void us_io_close(us_io_t *io) {
             ;
     } else {
         int err = uring_flush(io);
-        while (io->used[US_IO_READ] + io->used[US_IO_WRITE] > 0) {
-            if (us_io_done(io) != NULL)
+        while (io->used[US_IO_READ] + io->used[US_IO_WRITE] + io->dropping > 0) {
+            const unsigned before = io->dropping;
+            if (us_io_done(io) != NULL || io->dropping != before)
                 continue;
             if (err < 0 && err != -EAGAIN && err != -EINTR && err != -EBUSY)
                 break; /* the kernel takes nothing any more */
@@ -524,7 +646,8 @@ void us_io_close(us_io_t *io) {
 }
 
 int us_io_inject(us_io_t *io, int op, int err, uint32_t every) {
-    if (op < 0 || op >= US_IO_OPS || err < 1 || err > US_IO_FLIP || (err == US_IO_FLIP && op != US_IO_READ))
+    if (op < 0 || op >= US_IO_OPS || err < 1 || err > US_IO_LATE || (err == US_IO_FLIP && op != US_IO_READ) ||
+        (err == US_IO_LATE && op != US_IO_WRITE))
         return -EINVAL;
     io->inject[op].err = err;
     io->inject[op].every = every;

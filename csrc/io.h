@@ -13,6 +13,11 @@
  *
  * To sleep: store 1 to *asleep, us_io_listen(io, true), see that us_io_ready is false, wait for ring_fd to be
  * readable.
+ *
+ * A file that was opened without O_DIRECT is read and written through the page cache, and must not fill it:
+ * a write is done when the device has it, and what a request left in the cache is dropped behind it. An
+ * error that comes as late as that fails all writes under way, as the kernel does not say whose it was. What
+ * lies in RAM anyway (tmpfs) is left there.
  */
 #ifndef US_IO_H
 #define US_IO_H
@@ -24,7 +29,7 @@
 enum { US_IO_AUTO = 0, US_IO_URING = 1, US_IO_THREADS = 2 };
 enum { US_IO_READ = 0, US_IO_WRITE = 1, US_IO_OPS };
 enum { US_IO_THREADS_DEFAULT = 4, US_IO_THREADS_MAX = 64, US_IO_SLOTS_MAX = 4096 };
-enum { US_IO_SHORT = 1000, US_IO_FLIP = 1001 }; /* for us_io_inject, beside errno values */
+enum { US_IO_SHORT = 1000, US_IO_FLIP = 1001, US_IO_LATE = 1002 }; /* for us_io_inject, beside errno values */
 
 typedef struct us_io_req {
     uint8_t op;          /* US_IO_READ, US_IO_WRITE */
@@ -35,6 +40,8 @@ typedef struct us_io_req {
     uint64_t off;        /* bytes, in the file */
     int32_t res;         /* out: 0 when all len bytes were done, else -errno; -EIO when the file ends early */
     uint32_t done_bytes; /* the engine's: how far it has come; short ones are resumed */
+    bool syncing;        /* the engine's: all written, not yet on the device */
+    uint32_t late;       /* the engine's: how many late errors there were before it */
     uint64_t user[4];    /* the caller's */
     struct us_io_req *next; /* the engine's */
 } us_io_req_t;
@@ -75,8 +82,8 @@ bool us_io_ready(us_io_t *io);
 void us_io_close(us_io_t *io);
 
 /* For tests. From now on every n-th request of kind op fails with err without touching the file
- * (an errno), is cut short once (US_IO_SHORT) and resumed, or has one bit flipped after
- * it was read (US_IO_FLIP, reads only). every: 0 for none. Returns 0 or -EINVAL. */
+ * (an errno), is cut short once (US_IO_SHORT) and resumed, has one bit flipped after it was read
+ * (US_IO_FLIP, reads only), or fails with EIO on its way from the page cache (US_IO_LATE, writes only). every: 0 for none. Returns 0 or -EINVAL. */
 int us_io_inject(us_io_t *io, int op, int err, uint32_t every);
 
 #endif

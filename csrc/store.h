@@ -65,7 +65,8 @@ typedef struct us_store {
     uint64_t begun;      /* ns: the last of these */
     us_write_t *gather;  /* what us_store_ops.store puts objects into; NULL: none yet */
     struct us_tier *above; /* the pool that sinks into the file */
-    uint64_t full_until; /* ns: the file system is full, or the log is */
+    uint64_t full_until; /* ns: no writing before; the file system or the log is full, or writes fail */
+    bool failing;        /* the last write */
     bool said_full;
     uint8_t *old;        /* the segment that is compacted */
     us_io_req_t old_req;

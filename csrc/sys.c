@@ -8,13 +8,16 @@
 #include "alloc.h"
 
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <linux/userfaultfd.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <sys/vfs.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -43,8 +46,9 @@ typedef struct us_move_arg {
 
 /* ---- injection -------------------------------------------------------------------------------------- */
 
-enum { OP_COPY, OP_ZERO, OP_WAKE, OP_PROTECT, OP_MOVE, OP_MADVISE, OP_VECTOR, OPS };
-static const char *const op_names[OPS] = {"copy", "zero", "wake", "protect", "move", "madvise", "vector"};
+enum { OP_COPY, OP_ZERO, OP_WAKE, OP_PROTECT, OP_MOVE, OP_MADVISE, OP_VECTOR, OP_DIO, OP_RESERVE, OPS };
+static const char *const op_names[OPS] = {"copy",    "zero",   "wake", "protect", "move",
+                                          "madvise", "vector", "dio",  "reserve"};
 
 static struct {
     int err;
@@ -336,4 +340,70 @@ int us_sys_eventfd_ring(int fd) {
         if (errno != EINTR) /* EAGAIN: it rings already */
             return errno == EAGAIN ? 0 : -errno;
     }
+}
+
+/* ---- files ------------------------------------------------------------------------------------------ */
+
+/* struct statx up to what Linux 6.1 added for direct I/O (include/uapi/linux/stat.h). */
+typedef struct us_statx {
+    uint32_t mask, other[37];
+    uint32_t dio_mem_align, dio_offset_align;
+    uint32_t rest[24];
+} us_statx_t;
+_Static_assert(sizeof(us_statx_t) == 256, "the kernel's");
+#define ASK_DIOALIGN 0x2000u
+
+int us_dio_align(int fd, uint32_t *mem, uint32_t *off) {
+    *mem = *off = 0;
+    int err = inject(OP_DIO);
+    if (err)
+        return err;
+    us_statx_t s = {0};
+    if (syscall(SYS_statx, fd, "", AT_EMPTY_PATH, ASK_DIOALIGN, &s) != 0)
+        return errno == ENOSYS || errno == EINVAL ? -ENODATA : -errno;
+    if (!(s.mask & ASK_DIOALIGN))
+        return -ENODATA;
+    *mem = s.dio_mem_align;
+    *off = s.dio_offset_align;
+    return s.dio_offset_align == 0 ? -EOPNOTSUPP : 0;
+}
+
+/* For a device node fstatfs answers for the directory that it stands in. */
+int us_in_ram(int fd) {
+    struct stat st;
+    struct statfs fs;
+    if (fstat(fd, &st) != 0 || fstatfs(fd, &fs) != 0)
+        return -errno;
+    return S_ISREG(st.st_mode) &&
+           (fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC || fs.f_type == HUGETLBFS_MAGIC);
+}
+
+int64_t us_file_cached(int fd, uint64_t off, uint64_t len) {
+    enum { PAGES = 4096 };
+    unsigned char present[PAGES];
+    int64_t n = 0;
+    for (uint64_t at = 0; at < len; at += (uint64_t)PAGES * US_PAGE) {
+        const uint64_t part = us_min(len - at, (uint64_t)PAGES * US_PAGE);
+        void *m = mmap(NULL, part, PROT_READ, MAP_SHARED, fd, (off_t)(off + at));
+        if (m == MAP_FAILED)
+            return -errno;
+        const int err = mincore(m, part, present) != 0 ? -errno : 0;
+        munmap(m, part);
+        if (err)
+            return err;
+        for (uint64_t i = 0; i < (part + US_PAGE - 1) / US_PAGE; i++)
+            n += present[i] & 1;
+    }
+    return n * (int64_t)US_PAGE;
+}
+
+int us_file_reserve(int fd, uint64_t bytes) {
+    int err = inject(OP_RESERVE);
+    if (err)
+        return err;
+    while (fallocate(fd, 0, 0, (off_t)bytes) != 0) {
+        if (errno != EINTR)
+            return -errno;
+    }
+    return 0;
 }

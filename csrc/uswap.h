@@ -140,6 +140,8 @@ int us_inject_set(const char *op, int err, uint32_t every);
 /* Sleep a random time up to `usec` at transition `point` ("taken", "press", ...; "all"). */
 int us_delay_set(const char *point, uint32_t usec);
 int us_probe_kernel(us_probe_report_t *out);
+/* 0 when io_uring can be had and works, else why not: -EPERM by a filter or a sysctl, -ENOSYS, ... */
+int us_probe_io_uring(void);
 uint64_t us_now_ns(void);
 
 /* ---- the client half ------------------------------------------------------------------------------- */
@@ -321,6 +323,19 @@ int us_pager_is_valid(us_pager_t *p); /* 1, or 0 with the broken invariant's num
 int us_codec_load(int codec, const char *path);
 
 /* ---- swap files ------------------------------------------------------------------------------------ */
+
+/* The alignment, in bytes, that O_DIRECT wants of memory, and of offsets and lengths, on this file.
+ * -EOPNOTSUPP: the kernel says that it can't be had; -ENODATA: the kernel (before 6.1) or the file
+ * system does not say. */
+int us_dio_align(int fd, uint32_t *mem, uint32_t *off);
+/* 1 when it is a file of tmpfs, ramfs or hugetlbfs, else 0. */
+int us_in_ram(int fd);
+/* How much of [off, off+len) the page cache holds, in bytes, by whole pages. The kernel says "all" of a
+ * file that the caller may not write. pre: off is a multiple of the page; the file reaches to off + len. */
+int64_t us_file_cached(int fd, uint64_t off, uint64_t len);
+/* Reserves the first `bytes`, and makes the file no shorter than that. -EOPNOTSUPP where the file system
+ * has no such thing: unlike posix_fallocate() it does not write the file full in its place. */
+int us_file_reserve(int fd, uint64_t bytes);
 
 /* An object of a segment, as its header says. */
 typedef struct us_fsck_obj {

@@ -14,8 +14,8 @@
  * the way out or in compaction. Reads have slots and buffers that writes can't use up, so a fault never
  * waits for a write, and a write never needs a fault to be served.
  *
- * Failures. A write that fails: the blocks stay where they were; EIO retires the segment, ENOSPC stops
- * writing for a while. A read that fails, or an object that is not what its entry says: tried again
+ * Failures. A write that fails: the blocks stay where they were; EIO retires the segment, and when the next
+ * write fails too nothing is written for a while; ENOSPC and EDQUOT stop writing for a while at once. A read that fails, or an object that is not what its entry says: tried again
  * READ_TRIES times, then the block is LOST: its pages are poisoned, a touch is SIGBUS, and a line says which.
  */
 #include "pager.h"
@@ -315,19 +315,21 @@ static void written(us_pager_t *p, us_write_t *w) {
     }
     if (res != 0) {
         p->s->write_errors++;
-        us_log_abandon(s->log, w->pack.id, res != -ENOSPC);
-        if (res == -ENOSPC || res == -EDQUOT)
+        const bool full = res == -ENOSPC || res == -EDQUOT;
+        us_log_abandon(s->log, w->pack.id, !full);
+        if (full)
             say_full(p);
         else
             us_event(p, (us_event_t){.kind = US_EV_IO, .flags = (uint32_t)-res});
+        if (s->failing) /* a device that is away for a moment must not cost every segment */
+            s->full_until = us_now_ns() + FULL_NS;
+        s->failing = true;
     } else {
+        s->failing = false;
         us_log_settle(s->log, w->pack.id);
     }
-    if (w->compacting) {
-        if (res != 0)
-            us_log_shun(s->log, (uint32_t)s->old_id);
+    if (w->compacting)
         old_done(s);
-    }
 }
 
 /* ---- compaction ------------------------------------------------------------------------------------- */
@@ -363,6 +365,8 @@ static bool gains(const us_store_t *s, const us_write_t *w) {
 static void compact(us_pager_t *p) {
     us_store_t *s = &p->store;
     if (s->old_id < 0) {
+        if (s->failing && s->full_until != 0)
+            return;
         const uint32_t n = us_log_segments(s->log), want = (uint32_t)us_max(KEEP_FREE + 2, n / 8);
         if (us_log_free_segments(s->log) > want)
             return;

@@ -7,14 +7,27 @@ import dataclasses
 import errno
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from uswap import health
 from uswap.commands import doctor, main
-from uswap.health import Codec, Facts, Finding, SelfTest, Status, judge, self_test, worst
+from uswap.health import (
+    Codec,
+    Facts,
+    Finding,
+    Place,
+    SelfTest,
+    Status,
+    judge,
+    judge_place,
+    self_test,
+    worst,
+)
 
+import seccomp
 from child import can_run_as, run_child
 
 HEALTHY = Facts(
@@ -40,6 +53,8 @@ HEALTHY = Facts(
     overcommit=0,
     thp="madvise",
     thp_shmem="never",
+    io_uring_errno=0,
+    io_uring_disabled=0,
     codecs=(Codec("lz4", "lz4 4.4.5 wheel"), Codec("zstd", "zstandard 0.25.0 wheel")),
 )
 
@@ -129,6 +144,79 @@ def test_shortfall(changes: dict[str, Any], name: str, status: Status, mend: str
     assert any(mend in command for command in one.mend)
 
 
+@pytest.mark.parametrize(
+    ("changes", "mend"),
+    [
+        ({"io_uring_errno": errno.EPERM, "io_uring_disabled": 2}, "kernel.io_uring_disabled=0"),
+        ({"io_uring_errno": errno.EPERM, "io_uring_disabled": 1}, "kernel.io_uring_disabled=0"),
+        ({"io_uring_errno": errno.EPERM}, "seccomp=PROFILE.json"),
+        ({"io_uring_errno": errno.EPERM, "io_uring_disabled": None}, "seccomp=PROFILE.json"),
+        ({"io_uring_errno": errno.ENOSYS, "in_container": True}, "seccomp=PROFILE.json"),
+        ({"io_uring_errno": errno.ENOSYS, "io_uring_disabled": None}, "CONFIG_IO_URING"),
+        ({"io_uring_errno": errno.ENOMEM}, "ulimit -l"),
+    ],
+)
+def test_io_uring(changes: dict[str, Any], mend: str) -> None:
+    """Without io_uring it is threads: why, what that costs, and what mends just that cause."""
+    whole, findings = judged(**changes)
+    one = findings["io_uring"]
+    assert whole is one.status is Status.DEGRADED
+    assert errno.errorcode[changes["io_uring_errno"]] in one.value
+    assert "threads" in one.value
+    disabled = changes.get("io_uring_disabled", 0)
+    assert (f"kernel.io_uring_disabled={disabled}" in one.value) == (disabled is not None)
+    assert "longer" in one.cost
+    assert len(one.mend) == 1
+    assert mend in one.mend[0]
+
+
+# ---- a directory for swap files
+
+GOOD = Place("/data", direct=True, why="aligned so", reserved=True, free=100 << 30, wanted=8 << 30)
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "status", "said", "mend"),
+    [
+        ({}, "swap file", Status.OK, "/data: O_DIRECT works, aligned so", ""),
+        ({}, "room", Status.OK, "100 GiB free; a swap file takes 8 GiB", ""),
+        (
+            {"direct": False, "why": "so it is"},
+            "swap file",
+            Status.DEGRADED,
+            "no O_DIRECT, so it is",
+            "ext4, xfs",
+        ),
+        (
+            {"direct": False, "in_ram": True},
+            "swap file",
+            Status.DEGRADED,
+            "in RAM (tmpfs)",
+            "on a disk",
+        ),
+        ({"free": 1 << 30}, "room", Status.DEGRADED, "1 GiB free", 'swap="921MiB"'),
+        ({"free": 4 << 20}, "room", Status.DEGRADED, "4 MiB free", ""),
+        ({"reserved": False}, "room", Status.DEGRADED, "can't be reserved", "fallocate"),
+        (
+            {"error": "is not there"},
+            "swap file",
+            Status.FAILED,
+            "/data: is not there",
+            "/var/tmp",
+        ),
+    ],
+)
+def test_place(changes: dict[str, Any], name: str, status: Status, said: str, mend: str) -> None:
+    """What a directory lacks is said with what it costs and what mends it."""
+    findings = judge_place(dataclasses.replace(GOOD, **changes))
+    one = next(finding for finding in findings if finding.name == name)
+    assert worst(findings) is one.status is status
+    assert said in one.value
+    assert bool(one.cost) == (status is not Status.OK)
+    assert mend in " ".join(one.mend)
+    assert bool(mend) == bool(one.mend)
+
+
 # ---- the self-test
 
 
@@ -187,6 +275,59 @@ def test_here() -> None:
     assert {"kernel", "userfaultfd", "features", "CPUs", "memory", "codec lz4"} <= set(findings)
     facts = health.gather()
     assert (facts.uffd == "user-mode") == (findings["userfaultfd"]["status"] == "degraded")
+
+
+def test_swapfile_here(tmp_path: Path) -> None:
+    """With --swapfile a region goes through a file in that directory, of which nothing stays."""
+    result = run_child(run_doctor, args=["--json", "--swapfile", str(tmp_path)], check=False)
+    assert result.returncode in (0, 1), result
+    findings = {finding["name"]: finding for finding in json.loads(result.stdout)["findings"]}
+    assert str(tmp_path) in findings["swap file"]["value"]
+    assert "free" in findings["room"]["value"]
+    engine = "io_uring" if findings["io_uring"]["status"] == "ok" else "threads"
+    assert f"to the swap file by {engine} and came back unchanged" in findings["swap test"]["value"]
+    assert findings["swap test"]["status"] == "ok"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_swapfile_in_ram() -> None:
+    """tmpfs is looked at and tried like any other, and what it costs is said."""
+    result = run_child(run_doctor, args=["--json", "--swapfile", "/dev/shm"], check=False)
+    findings = {finding["name"]: finding for finding in json.loads(result.stdout)["findings"]}
+    assert findings["swap file"]["status"] == "degraded"
+    assert "frees no memory" in findings["swap file"]["cost"]
+    assert findings["swap test"]["status"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [("/dev/null", "is not a directory"), ("/nowhere", "is not a directory"), ("/proc", "/proc: ")],
+)
+def test_swapfile_nowhere(path: str, said: str) -> None:
+    """Where no swap file can be made nothing is tried, and the status is that of a failure."""
+    result = run_child(run_doctor, args=["--json", "--swapfile", path], check=False)
+    assert result.returncode == 2, result
+    findings = {finding["name"]: finding for finding in json.loads(result.stdout)["findings"]}
+    assert findings["swap file"]["status"] == "failed"
+    assert said in findings["swap file"]["value"]
+    assert "swap test" not in findings
+
+
+def run_refused(error: int, directory: str) -> None:
+    """Run it under a filter that refuses io_uring, in a child."""
+    seccomp.forbid("io_uring_setup", error)
+    run_doctor("--json", "--swapfile", directory)
+
+
+@pytest.mark.parametrize("error", [errno.EPERM, errno.ENOSYS])
+def test_io_uring_refused_here(error: int, tmp_path: Path) -> None:
+    """Under a filter that refuses io_uring it says so, and that the file is served by threads."""
+    result = run_child(run_refused, args=[error, str(tmp_path)], check=False)
+    assert result.returncode == 1, result
+    findings = {finding["name"]: finding for finding in json.loads(result.stdout)["findings"]}
+    assert findings["io_uring"]["status"] == "degraded"
+    assert f"refused, {errno.errorcode[error]}" in findings["io_uring"]["value"]
+    assert "to the swap file by threads and came back" in findings["swap test"]["value"]
 
 
 def test_as_an_ordinary_user() -> None:

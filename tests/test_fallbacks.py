@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import errno
+import os
 import random
+import tempfile
 import warnings
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 
 import uswap
 
+import seccomp
 import workload
 from child import run_child
 from workload import KINDS, MIB, data, evicted
@@ -134,6 +137,60 @@ def test_no_way() -> None:
         pytest.skip(why)
     if run_child(refused_device, user="nobody").json == "allowed":
         pytest.skip("this system lets everybody have a full userfaultfd")
+
+
+def without_io_uring(call: str, error: int) -> dict[str, Any]:
+    """What the children of test_io_uring_refused run."""
+    seccomp.forbid(call, error)
+    content = data("half", 16 * MIB, random.Random(5))
+    options = {
+        "limit": MIB,
+        "pool": MIB,
+        "segment": "256KiB",
+        "swapfile": tempfile.gettempdir(),
+        "swap": "32MiB",
+    }
+    with uswap.Pager(**options) as pager:
+        region = pager.region(16 * MIB)
+        view = memoryview(region)
+        view[:] = content
+        region.evict()
+        assert view == content
+        pager.check()
+        about, stats = pager.about(), pager.stats()
+    with pytest.raises(uswap.UnsupportedKernelError) as refused:
+        uswap.Pager(**options, io="uring")
+    with uswap.Pager(limit=MIB, pool=MIB, io="uring") as pager:  # there is no file that it is for
+        assert pager.about()["io"] == "none"
+    return {
+        "io": about["io"],
+        "stored": stats.faults["stored"],
+        "errno": refused.value.errno,
+        "message": str(refused.value),
+    }
+
+
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        ("io_uring_setup", errno.EPERM),
+        ("io_uring_setup", errno.ENOSYS),
+        ("io_uring_register", errno.EPERM),
+    ],
+)
+def test_io_uring_refused(call: str, error: int) -> None:
+    """Under a filter that refuses io_uring, or a part of it, threads carry the same bytes; asked for, it is an error.
+
+    A filter that refuses io_uring_enter alone can't be tested with a pager: libuv, which sets up a ring for
+    itself, ends its process then. tests/test_io.py tests the engine so.
+    """
+    found = run_child(without_io_uring, args=[call, error]).json
+    assert found["io"] == "threads"
+    assert found["stored"] > 100
+    assert found["errno"] == error
+    assert "io='uring' is not possible here" in found["message"]
+    assert os.strerror(error) in found["message"]
+    assert "accepted: 'auto' or 'threads'" in found["message"]
 
 
 def big_blocks() -> None:

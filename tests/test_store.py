@@ -11,13 +11,16 @@ import signal
 import struct
 import tempfile
 import time
+import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
 import uswap
 
+import mounts
 import workload
 from child import run_child
 from workload import KIB, MIB, data
@@ -180,9 +183,12 @@ def test_bad_files(tmp_path: Path) -> None:
 def on_tmpfs() -> None:
     """What the child of test_tmpfs runs."""
     content = data("half", 8 * MIB, random.Random(2))
-    with uswap.Pager(
-        limit=MIB, pool=MIB, segment="256KiB", swapfile="/dev/shm", swap="16MiB"
-    ) as pager:
+    with pytest.warns(uswap.DegradedWarning, match="'/dev/shm' is in RAM"):
+        pager = uswap.Pager(
+            limit=MIB, pool=MIB, segment="256KiB", swapfile="/dev/shm", swap="16MiB"
+        )
+    with pager:
+        assert "in RAM (tmpfs)" in pager.about()["swapfile"]
         region = pager.region(8 * MIB, block=64 * KIB)
         view = memoryview(region)
         view[:] = content
@@ -191,7 +197,7 @@ def on_tmpfs() -> None:
 
 
 def test_tmpfs() -> None:
-    """A file system of another kind carries it too."""
+    """A file system of another kind carries it too; that it is RAM is said."""
     run_child(on_tmpfs, timeout=60)
 
 
@@ -309,3 +315,253 @@ def neighbours() -> None:
 def test_neighbours() -> None:
     """What lies side by side in the file and is read in order comes in one read for many blocks."""
     run_child(neighbours, timeout=60)
+
+
+# ---- a disk that is full, or broken
+
+
+def full(inject: str) -> dict[str, Any]:
+    """What the children of test_full_disk run: a sparse file on a disk without room for all of it."""
+    mounts.alone()
+    warnings.simplefilter("ignore", uswap.DegradedWarning)
+    rng = random.Random(6)
+    with mounts.mounted("ext4", 48 * MIB, features="^extent,^64bit") as place:
+        room = os.statvfs(place)
+        ballast = place / "ballast"
+        ballast.write_bytes(b"x" * (room.f_bavail * room.f_frsize - 5 * MIB))
+        with uswap.Pager(
+            limit=2 * MIB,
+            pool=4 * MIB,
+            segment="256KiB",
+            swapfile=place,
+            swap="32MiB",
+            inject=inject,
+        ) as pager:
+            assert "not reserved" in pager.about()["swapfile"]
+            content = bytearray(data("half", 24 * MIB, rng))  # after compression 12
+            region = pager.region(24 * MIB)
+            view = memoryview(region)
+            view[:] = content
+            region.evict()
+            before = pager.stats()
+            begin = time.monotonic()
+            while time.monotonic() < begin + 2.5:  # at work all the time
+                at = rng.randrange(len(content) - 5000)
+                view[at : at + 500] = content[at : at + 500] = rng.randbytes(500)
+                assert view[at : at + 5000] == content[at : at + 5000]
+            during = pager.stats()
+            seconds = time.monotonic() - begin
+            pager.check()
+            ballast.unlink()
+            os.sync()
+            end = time.monotonic() + 20
+            while time.monotonic() < end:
+                region.evict()
+                after = pager.stats()
+                if after.resident <= 2 * MIB and after.stored > during.stored:
+                    break
+                time.sleep(0.1)
+            pager.check()
+            assert view == content
+        assert view == content
+    return {
+        "errors": [one.write_errors for one in (before, during, after)],
+        "stored": [one.stored for one in (before, during, after)],
+        "pooled": [one.pooled for one in (before, during, after)],
+        "resident": [one.resident for one in (before, during, after)],
+        "written": [one.written - one.rewritten for one in (before, during, after)],
+        "lost": after.lost,
+        "seconds": seconds,
+    }
+
+
+@pytest.mark.parametrize("inject", ["", "dio:EOPNOTSUPP:1"], ids=["direct", "buffered"])
+def test_full_disk(inject: str) -> None:
+    """A disk that fills is said once, tried again once a second, used again when there is room; all bytes are right."""
+    if (why := mounts.why_not("ext4")) is not None:
+        pytest.skip(why)
+    result = run_child(full, args=[inject], timeout=120)
+    found = result.json
+    before, during, _ = found["errors"]
+    assert before > 0
+    assert 0 < during - before <= 4 * (found["seconds"] + 1)  # four may be under way
+    assert result.stderr.count("the swap file is full") == 1
+    assert found["stored"][0] > 2 * MIB  # what there was room for
+    assert found["stored"][0] < 6 * MIB
+    assert found["pooled"][1] > 2 * MIB
+    assert found["resident"][1] > 2 * MIB  # the rest, over the limit
+    assert found["stored"][2] > found["stored"][1] + MIB
+    assert found["resident"][2] <= 2 * MIB
+    assert found["lost"] == 0
+
+
+def broken(error: str) -> dict[str, Any]:
+    """What the children of test_broken_disk and test_quota run: no write works."""
+    rng = random.Random(7)
+    with uswap.Pager(
+        limit=2 * MIB,
+        pool=4 * MIB,
+        segment="256KiB",
+        swapfile=tempfile.gettempdir(),
+        swap="32MiB",
+        inject=f"write:{error}:1",
+    ) as pager:
+        content = bytearray(data("half", 16 * MIB, rng))
+        region = pager.region(16 * MIB)
+        view = memoryview(region)
+        view[:] = content
+        begin = time.monotonic()
+        while time.monotonic() < begin + 4:
+            at = rng.randrange(len(content) - 5000)
+            view[at : at + 500] = content[at : at + 500] = rng.randbytes(500)
+            assert view[at : at + 5000] == content[at : at + 5000]
+        seconds = time.monotonic() - begin
+        stats = pager.stats()
+        pager.check()
+        assert view == content
+    assert view == content
+    return {
+        "errors": stats.write_errors,
+        "used": stats.swap_used,
+        "live": stats.swap_live,
+        "stored": stats.stored,
+        "seconds": seconds,
+    }
+
+
+def test_broken_disk() -> None:
+    """A write that fails costs its segment and no byte; a device that is away is not asked all the time."""
+    result = run_child(broken, args=["EIO"], timeout=90)
+    found = result.json
+    assert found["errors"] >= 5
+    assert found["errors"] <= 4 * (found["seconds"] + 2)
+    assert found["used"] == found["errors"] * 256 * KIB  # retired: neither free nor used again
+    assert found["live"] == found["stored"] == 0
+    assert "a write to the swap file failed (Input/output error)" in result.stderr
+    lines = [line for line in result.stderr.splitlines() if "to the swap file fail" in line]
+    assert len(lines) == min(found["errors"], 9)
+
+
+def test_quota() -> None:
+    """A quota that is used up is a full disk: it costs no segment, and is said once."""
+    result = run_child(broken, args=["EDQUOT"], timeout=90)
+    found = result.json
+    assert 2 <= found["errors"] <= 4 * (found["seconds"] + 2)
+    assert found["used"] == found["stored"] == 0
+    assert result.stderr.count("the swap file is full") == 1
+    assert "to the swap file fail" not in result.stderr
+
+
+# ---- without O_DIRECT
+
+
+def cached(file: BinaryIO) -> int:
+    """Return how many bytes of a file or device the page cache holds."""
+    from uswap._core import lib
+
+    return int(lib.us_file_cached(file.fileno(), 0, file.seek(0, os.SEEK_END)))
+
+
+def settled(file: BinaryIO) -> int:
+    """The same, when what is under way has had time to go."""
+    end = time.monotonic() + 5
+    while (found := cached(file)) > 0 and time.monotonic() < end:
+        time.sleep(0.02)
+    return found
+
+
+def caching(path: Path, io: str, inject: str) -> dict[str, Any]:
+    """Page through a file without O_DIRECT; returns what was in the page cache when."""
+    file = path.open("r+b" if path.exists() else "w+b", buffering=0)
+    file.write(bytes(32 * MIB))
+    os.fsync(file)
+    before = cached(file)
+    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    rng = random.Random(4)
+    content = bytearray(data("half", 16 * MIB, rng))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        pager = uswap.Pager(
+            limit=MIB,
+            pool=MIB,
+            segment="256KiB",
+            swapfile=path,
+            swap="32MiB",
+            io=io,
+            inject=inject,
+            overwrite=True,
+        )
+    with pager:
+        region = pager.region(16 * MIB)
+        view = memoryview(region)
+        view[:] = content
+        region.evict()
+        for _ in range(300):
+            at = rng.randrange(len(content) - 50_000)
+            view[at : at + 1000] = content[at : at + 1000] = rng.randbytes(1000)
+            assert view[at : at + 50_000] == content[at : at + 50_000]
+        assert view == content  # a run
+        region.evict()
+        after = settled(file)
+        pager.check()
+        stats, about = pager.stats(), pager.about()
+    assert view == content
+    file.close()
+    return {
+        "before": before,
+        "after": after,
+        "written": stats.written,
+        "read": stats.read_bytes,
+        "io": about["io"],
+        "about": about["swapfile"],
+        "warnings": [str(one.message) for one in caught],
+    }
+
+
+def caching_journalled(io: str) -> dict[str, Any]:
+    """What a child of test_page_cache runs: the file system goes through the page cache by itself."""
+    mounts.alone()
+    with mounts.mounted("ext4", 96 * MIB, options="data=journal") as place:
+        return caching(place / "swap", io, "")
+
+
+def caching_coarse(io: str) -> dict[str, Any]:
+    """What a child of test_page_cache runs: a device with blocks of 8 KiB, of which spans are halves."""
+    with mounts.device(32 * MIB, 8192) as name:
+        return caching(Path(name), io, "")
+
+
+def caching_refused(io: str) -> dict[str, Any]:
+    """What a child of test_page_cache runs: an ordinary disk."""
+    with tempfile.TemporaryDirectory() as directory:
+        return caching(Path(directory) / "swap", io, "dio:EOPNOTSUPP:1")
+
+
+@pytest.mark.parametrize("io", ["uring", "threads"])
+@pytest.mark.parametrize(
+    ("child", "need"),
+    [(caching_refused, None), (caching_journalled, "ext4"), (caching_coarse, "8192")],
+    ids=["refused", "journalled", "coarse"],
+)
+def test_page_cache(child: Callable[[str], Any], need: str | None, io: str) -> None:
+    """Where there is no O_DIRECT it is said once, all bytes are right, and the page cache keeps nothing."""
+    if need is not None and (why := mounts.why_not(need)) is not None:
+        pytest.skip(why)
+    found = run_child(child, args=[io], timeout=120).json
+    assert found["io"] == {"uring": "io_uring", "threads": "threads"}[io]
+    assert len(found["warnings"]) == 1
+    assert "has no O_DIRECT" in found["warnings"][0]
+    assert "through the page cache, which is dropped behind it" in found["about"]
+    assert found["written"] > 8 * MIB
+    assert found["read"] > 8 * MIB
+    assert found["before"] == 32 * MIB  # so the counting counts
+    assert found["after"] == 0
+
+
+@pytest.mark.parametrize("io", ["uring", "threads"])
+def test_buffered_stress(io: str) -> None:
+    """The stress without O_DIRECT, with writes that fail between page cache and device, and reads that fail."""
+    found = _stress(io=io, inject="dio:EOPNOTSUPP:1,write:LATE:20,read:EIO:40", seconds=1.5)
+    assert found["lost"] == 0
+    assert found["stored_faults"] > 0
+    assert found["write_errors"] > 0

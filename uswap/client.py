@@ -59,7 +59,7 @@ LIMIT_MIN = 1 << 20  # and at least this many blocks of a region:
 LIMIT_BLOCKS = 16
 
 _IO_OPS = {"read": 0, "write": 1}
-_IO_ERRORS = {"SHORT": 1000, "FLIP": 1001}
+_IO_ERRORS = {"SHORT": 1000, "FLIP": 1001, "LATE": 1002}
 _UFFD = {"auto": 0, "device": 1, "syscall": 2, "user-mode": 3}
 _alive: weakref.WeakSet[Pager] = weakref.WeakSet()
 
@@ -84,7 +84,8 @@ class Pager:
     Raises:
         TypeError, ValueError: an argument is wrong; the message names it and what is accepted.
         LimitError: `limit` has no room for the blocks that one instruction may touch.
-        UnsupportedKernelError: no userfaultfd, or one without write protection (Linux before 5.7).
+        UnsupportedKernelError: no userfaultfd, or one without write protection (Linux before 5.7); or
+            what was asked for by name (take, io) is not possible here.
         PagerStartError: the pager process did not become ready.
     """
 
@@ -137,12 +138,6 @@ class Pager:
         space = _check(lib.us_space_create(OUTBOX, budgets, TABLE, layout), "memfd")
         undo.callback(os.close, space)
         doorbell, notify = _eventfd(undo), _eventfd(undo)
-        self._swapfile = None
-        if o.swapfile:
-            self._swapfile = swapfile.open_swap(
-                o.swapfile, o.swap, segment=o.segment, overwrite=self._overwrite
-            )
-            undo.callback(self._swapfile.close)
         delays, inject = _parse_delays(o.delays), _parse_inject(o.inject)
         for point, usec in delays:
             _check(lib.us_delay_set(point.encode(), usec), f"delays={point!r}")
@@ -150,6 +145,13 @@ class Pager:
             if op in _IO_OPS:
                 continue
             _check(lib.us_inject_set(op.encode(), error, every), f"inject={op!r}")
+        if o.swapfile and o.io == "uring" and (refused := -lib.us_probe_io_uring()):
+            raise UnsupportedKernelError(
+                refused,
+                f"io='uring' is not possible here, the kernel refuses it ({os.strerror(refused)});"
+                " accepted: 'auto' or 'threads'; `uswap doctor` says what to change",
+            )
+        self._swapfile = self._open_swapfile(undo) if o.swapfile else None
         report = ffi.new("us_probe_report_t *")
         lib.us_probe_kernel(report)
         self._take = _choose("take", o.take, "move", bool(self._uffd.enabled & (1 << 16)), "copy")
@@ -236,6 +238,27 @@ class Pager:
                 stacklevel=4,
             )
         return uffd
+
+    def _open_swapfile(self, undo: contextlib.ExitStack) -> swapfile.SwapFile:
+        o = self._options
+        file = swapfile.open_swap(o.swapfile, o.swap, segment=o.segment, overwrite=self._overwrite)
+        undo.callback(file.close)
+        if file.in_ram:
+            warnings.warn(
+                f"swapfile={o.swapfile!r} is in RAM (tmpfs): what goes there frees no memory;"
+                " accepted: a directory on a disk",
+                DegradedWarning,
+                stacklevel=4,
+            )
+        elif not file.direct:
+            warnings.warn(
+                f"swapfile={o.swapfile!r} has no O_DIRECT ({file.why}): it is used through the page"
+                " cache, which is slower and takes memory for a moment; `uswap doctor --swapfile"
+                " DIR` looks at a directory",
+                DegradedWarning,
+                stacklevel=4,
+            )
+        return file
 
     def _spawn(self, sock: socket.socket) -> subprocess.Popen[bytes]:
         # `-m uswap.pager`, but with this process's module path: what lies in the current directory

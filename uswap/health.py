@@ -6,6 +6,9 @@ The three are apart so that the judging can be tested with the facts of any mach
     facts = gather()           asks the kernel and the file system; changes nothing
     findings = judge(facts)    pure: what each fact means, what it costs, what mends it
     test = self_test()         a region paged out and in, in a child process under a time limit
+
+The same three for a directory that swap files are to lie in: gather_place(), judge_place(), and
+self_test() with it.
 """
 
 from __future__ import annotations
@@ -30,12 +33,27 @@ from typing import Any
 from . import codecs
 from ._core import ffi, lib
 from .options import OPTIONS
-from .sizes import available_memory, format_size
+from .sizes import available_memory, format_size, parse_size
+from .swapfile import open_swap
 
-__all__ = ["Facts", "Finding", "SelfTest", "Status", "gather", "judge", "self_test", "worst"]
+__all__ = [
+    "Facts",
+    "Finding",
+    "Place",
+    "SelfTest",
+    "Status",
+    "gather",
+    "gather_place",
+    "judge",
+    "judge_place",
+    "self_test",
+    "worst",
+]
 
 SELF_TEST_LIMIT = 20.0  # seconds
 SELF_TEST_SIZE = 1 << 20
+SWAP_TEST_SIZE = 4 << 20  # and a pool of a quarter of it
+SWAP_TEST_SEGMENT = 256 << 10
 START_GOAL = 300  # milliseconds in which a pager should be ready
 DEVICE = "/dev/userfaultfd"
 
@@ -106,6 +124,9 @@ class Facts:
     """vm.overcommit_memory."""
     thp: str
     thp_shmem: str
+    io_uring_errno: int
+    io_uring_disabled: int | None
+    """kernel.io_uring_disabled; None where there is no such setting."""
     codecs: tuple[Codec, ...] = field(default=())
 
     @property
@@ -118,11 +139,60 @@ class Facts:
         return "user-mode" if self.user_mode_errno == 0 else None
 
 
+@dataclass(frozen=True)
+class Place:
+    """A directory that swap files are to lie in.
+
+    Attributes:
+        path: the directory.
+        error: why no swap file can be made there; the rest means nothing then.
+        direct, why, in_ram, reserved: as of a SwapFile.
+        free: bytes that there is room for.
+        wanted: bytes of a swap file, where swap= is not given.
+    """
+
+    path: str
+    error: str = ""
+    direct: bool = False
+    why: str = ""
+    in_ram: bool = False
+    reserved: bool = False
+    free: int = 0
+    wanted: int = 0
+
+
 # ---- facts
+
+
+def gather_place(path: str) -> Place:
+    """Make a small swap file without a name in the directory, and look at it."""
+    if not os.path.isdir(path):
+        return Place(
+            path, "is not a directory; accepted: the directory that the swap file is to be in"
+        )
+    wanted = next(option for option in OPTIONS if option.name == "swap").default
+    try:
+        room = os.statvfs(path)
+        file = open_swap(path, SWAP_TEST_SIZE, segment=SWAP_TEST_SEGMENT)
+    except OSError as e:
+        return Place(path, e.strerror or str(e))
+    try:
+        return Place(
+            path,
+            direct=file.direct,
+            why=file.why,
+            in_ram=file.in_ram,
+            reserved=file.reserved,
+            free=room.f_bavail * room.f_frsize,
+            wanted=parse_size(wanted, "swap"),
+        )
+    finally:
+        file.close()
 
 
 def gather() -> Facts:
     """Ask the running kernel and this process's surroundings."""
+    disabled = _read("/proc/sys/kernel/io_uring_disabled")
     report = ffi.new("us_probe_report_t *")
     lib.us_probe_kernel(report)
     memory = available_memory()
@@ -150,6 +220,8 @@ def gather() -> Facts:
         overcommit=int(_read("/proc/sys/vm/overcommit_memory") or 0),
         thp=_chosen(_read("/sys/kernel/mm/transparent_hugepage/enabled")),
         thp_shmem=_chosen(_read("/sys/kernel/mm/transparent_hugepage/shmem_enabled")),
+        io_uring_errno=-lib.us_probe_io_uring(),
+        io_uring_disabled=int(disabled) if disabled else None,
         codecs=tuple(
             Codec(
                 one.codec,
@@ -212,6 +284,7 @@ def judge(facts: Facts) -> list[Finding]:
         ),
         *_judge_address_space(facts),
         _judge_huge_pages(facts),
+        _judge_io_uring(facts),
         *(_judge_codec(codec) for codec in facts.codecs),
     ]
 
@@ -416,6 +489,97 @@ def _judge_huge_pages(facts: Facts) -> Finding:
     )
 
 
+def _judge_io_uring(facts: Facts) -> Finding:
+    setting = (
+        ""
+        if facts.io_uring_disabled is None
+        else f", kernel.io_uring_disabled={facts.io_uring_disabled}"
+    )
+    if facts.io_uring_errno == 0:
+        return Finding("io_uring", f"works: swap files are read and written by it{setting}")
+    if facts.io_uring_disabled:
+        mend = ["sudo sysctl kernel.io_uring_disabled=0   # for all users, until the next boot"]
+    elif facts.io_uring_errno == errno.ENOSYS and not facts.in_container:
+        mend = ["# a kernel with CONFIG_IO_URING=y, and no filter of system calls that hides it"]
+    elif facts.io_uring_errno == errno.ENOMEM:  # before Linux 5.12 rings count as locked memory
+        mend = ["ulimit -l unlimited   # where the hard limit allows it"]
+    else:
+        mend = [
+            "docker run --security-opt seccomp=PROFILE.json ...   # Docker's default profile with "
+            "io_uring_setup, io_uring_enter and io_uring_register added to the calls allowed"
+        ]
+    return Finding(
+        "io_uring",
+        f"refused, {_error(facts.io_uring_errno)}{setting}: swap files are read and written by threads",
+        Status.DEGRADED,
+        "Only with a swap file: each read is handed to a thread and back, and a fault on what lies in the "
+        "file takes a tenth to a fifth longer.",
+        tuple(mend),
+    )
+
+
+def judge_place(place: Place) -> list[Finding]:
+    """Say what it means for a swap file to lie there."""
+    if place.error:
+        return [
+            Finding(
+                "swap file",
+                f"{place.path}: {place.error}",
+                Status.FAILED,
+                "No swap file can be made there.",
+                ('# another directory, on a local disk: Pager(swapfile="/var/tmp")',),
+            )
+        ]
+    return [_judge_direct(place), _judge_room(place)]
+
+
+def _judge_direct(place: Place) -> Finding:
+    if place.in_ram:
+        return Finding(
+            "swap file",
+            f"{place.path}: in RAM (tmpfs)",
+            Status.DEGRADED,
+            "What goes to the file frees no memory.",
+            ('# a directory on a disk: Pager(swapfile="/var/tmp")',),
+        )
+    if place.direct:
+        return Finding("swap file", f"{place.path}: O_DIRECT works, {place.why}")
+    return Finding(
+        "swap file",
+        f"{place.path}: no O_DIRECT, {place.why}",
+        Status.DEGRADED,
+        "It is read and written through the page cache, which is dropped at once: every byte is copied "
+        "once more, a write waits for the disk, and some segments take RAM meanwhile.",
+        (
+            "# a directory on a local ext4, xfs or btrfs without encryption, compression or data=journal",
+        ),
+    )
+
+
+def _judge_room(place: Place) -> Finding:
+    free = f"{format_size(place.free)} free"
+    wanted = format_size(place.wanted)
+    if place.free < place.wanted and place.reserved:
+        fits = max(0, place.free - place.free // 10) >> 20
+        return Finding(
+            "room",
+            f"{free}; a swap file takes {wanted} by default",
+            Status.DEGRADED,
+            "It is reserved at once, so Pager() raises OSError unless swap= is smaller.",
+            (f'# Pager(swapfile={place.path!r}, swap="{fits}MiB")',) if fits >= 8 else (),
+        )
+    if not place.reserved:
+        return Finding(
+            "room",
+            f"{free}, which can't be reserved",
+            Status.DEGRADED,
+            "The disk may fill up under the swap file; blocks stay in the pool then, until there is room "
+            "again.",
+            ("# a file system that has fallocate: ext4, xfs, btrfs",),
+        )
+    return Finding("room", f"{free}; a swap file takes {wanted} by default, reserved at once")
+
+
 _WHEELS = {"lz4": "lz4", "zstd": "zstandard"}
 
 
@@ -453,18 +617,27 @@ class SelfTest:
     drop: str = ""
     codec: str = ""
     system_call_errno: int = 0
+    io: str = ""
+    stored: int = 0
+    """Bytes that went to the swap file and came back, where it is tested with one."""
 
-    def judge(self) -> Finding:
-        """Say what it means."""
+    def judge(self, name: str = "self-test") -> Finding:
+        """Say what it means; `name` is what was tested."""
         if self.error:
             return Finding(
-                "self-test",
+                name,
                 self.error,
                 Status.FAILED,
                 "Paging does not work here.",
                 (
                     "# mend what is above; if nothing is, please report this with `uswap doctor --json`",
                 ),
+            )
+        if self.stored:
+            return Finding(
+                name,
+                f"{format_size(self.stored)} went to the swap file by {self.io} and came back "
+                f"unchanged, {self.fault_us:.0f} µs a fault on average",
             )
         value = (
             f"{format_size(SELF_TEST_SIZE)} went out and came back unchanged; pager ready in "
@@ -477,21 +650,26 @@ class SelfTest:
             )
         if self.system_call_errno and self.uffd != "user-mode":
             return Finding(
-                "self-test",
+                name,
                 value,
                 Status.FAILED,
                 f"A system call on evicted memory gave {_error(self.system_call_errno)}.",
             )
-        return Finding("self-test", value)
+        return Finding(name, value)
 
 
 def self_test(
-    facts: Facts, *, limit: float = SELF_TEST_LIMIT, command: Sequence[str] | None = None
+    facts: Facts,
+    *,
+    swapfile: str = "",
+    limit: float = SELF_TEST_LIMIT,
+    command: Sequence[str] | None = None,
 ) -> SelfTest:
     """Page a region out and in, in a child process that is killed at the limit.
 
     Args:
         facts: for the codec to use.
+        swapfile: a directory for a swap file that most of it has to go through.
         limit: seconds.
         command: what to run in place of the real test; for tests.
     """
@@ -499,7 +677,7 @@ def self_test(
         ready = [codec.name for codec in facts.codecs if codec.origin is not None]
         codec = "lz4" if "lz4" in ready or not ready else ready[0]
         start = f"import sys; sys.path[:] = {sys.path!r}; from uswap.health import _child; _child()"
-        command = [sys.executable, "-c", start, codec if ready else "none"]
+        command = [sys.executable, "-c", start, codec if ready else "none", swapfile]
     ours = {option.env for option in OPTIONS}
     environ = {name: value for name, value in os.environ.items() if name not in ours}
     process = subprocess.Popen(
@@ -547,27 +725,42 @@ def _child() -> None:
     from .client import Pager
 
     warnings.simplefilter("ignore")  # that it is degraded is what the doctor says
-    sys.stdout.write(json.dumps(_round_trip(Pager, sys.argv[1])) + "\n")
+    sys.stdout.write(json.dumps(_round_trip(Pager, *sys.argv[1:])) + "\n")
 
 
-def _round_trip(make: Any, codec: str) -> Mapping[str, Any]:
+def _round_trip(make: Any, codec: str, swapfile: str) -> Mapping[str, Any]:
+    size = SWAP_TEST_SIZE if swapfile else SELF_TEST_SIZE
+    options = {"limit": "16MiB", "pool": "16MiB", "codec": codec, "readahead": 0, "block": 4096}
+    if swapfile:
+        options |= {
+            "pool": size // 4,
+            "swapfile": swapfile,
+            "swap": 4 * size,
+            "segment": SWAP_TEST_SEGMENT,
+        }
     begin = time.perf_counter()
-    with make(limit="16MiB", pool="16MiB", codec=codec, readahead=0, block=4096) as pager:
+    with make(**options) as pager:
         start_ms = (time.perf_counter() - begin) * 1000
-        pattern = bytes(range(251)) * (SELF_TEST_SIZE // 251 + 1)
-        pattern = b"".join(  # no block is like another, nor one repeated word
-            i.to_bytes(8, "little") + pattern[i : i + 4088] for i in range(SELF_TEST_SIZE // 4096)
-        )
-        region = pager.region(SELF_TEST_SIZE)
+        if swapfile:
+            pattern = os.urandom(size)  # does not compress, so the pool does not hold it
+        else:
+            pattern = bytes(range(251)) * (size // 251 + 1)
+            pattern = b"".join(  # no block is like another, nor one repeated word
+                i.to_bytes(8, "little") + pattern[i : i + 4088] for i in range(size // 4096)
+            )
+        region = pager.region(size)
         with memoryview(region) as view:
             view[:] = pattern
             region.evict()
-            if region.residency().resident:
-                return {"error": f"{region.residency().resident} bytes did not leave"}
+            where = region.residency()
+            if where.resident and not swapfile:
+                return {"error": f"{where.resident} bytes did not leave"}
+            if swapfile and not where.stored:
+                return {"error": "nothing was written to the swap file"}
             call = _system_call(view[:4096])
             begin = time.perf_counter()
             back = view.tobytes()  # holds the GIL, as most of Python does
-            fault_us = (time.perf_counter() - begin) * 1e6 / (SELF_TEST_SIZE // 4096)
+            fault_us = (time.perf_counter() - begin) * 1e6 / (size // 4096)
             if back != pattern:
                 return {"error": "the bytes that came back are not those that went"}
         about = pager.about()
@@ -580,6 +773,8 @@ def _round_trip(make: Any, codec: str) -> Mapping[str, Any]:
         "drop": about["drop"],
         "codec": about["codec_from"],
         "system_call_errno": call,
+        "io": about["io"],
+        "stored": where.stored,
     }
 
 

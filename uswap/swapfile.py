@@ -4,23 +4,33 @@
 A directory gets a file that has no name (O_TMPFILE), or where the file system has no such thing one that
 loses its name at once: nothing stays behind, whatever ends the process. A path of its own is used in
 place, and only with overwrite=True if it exists.
+
+Whether O_DIRECT works is asked of the kernel (statx), which knows the file system and the device below
+it; that open() takes the flag means little, since some take it and go through the page cache all the
+same. What the kernel does not say is tried, and the page cache looked at. The file's format is aligned
+to ALIGN, so where more is wanted there is no O_DIRECT. The file is then used through the page cache, and
+the I/O engine, which sees that from the descriptor's flags, drops what the cache would keep.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
+import mmap
 import os
 import stat
 import struct
 import tempfile
 from dataclasses import dataclass
 
+from ._core import ffi, lib
+from .errors import LimitError
+from .options import SWAP_SEGMENTS
 from .sizes import format_size
 
-__all__ = ["SwapFile", "open_swap"]
+__all__ = ["ALIGN", "SwapFile", "open_swap"]
 
+ALIGN = 4096  # US_SEG_ALIGN: of all that is read and written, and of the buffers
 _BLKGETSIZE64 = 0x80081272
 
 
@@ -33,6 +43,10 @@ class SwapFile:
     """Bytes that may be used; a multiple of the segment."""
     direct: bool
     """O_DIRECT; else through the page cache."""
+    why: str
+    """How that is known."""
+    in_ram: bool
+    """It takes the memory that it is to spare: tmpfs."""
     reserved: bool
     """Room is reserved; else writing may meet a full file system."""
     about: str
@@ -53,10 +67,12 @@ def open_swap(path: str, size: int, *, segment: int, overwrite: bool = False) ->
 
     Raises:
         FileExistsError: the file exists and overwrite is not given.
+        LimitError: the block device is too small.
         OSError: it can't be opened, or there is no room for it; names the path.
     """
     size -= size % segment
     flags = os.O_RDWR | os.O_CLOEXEC
+    made = False
     if os.path.isdir(path):
         fd, direct, how = _unnamed(path, flags)
     else:
@@ -68,23 +84,87 @@ def open_swap(path: str, size: int, *, segment: int, overwrite: bool = False) ->
                 path,
             )
         fd, direct = _open(path, flags | (0 if exists else os.O_CREAT | os.O_EXCL))
-        how = path
+        how, made = path, not exists
     try:
         mode = os.fstat(fd).st_mode
         if stat.S_ISBLK(mode):
             raw = fcntl.ioctl(fd, _BLKGETSIZE64, b"\0" * 8)
             size = min(size, struct.unpack("Q", raw)[0])
             size -= size % segment
+            if size < SWAP_SEGMENTS * segment:
+                raise LimitError(
+                    f"swapfile={path!r} has room for {size // segment} segments of "
+                    f"{format_size(segment)}; accepted: a device of {SWAP_SEGMENTS} or more, or a "
+                    "smaller segment="
+                )
             reserved = True
         elif stat.S_ISREG(mode):
             reserved = _reserve(fd, size, path)
         else:
             raise OSError(errno.EINVAL, "swapfile is neither a file nor a block device", path)
+        in_ram = lib.us_in_ram(fd) == 1
+        if in_ram:
+            direct, why = False, "it is in RAM"
+        elif direct:
+            direct, why = _works(fd)
+        else:
+            why = "the file system refuses it"
+        if not direct:
+            fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) & ~os.O_DIRECT)
     except BaseException:
         os.close(fd)
+        if made:
+            os.unlink(path)
         raise
-    about = f"{how}, {format_size(size)}, {'O_DIRECT' if direct else 'through the page cache'}"
-    return SwapFile(fd, size, direct, reserved, about)
+    if in_ram:
+        way = "in RAM (tmpfs)"
+    elif direct:
+        way = f"O_DIRECT ({why})"
+    else:
+        way = f"through the page cache, which is dropped behind it (no O_DIRECT: {why})"
+    about = f"{how}, {format_size(size)}{'' if reserved else ', not reserved'}, {way}"
+    return SwapFile(fd, size, direct, why, in_ram, reserved, about)
+
+
+def _works(fd: int) -> tuple[bool, str]:
+    """Does O_DIRECT do what it says, for what is aligned to ALIGN? And how that is known."""
+    memory, offset = ffi.new("uint32_t *"), ffi.new("uint32_t *")
+    error = -lib.us_dio_align(fd, memory, offset)
+    if error == 0:
+        return _suffices(int(memory[0]), int(offset[0]))
+    if error == errno.EOPNOTSUPP:
+        return False, "the file system has none for this file"
+    return _try(fd)
+
+
+def _suffices(memory: int, offset: int) -> tuple[bool, str]:
+    wanted = f"aligned to {offset} bytes in the file and {memory} in memory"
+    if ALIGN % offset == 0 and ALIGN % memory == 0:
+        return True, wanted
+    return False, f"it must be {wanted}, and the file's format is to {ALIGN}"
+
+
+def _try(fd: int) -> tuple[bool, str]:
+    """Write and read what is aligned to ALIGN and to no more, and see that the page cache has none of it."""
+    with mmap.mmap(-1, 4 * ALIGN) as memory:
+        view = ffi.from_buffer(memory)
+        first = int(ffi.cast("uintptr_t", view)) // ALIGN % 2 == 0
+        del view
+        at = ALIGN if first else 0
+        out, back = slice(at, at + ALIGN), slice(at + 2 * ALIGN, at + 3 * ALIGN)
+        memory[out] = os.urandom(ALIGN)
+        whole = memoryview(memory)
+        try:
+            done = os.pwritev(fd, [whole[out]], ALIGN) + os.preadv(fd, [whole[back]], ALIGN)
+            if done != 2 * ALIGN or memory[out] != memory[back]:
+                return False, "a trial came out wrong"
+        except OSError as e:
+            return False, f"a trial failed, {errno.errorcode.get(e.errno or 0, e.errno)}"
+        finally:
+            whole.release()
+    if lib.us_file_cached(fd, ALIGN, ALIGN) != 0:
+        return False, "a trial went through the page cache"
+    return True, "by trial"
 
 
 def _open(path: str, flags: int) -> tuple[int, bool]:
@@ -114,18 +194,21 @@ def _unnamed(directory: str, flags: int) -> tuple[int, bool, str]:
 
 
 def _reserve(fd: int, size: int, path: str) -> bool:
-    try:
-        os.posix_fallocate(fd, 0, size)
-        return True
-    except OSError as e:
-        if e.errno in (errno.ENOSPC, errno.EFBIG):
-            raise OSError(
-                e.errno,
-                f"no room for a swap file of {format_size(size)}; accepted: a smaller swap=",
-                path,
-            ) from e
-        if e.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
-            raise
-    with contextlib.suppress(OSError):
-        os.ftruncate(fd, size)
-    return False
+    """Reserve the room; False where the file system can't, and the file is sparse."""
+    error = -lib.us_file_reserve(fd, size)
+    if error in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+        try:
+            if os.fstat(fd).st_size < size:
+                os.ftruncate(fd, size)
+            return False
+        except OSError as e:
+            error = e.errno or errno.EIO
+    if error in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+        raise OSError(
+            error,
+            f"no room for a swap file of {format_size(size)}; accepted: a smaller swap=",
+            path,
+        )
+    if error:
+        raise OSError(error, os.strerror(error), path)
+    return True

@@ -5,6 +5,7 @@
  */
 #define _GNU_SOURCE
 #include "../../csrc/io.h"
+#include "../../csrc/sys.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -30,7 +31,9 @@ static const char *engine_name = "";
         }                                                                                             \
     } while (0)
 
-enum { PAGE = 4096, BLOCK = 64 << 10, BLOCKS = 64, READS = 6, WRITES = 10, MIXES = 3000 };
+enum { PAGE = 4096, BLOCK = 64 << 10, BLOCKS = 64, READS = 6, WRITES = 10 };
+
+static uint32_t mixes; /* requests of a test_mix */
 
 static uint64_t rng;
 
@@ -63,8 +66,9 @@ typedef struct bed {
     _Atomic uint32_t asleep;
 } bed_t;
 
+/* direct: in, whether O_DIRECT is wanted; out, whether it is had. */
 static int open_file(const char *path, bool *direct) {
-    int fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_DIRECT, 0600);
+    int fd = *direct ? open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_DIRECT, 0600) : -1;
     *direct = fd >= 0;
     if (fd < 0)
         fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
@@ -159,8 +163,8 @@ static void test_mix(int fd, int engine, int threads, int err, uint32_t every) {
         CHECK(us_io_inject(b.io, US_IO_WRITE, err, every) == 0);
     }
     uint32_t version_next = 1, started = 0;
-    while (started < MIXES || idle_n < READS + WRITES) {
-        for (uint32_t n = below(8); n > 0 && started < MIXES && idle_n > 0; n--) {
+    while (started < mixes || idle_n < READS + WRITES) {
+        for (uint32_t n = below(8); n > 0 && started < mixes && idle_n > 0; n--) {
             uint32_t block = below(BLOCKS), first = below(BLOCK / PAGE);
             uint32_t len = (1 + below(BLOCK / PAGE - first)) * PAGE;
             if (busy[block])
@@ -208,7 +212,7 @@ static void test_mix(int fd, int engine, int threads, int err, uint32_t every) {
     }
     CHECK(us_io_done(b.io) == NULL && us_io_in_flight(b.io, US_IO_READ) == 0);
     if (every > 0 && err < US_IO_SHORT)
-        CHECK(failed >= MIXES / every - 2 && failed <= MIXES / every);
+        CHECK(failed >= mixes / every - 2 && failed <= mixes / every);
     else
         CHECK(failed == 0);
     bed_close(&b);
@@ -330,6 +334,89 @@ static void test_close(int fd, int engine) {
     munmap(seen, BLOCK);
 }
 
+/* Without O_DIRECT: neither writes nor reads leave anything in the page cache, whoever reads beside them, nor
+ * does the kernel read ahead of them. The same by plain calls leaves all of it there. */
+static void test_cache(int fd, int engine) {
+    enum { SEGMENT = 1 << 20, SEGMENTS = 16, N = 4, ROUNDS = 600 };
+    const uint64_t all = (uint64_t)SEGMENT * SEGMENTS;
+    static us_io_req_t req[N];
+    uint8_t *mem = pages((size_t)N * SEGMENT);
+    const bool in_ram = us_in_ram(fd) == 1;
+    for (uint64_t off = 0; off < all; off += SEGMENT) {
+        fill(mem, SEGMENT, off, 1);
+        CHECK(pwrite(fd, mem, SEGMENT, (off_t)off) == SEGMENT);
+    }
+    CHECK(us_file_cached(fd, 0, all) == (int64_t)all);
+    bed_t b;
+    CHECK(bed_open(&b, fd, engine, 2, N, N) == 0);
+    for (uint32_t i = 0; i < SEGMENTS; i += N) {
+        for (uint32_t k = 0; k < N; k++) {
+            uint8_t *buf = mem + (size_t)k * SEGMENT;
+            req[k] = (us_io_req_t){.op = US_IO_WRITE, .buf = buf, .len = SEGMENT, .off = (uint64_t)(i + k) * SEGMENT};
+            fill(buf, SEGMENT, req[k].off, 2);
+            CHECK(us_io_submit(b.io, &req[k]) == 0);
+        }
+        CHECK(us_io_flush(b.io) == 0);
+        for (uint32_t k = 0; k < N; k++)
+            CHECK(wait_one(&b)->res == 0);
+    }
+    bed_close(&b);
+    CHECK(us_file_cached(fd, 0, all) == (in_ram ? (int64_t)all : 0));
+
+    CHECK(bed_open(&b, fd, engine, 2, N, N) == 0);
+    for (uint32_t n = 0; n < ROUNDS; n += N) {
+        for (uint32_t k = 0; k < N; k++) { /* neighbours and the same page twice among them */
+            uint32_t len = (1 + below(5)) * PAGE;
+            uint64_t off = (uint64_t)below(n % 8 ? 64 : (uint32_t)((all - 5 * PAGE) / PAGE)) * PAGE;
+            req[k] = (us_io_req_t){.op = US_IO_READ, .buf = mem + (size_t)k * SEGMENT, .len = len, .off = off};
+            CHECK(us_io_submit(b.io, &req[k]) == 0);
+        }
+        CHECK(us_io_flush(b.io) == 0);
+        for (uint32_t k = 0; k < N; k++) {
+            us_io_req_t *q = wait_one(&b);
+            CHECK(q->res == 0 && wrong_bits(q->buf, q->len, q->off, 2) == 0);
+        }
+    }
+    for (uint64_t off = 0; off < SEGMENT; off += 4 * PAGE) { /* a run, which would be read ahead of */
+        us_io_req_t q = {.op = US_IO_READ, .buf = mem, .len = 4 * PAGE, .off = off};
+        CHECK(run_one(&b, &q) == 0);
+    }
+    bed_close(&b);
+    CHECK(us_file_cached(fd, 0, all) == (in_ram ? (int64_t)all : 0));
+    munmap(mem, (size_t)N * SEGMENT);
+}
+
+/* What fails on its way from the page cache to the device fails its write, and those under way beside it,
+ * since it may have been theirs. Later ones are good. */
+static void test_late(int fd, int engine) {
+    enum { N = 4 };
+    bed_t b;
+    CHECK(bed_open(&b, fd, engine, 1, N, N) == 0);
+    CHECK(us_io_inject(b.io, US_IO_READ, US_IO_LATE, 1) == -EINVAL);
+    uint8_t *mem = pages(BLOCK);
+    us_io_req_t req[N];
+    for (int round = 0; round < 3; round++) {
+        const bool good = us_in_ram(fd) == 1; /* nothing is on its way */
+        us_io_req_t w = {.op = US_IO_WRITE, .buf = mem, .len = BLOCK};
+        for (uint32_t k = 0; k < N; k++) {
+            req[k] = (us_io_req_t){.op = US_IO_WRITE, .buf = mem, .len = BLOCK, .off = (uint64_t)k * BLOCK};
+            if (k == 0) /* the first of them */
+                CHECK(us_io_inject(b.io, US_IO_WRITE, US_IO_LATE, 1) == 0);
+            CHECK(us_io_submit(b.io, &req[k]) == 0);
+            CHECK(us_io_inject(b.io, US_IO_WRITE, US_IO_LATE, 0) == 0);
+        }
+        CHECK(us_io_flush(b.io) == 0);
+        for (uint32_t k = 0; k < N; k++)
+            wait_one(&b);
+        CHECK(req[0].res == (good ? 0 : -EIO));
+        for (uint32_t k = 1; k < N; k++) /* one thread does them in order */
+            CHECK(req[k].res == req[0].res || (engine == US_IO_URING && req[k].res == 0));
+        CHECK(run_one(&b, &w) == 0);
+    }
+    bed_close(&b);
+    munmap(mem, BLOCK);
+}
+
 static void test_open(int fd, int engine) {
     us_io_t *io;
     CHECK(us_io_open(&io, fd, 3, 0, 1, 1, -1, NULL) == -EINVAL && io == NULL);
@@ -344,24 +431,29 @@ static void test_open(int fd, int engine) {
 }
 
 static int test(const char *path) {
-    bool direct;
     static const int engines[] = {US_IO_URING, US_IO_THREADS};
-    for (int e = 0; e < 2; e++) {
-        const int engine = engines[e];
+    for (int e = 0; e < 4; e++) {
+        const int engine = engines[e / 2];
+        bool direct = e % 2 == 0;
+        mixes = direct ? 3000 : 700; /* each write is waited for by the disk */
         engine_name = engine == US_IO_URING ? "io_uring" : "threads";
         int fd = open_file(path, &direct);
         us_io_t *io;
-        int err = us_io_open(&io, fd, engine, 0, 1, 1, -1, NULL);
+        int event = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+        CHECK(event >= 0);
+        int err = us_io_open(&io, fd, engine, 0, 1, 1, event, NULL);
         if (engine == US_IO_URING && (err == -EPERM || err == -ENOSYS)) {
-            CHECK(us_io_open(&io, fd, US_IO_AUTO, 0, 1, 1, -1, NULL) == 0);
+            CHECK(us_io_open(&io, fd, US_IO_AUTO, 0, 1, 1, event, NULL) == 0);
             CHECK(us_io_engine(io) == US_IO_THREADS);
             us_io_close(io);
+            close(event);
             close(fd);
             printf("io_uring: refused (%s)\n", strerror(-err));
             continue;
         }
         CHECK(err == 0);
         us_io_close(io);
+        close(event);
         test_open(fd, engine);
         for (int threads = 1; threads <= (engine == US_IO_THREADS ? 4 : 1); threads++)
             test_mix(fd, engine, threads, 0, 0);
@@ -371,6 +463,12 @@ static int test(const char *path) {
         test_bad_days(fd, engine);
         test_close(fd, engine);
         close(fd);
+        if (!direct) {
+            fd = open_file(path, &direct);
+            test_cache(fd, engine);
+            test_late(fd, engine);
+            close(fd);
+        }
         printf("%s: good, %s\n", engine_name, direct ? "direct" : "buffered");
     }
     return 0;
@@ -449,7 +547,7 @@ static double write_rate(int fd, int engine, uint8_t *mem) {
 }
 
 static int bench(const char *path) {
-    bool direct;
+    bool direct = true;
     int fd = open_file(path, &direct);
     uint8_t *mem = pages((size_t)DEPTH << 20);
     for (size_t i = 0; i < (size_t)DEPTH << 20; i += 8) {

@@ -5,7 +5,18 @@ from __future__ import annotations
 
 import argparse
 
-from ..health import Facts, Finding, Status, gather, judge, self_test, worst
+from ..health import (
+    Facts,
+    Finding,
+    Place,
+    Status,
+    gather,
+    gather_place,
+    judge,
+    judge_place,
+    self_test,
+    worst,
+)
 from ..reporters import checks
 from ..reporters import json as json_reporter
 from ..reporters.progress import ProgressLine
@@ -32,14 +43,21 @@ class DoctorCommand(Command):
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the command's arguments."""
         parser.add_argument("--json", action="store_true", help="print JSON")
+        parser.add_argument(
+            "--swapfile",
+            metavar="DIR",
+            help="look at a directory for swap files too: O_DIRECT and its alignment, free room, and a "
+            "region paged through a file there, which is gone afterwards",
+        )
 
     def run(self, args: argparse.Namespace) -> int:
         """Examine, print, and return how bad it is."""
         with ProgressLine() as progress:
             progress("asking the kernel", 0.0)
             facts = gather()
+            place = gather_place(args.swapfile) if args.swapfile is not None else None
             progress("self-test", 0.3)
-            findings = examine(facts)
+            findings = examine(facts, place)
         status = worst(findings)
         if args.json:
             answer = {
@@ -53,9 +71,14 @@ class DoctorCommand(Command):
         return int(status)
 
 
-def examine(facts: Facts) -> list[Finding]:
-    """Judge the facts, and try it out if anything can be hoped for."""
+def examine(facts: Facts, place: Place | None = None) -> list[Finding]:
+    """Judge the facts, and the place for swap files, and try it out if anything can be hoped for."""
     findings = judge(facts)
     if worst(findings) < Status.FAILED:
         findings.append(self_test(facts).judge())
+    if place is not None:
+        about_place = judge_place(place)
+        if worst([*findings, *about_place]) < Status.FAILED:
+            about_place.append(self_test(facts, swapfile=place.path).judge("swap test"))
+        findings += about_place
     return findings

@@ -34,7 +34,7 @@ from .._core import ffi, lib
 MAX_EVENTS = 128
 NO_ENTRY = 2**32 - 1
 IO = {"auto": 0, "uring": 1, "threads": 2}  # US_IO_*
-NAMED = 8  # lost blocks that get a line each
+NAMED = 8  # lost blocks, and failed writes, that get a line each
 LOST = 0.05  # seconds after which a wait asks again by itself
 STRAY_TRIES = 400  # 5 ms each: a region may be about to be added, or has just gone
 
@@ -87,6 +87,7 @@ class Loop:
         self._lost_blocks = 0
         found = {codec: self._load_codec(codec) for _size, codec, _level in hello["pools"]}
         self._codec = ", ".join(found.values())
+        self._failed_writes = 0
         config = ffi.new("us_pager_config_t *")
         for name in ("client_pid", "mover_tid", "staging", "staging_len", "limit"):
             setattr(config, name, hello[name])
@@ -203,12 +204,7 @@ class Loop:
                 )
                 sys.stderr.flush()
             elif kind == lib.US_EV_IO:
-                self._say(
-                    "the swap file is full: blocks stay in the pool"
-                    if event.flags == errno.ENOSPC
-                    else f"a write to the swap file failed ({os.strerror(event.flags)});"
-                    " its blocks stay in the pool"
-                )
+                self._not_written(event.flags)
             elif kind == lib.US_EV_LOST:
                 self._lost(event)
             elif kind == lib.US_EV_GONE:
@@ -217,6 +213,18 @@ class Loop:
     def _say(self, text: str) -> None:
         sys.stderr.write(f"uswap: {text}\n")
         sys.stderr.flush()
+
+    def _not_written(self, error: int) -> None:
+        if error == errno.ENOSPC:  # comes once
+            self._say("the swap file is full: blocks stay in the pool until there is room again")
+            return
+        self._failed_writes += 1
+        if self._failed_writes <= NAMED:
+            self._say(
+                f"a write to the swap file failed ({os.strerror(error)}); its blocks stay in the pool"
+            )
+        elif self._failed_writes == NAMED + 1:
+            self._say("more writes to the swap file fail; stats().write_errors counts them")
 
     def _lost(self, event: Any) -> None:
         self._lost_blocks += 1
