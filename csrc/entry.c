@@ -17,6 +17,9 @@
  *   bring           us_entry_bring        fault.c (inline), evict.c (a worker's read-ahead, or put back)
  *   reserve         us_entry_reserve      fault.c: locked while a worker brings it in
  *   unreserve       us_entry_unreserve    evict.c: the worker is done
+ *   lock            us_entry_lock         writeout.c: locked while it is read and not brought in
+ *   unlock          us_entry_unlock       writeout.c: the read is done
+ *   lost            us_entry_lost         fault.c: POOLED or STORED, and can't be read back: LOST, for ever
  *   dirty           us_entry_dirty        fault.c: first write to a clean block
  *   drop, take      us_entry_leave        evict.c, with the command
  *   left            us_entry_left         evict.c: the mover's status is 0
@@ -161,6 +164,8 @@ void us_entry_bring(us_pager_t *p, us_region_t *r, uint32_t i, bool clean) {
 void us_entry_reserve(us_pager_t *p, us_region_t *r, uint32_t i) {
     us_entry_t e = p->space.table[i];
     e.flags |= US_F_LOCKED;
+    if (e.state == US_STORED) /* a worker may have it for another tier: it comes too late */
+        e.flags &= (uint8_t)~US_F_WRITING;
     put(p, i, e);
     resident_add(p, us_block_len(r, i));
 }
@@ -290,6 +295,8 @@ void us_entry_unmoved(us_pager_t *p, uint32_t i, uint16_t gen, uint64_t from) {
     us_entry_t e = p->space.table[i];
     if (!(e.flags & US_F_WRITING) || e.gen != gen || e.where != from) /* perhaps another move's */
         return;
+    if (e.state == US_STORED && (e.flags & US_F_LOCKED)) /* the flag is a read's by now */
+        return;
     e.flags &= (uint8_t)~US_F_WRITING;
     put(p, i, e);
     if (e.state == US_POOLED)
@@ -314,7 +321,8 @@ bool us_entry_moved(us_pager_t *p, uint32_t i, uint16_t gen, uint64_t from, uint
     const us_entry_t old = e;
     const us_region_t *r = us_region_of(p, i);
     const bool out = !(e.flags & US_F_KEPT);
-    e.flags &= (uint8_t)~US_F_WRITING;
+    if (!(e.flags & US_F_LOCKED)) /* another move of it, if there is one, will find another place */
+        e.flags &= (uint8_t)~US_F_WRITING;
     e.size = size;
     e.where = to;
     if (out) {
@@ -334,15 +342,16 @@ bool us_entry_moved(us_pager_t *p, uint32_t i, uint16_t gen, uint64_t from, uint
     return true;
 }
 
-/* Nothing leaves or comes while it is locked. */
+/* It is read, and not to be brought in. */
 void us_entry_lock(us_pager_t *p, uint32_t i) {
     us_entry_t e = p->space.table[i];
-    e.flags |= US_F_LOCKED;
+    e.flags |= US_F_LOCKED | US_F_WRITING;
     put(p, i, e);
 }
 
 void us_entry_unlock(us_pager_t *p, uint32_t i) {
     us_entry_t e = p->space.table[i];
+    e.flags &= (uint8_t)~US_F_WRITING;
     unlock(p, i, &e);
     put(p, i, e);
 }
@@ -350,6 +359,8 @@ void us_entry_unlock(us_pager_t *p, uint32_t i) {
 void us_entry_lost(us_pager_t *p, us_region_t *r, uint32_t i) {
     us_entry_t e = p->space.table[i];
     const uint32_t len = us_block_len(r, i);
+    if (e.state == US_POOLED)
+        us_policy_warm(p, i);
     out_sub(p, e, len);
     p->s->lost += len;
     us_entry_free_object(p, e);

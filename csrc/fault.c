@@ -7,14 +7,13 @@
  *    RESIDENT                     written while protected: lift it;  else somebody was faster: wake
  *    LEAVING                      wait for the mover's status
  *    locked by a worker           nothing: its copy wakes; if it fails, US_F_WAKE does
+ *    LOST                         its pages are marked: a touch is SIGBUS
  *
  * No fault is lost between COPY and the waiting thread: the kernel looks at the page table once more after
  * it has queued the thread, and COPY wakes the queue after it has set the page table.
  */
 #include "pager.h"
 
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "sys.h"
@@ -56,14 +55,51 @@ static const uint8_t *bytes_of(us_pager_t *p, us_entry_t e, uint32_t len) {
 int us_fault_install(us_pager_t *p, us_region_t *r, uint32_t i, bool write) {
     const us_entry_t e = p->space.table[i];
     const uint32_t len = us_block_len(r, i);
-    const uint64_t dst = us_block_addr(r, i);
     const uint8_t *src = bytes_of(p, e, len);
-    if (src == NULL) { /* the pool is our own memory: this can't be the disk's fault, only ours */
-        fprintf(stderr, "uswap: block at %#llx does not decompress (codec %u, %u bytes); ending the pager\n",
-                (unsigned long long)dst, US_CODEC_OF(e), US_LENGTH_OF(e));
-        abort();
+    if (src == NULL) { /* the pool's memory is not what it was */
+        us_fault_lose(p, r, i, true);
+        return US_DONE;
     }
     return us_fault_copy(p, r, i, write, src);
+}
+
+bool us_fault_intact(us_pager_t *p, us_region_t *r, uint32_t i) {
+    const us_entry_t e = p->space.table[i];
+    const uint32_t len = us_block_len(r, i);
+    return US_CODEC_OF(e) == US_CODEC_NONE ? US_LENGTH_OF(e) == len : bytes_of(p, e, len) != NULL;
+}
+
+/* ---- bytes that can't be had ------------------------------------------------------------------------ */
+
+/* A touch of the range is SIGBUS from here on, but for pages that a copy which was cut short has left. */
+static int mark(us_pager_t *p, uint64_t addr, uint64_t len) {
+    int err = us_sys_poison(p->cfg.uffd, addr, len);
+    if (err != -EEXIST && err != -ENOENT)
+        return err;
+    for (uint64_t off = 0; off < len; off += US_PAGE) {
+        err = us_sys_poison(p->cfg.uffd, addr + off, US_PAGE);
+        if (err != 0 && err != -EEXIST && err != -ENOENT) /* there already; unmapped by the user */
+            return err;
+    }
+    return 0;
+}
+
+/* Kernels before 6.6 can't mark pages. Then who waits for the block would wait for ever, and flags say so:
+ * the process ends. One that nobody waits for is let be until somebody does. */
+void us_fault_lose(us_pager_t *p, us_region_t *r, uint32_t i, bool wanted) {
+    const uint64_t addr = us_block_addr(r, i);
+    const uint32_t len = us_block_len(r, i);
+    const int tier = us_tier_of(p->space.table[i]);
+    us_entry_lost(p, r, i);
+    const int err = mark(p, addr, len);
+    us_event(p, (us_event_t){.kind = US_EV_LOST,
+                             .entry = i,
+                             .addr = addr,
+                             .flags = wanted ? (uint32_t)-err : 0,
+                             .tid = r->id,
+                             .offset = addr - r->addr,
+                             .length = len,
+                             .tier = (uint32_t)tier});
 }
 
 /* Copies a block's bytes in and commits: US_DONE, US_AGAIN, or -errno when the memory is gone. */
@@ -251,13 +287,18 @@ int us_fault_serve(us_pager_t *p, const us_event_t *f) {
     case US_STORED:
         kind = US_KIND_STORED;
         break;
-    case US_LOST: /* poisoned: the thread touches again and gets SIGBUS */
-        us_sys_wake(p->cfg.uffd, page, US_PAGE);
+    case US_LOST: { /* the mark is gone with the user's own MADV_DONTNEED, or it came just now */
+        const int err = mark(p, page, US_PAGE);
+        if (err != 0)
+            us_event(p, (us_event_t){.kind = US_EV_LOST, .entry = i, .addr = page, .flags = (uint32_t)-err,
+                                     .tid = r->id, .offset = page - r->addr, .length = US_PAGE});
+        us_sys_wake(p->cfg.uffd, page, US_PAGE); /* the thread touches again and gets SIGBUS */
         return US_DONE;
+    }
     default:
         kind = US_KIND_POOLED;
     }
-    if (e.flags & US_F_LOCKED) { /* a worker brings it in */
+    if (e.flags & US_F_LOCKED) { /* a worker or a read brings it in; or a read only looks, and then it is asked again */
         if (!(e.flags & US_F_WAKE)) {
             e.flags |= US_F_WAKE;
             us_entry_store(&p->space.table[i], e);

@@ -410,6 +410,34 @@ int us_pager_prefetch(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
     return result;
 }
 
+int us_pager_verify(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
+    us_region_t *r = range(p, id, cursor, last);
+    if (r == NULL)
+        return -EINVAL;
+    if (r->frozen)
+        return -ECANCELED;
+    enum { SLICE = 4096, PRESSED = 128 << 10 }; /* entries; bytes decompressed here: then the loop has its turn */
+    uint64_t pressed = 0;
+    for (int n = 0; *cursor < last; (*cursor)++, n++) {
+        const uint32_t i = r->first + *cursor;
+        const us_entry_t e = p->space.table[i];
+        if (n == SLICE || pressed >= PRESSED)
+            return US_AGAIN;
+        if (e.flags & US_F_LOCKED) /* leaving, or who has it finds out what it is worth */
+            continue;
+        if (e.state == US_STORED && !us_store_verify(p, r, i)) {
+            want(p);
+            return US_WAIT_ROOM;
+        }
+        if (e.state == US_POOLED) {
+            pressed += us_block_len(r, i);
+            if (!us_fault_intact(p, r, i))
+                us_fault_lose(p, r, i, false);
+        }
+    }
+    return US_DONE;
+}
+
 /* Pages of a changed block that are not there (never touched before it was wrapped, or given back) are
  * zeros; a system call of an unprivileged process can't wait for them. */
 static int populate(us_pager_t *p, us_region_t *r, uint32_t i) {
@@ -730,7 +758,8 @@ int us_pager_is_valid(us_pager_t *p) {
             if (e.state == US_POOLED ||
                 ((e.flags & US_F_KEPT) && US_CODEC_OF(e) != US_FILL && us_tier_of(e) != US_TIER_FILE))
                 c.named++;
-            if (e.state == US_RESIDENT || e.state == US_LEAVING || locked)
+            const bool looked_at = e.state == US_STORED && (e.flags & US_F_WRITING);
+            if (e.state == US_RESIDENT || e.state == US_LEAVING || (locked && !looked_at))
                 resident += us_block_len(r, i);
             if (e.state == US_RESIDENT)
                 free_to_leave += us_block_len(r, i);

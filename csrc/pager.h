@@ -199,6 +199,8 @@ bool us_store_fetch(us_pager_t *p, us_region_t *r, uint32_t i, bool write, uint6
  * many; 0: no slot is free. us_store_flush hands the reads over. */
 uint32_t us_store_fetch_run(us_pager_t *p, us_region_t *r, uint32_t i, uint32_t end, bool write, uint64_t most);
 void us_store_flush(us_pager_t *p);
+/* Begins to read STORED block i to see whether it can be. false: too many are being read just now. */
+bool us_store_verify(us_pager_t *p, us_region_t *r, uint32_t i);
 /* A worker is done with a block that was read ahead. */
 void us_store_brought(us_pager_t *p, us_region_t *r, us_job_t *j);
 bool us_store_pump(us_pager_t *p);
@@ -218,6 +220,10 @@ bool us_reclaim(us_pager_t *p, us_tier_t *t, uint64_t bytes);
 int us_fault_serve(us_pager_t *p, const us_event_t *f);
 /* Brings block i in: US_DONE, US_AGAIN, or -errno when the memory is gone. */
 int us_fault_install(us_pager_t *p, us_region_t *r, uint32_t i, bool write);
+/* POOLED block i, decompressed and let go of again. false: it does not decompress. */
+bool us_fault_intact(us_pager_t *p, us_region_t *r, uint32_t i);
+/* POOLED or STORED block i can't be read back: LOST. wanted: a thread waits for it. */
+void us_fault_lose(us_pager_t *p, us_region_t *r, uint32_t i, bool wanted);
 int us_fault_copy(us_pager_t *p, us_region_t *r, uint32_t i, bool write, const uint8_t *src);
 void us_fault_record(us_pager_t *p, int kind, uint64_t since);
 /* Fills in a job that brings block i in, but for the bytes. */

@@ -9,7 +9,7 @@
 #include "segment.h"
 #include "types.h"
 
-enum { US_WRITES = 4, US_READS = 64, US_READS_AHEAD = 48, US_PARTS = 64 };
+enum { US_WRITES = 4, US_READS = 64, US_READS_AHEAD = 48, US_READS_VERIFY = 16, US_PARTS = 64 };
 
 /* An object on its way to the file. */
 typedef struct us_record {
@@ -47,6 +47,7 @@ typedef struct us_read {
     uint32_t left;       /* of these: not yet brought in */
     us_part_t part[US_PARTS];
     bool busy, write, demand;
+    bool verify;         /* it is looked at, and stays where it is */
     uint8_t to;          /* the tier that the object goes to; 0: it is brought in */
     uint64_t since;      /* ns: the fault's message */
     uint64_t begun;      /* ns: the read */
@@ -61,6 +62,7 @@ typedef struct us_store {
     us_write_t write[US_WRITES];
     us_read_t read[US_READS];
     uint32_t writes, reads; /* busy ones */
+    uint32_t verifying;  /* of the reads: those that only look */
     uint32_t demand;     /* of the reads: those that a thread stands still for */
     uint64_t begun;      /* ns: the last of these */
     us_write_t *gather;  /* what us_store_ops.store puts objects into; NULL: none yet */

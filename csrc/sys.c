@@ -46,9 +46,9 @@ typedef struct us_move_arg {
 
 /* ---- injection -------------------------------------------------------------------------------------- */
 
-enum { OP_COPY, OP_ZERO, OP_WAKE, OP_PROTECT, OP_MOVE, OP_MADVISE, OP_VECTOR, OP_DIO, OP_RESERVE, OPS };
+enum { OP_COPY, OP_ZERO, OP_WAKE, OP_PROTECT, OP_MOVE, OP_MADVISE, OP_VECTOR, OP_DIO, OP_RESERVE, OP_POISON, OPS };
 static const char *const op_names[OPS] = {"copy",    "zero",   "wake", "protect", "move",
-                                          "madvise", "vector", "dio",  "reserve"};
+                                          "madvise", "vector", "dio",  "reserve", "poison"};
 
 static struct {
     int err;
@@ -285,6 +285,9 @@ typedef struct us_poison_arg {
 #define IOC_POISON _IOWR(0xAA, 0x08, us_poison_arg_t)
 
 int us_sys_poison(int uffd, uint64_t addr, uint64_t len) {
+    int err = inject(OP_POISON);
+    if (err)
+        return err;
     us_poison_arg_t a = {.start = addr, .len = len};
     return ioctl(uffd, IOC_POISON, &a) == 0 ? 0 : -errno;
 }

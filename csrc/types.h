@@ -72,11 +72,11 @@
  *
  *   Invariants (us_pager_is_valid checks them; tests cite the numbers):
  *   E1  only the loop writes entries, each by one 16-byte store
- *   E2  LOCKED <=> the mover or a worker has the block; LEAVING implies LOCKED
+ *   E2  LOCKED <=> the mover, a worker or a read has the block; LEAVING implies LOCKED
  *   E3  CLEAN implies RESIDENT or LEAVING;  KEPT implies CLEAN
  *   E4  an object of a pool has exactly one entry that names it, and its header names that entry
  *   E5  a slot in use has exactly one entry (OUTBOX, LEAVING) or one job that is about to release it
- *   E6  resident bytes = sum over RESIDENT and LEAVING blocks
+ *   E6  resident bytes = sum over RESIDENT and LEAVING blocks, and those that a worker or a read brings in
  *   E7  RESIDENT blocks, unlocked and unpinned, are in exactly one queue of the policy
  */
 typedef struct us_entry {
@@ -96,7 +96,8 @@ enum {
     US_F_WAITED = 8,  /* somebody in Python waits for the lock */
     US_F_MAIN = 16,   /* in the main queue (else in the small one), when queued */
     US_F_QUEUED = 32, /* in a queue of the policy */
-    US_F_WRITING = 128, /* POOLED: its object is on its way to another tier */
+    US_F_WRITING = 128, /* POOLED, STORED: its object is on its way to another tier. LOCKED as well: it is being read for
+                         * that, or only to be verified, and not to be brought in; no room is reserved for it */
     US_F_WAKE = 64    /* a fault came while a worker brings it in: wake when done */
 };
 

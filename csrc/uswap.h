@@ -271,8 +271,11 @@ typedef struct us_event {
     uint32_t entry; /* index in the table */
     uint64_t addr;
     uint32_t flags; /* of the fault message */
-    uint32_t tid;
+    uint32_t tid;   /* of the fault message; of US_EV_LOST: the region's id */
     uint64_t since; /* us_now_ns() when the message was read */
+    uint64_t offset; /* US_EV_LOST: bytes from the region's start */
+    uint32_t length; /* US_EV_LOST: bytes of the block */
+    uint32_t tier;   /* US_EV_LOST: where it was, US_TIER_* */
 } us_event_t;
 
 /* Gives the pager its swap file, before the first region: bytes of it in segments. engine: US_IO_*. */
@@ -307,6 +310,10 @@ int us_pager_prefetch(us_pager_t *p, int id, uint32_t *cursor, uint32_t last);
 int us_pager_move(us_pager_t *p, int id, uint32_t *cursor, uint32_t last, int to);
 /* Done when each block was seen with no move of it under way. */
 int us_pager_moved(us_pager_t *p, int id, uint32_t *cursor, uint32_t last);
+/* Reads what is out of RAM where it is, and leaves it there: a STORED block is read and checked as a fault
+ * would, a POOLED one decompressed. What can't be read back is LOST from then on. The last reads are done
+ * when the range is settled. -ECANCELED: the region is frozen. */
+int us_pager_verify(us_pager_t *p, int id, uint32_t *cursor, uint32_t last);
 /* Done when each block was seen neither locked, leaving nor in the outbox; a frozen region also has no jobs. */
 int us_pager_settle(us_pager_t *p, int id, uint32_t *cursor, uint32_t last);
 int us_pager_pin(us_pager_t *p, int id, uint32_t *cursor, uint32_t last);

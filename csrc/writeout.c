@@ -8,6 +8,7 @@
  *          done: entry unchanged (generation)?  STORED, the pool's object goes.  else: garbage
  *   in     the aligned span that holds the object, into a buffer of the reads' own       us_store_fetch
  *          done: checked, decompressed, copied, RESIDENT; the file's object stays as the clean block's copy
+ *   look   the same without the copy: the block stays where it is                         us_store_verify
  *   log    few free segments: the poorest is read, what lives is packed into a new one   compact
  *
  * No memory is allocated on these ways: the buffers are there from the start. Nothing is decompressed on
@@ -17,6 +18,8 @@
  * Failures. A write that fails: the blocks stay where they were; EIO retires the segment, and when the next
  * write fails too nothing is written for a while; ENOSPC and EDQUOT stop writing for a while at once. A read that fails, or an object that is not what its entry says: tried again
  * READ_TRIES times, then the block is LOST: its pages are poisoned, a touch is SIGBUS, and a line says which.
+ * Who only looks (us_store_verify) reads the same way and finds the same; its reads have some of the slots that
+ * demands don't need; a fault meanwhile asks again when it is done.
  */
 #include "pager.h"
 
@@ -445,7 +448,7 @@ static us_read_t *free_read(us_store_t *s, bool demand) {
 static void begin_read(us_read_t *rd, const us_region_t *r) {
     rd->region = r->id;
     rd->tries = rd->parts = 0;
-    rd->write = rd->demand = false;
+    rd->write = rd->demand = rd->verify = false;
     rd->to = 0;
     rd->since = 0;
 }
@@ -471,10 +474,11 @@ static bool post_read(us_pager_t *p, us_region_t *r, us_read_t *rd) {
     rd->left = rd->parts;
     s->reads++;
     s->demand += rd->demand;
+    s->verifying += rd->verify;
     for (uint32_t k = 0; k < rd->parts; k++) {
         us_log_pin(s->log, rd->part[k].off);
         r->jobs++;
-        if (rd->to != 0)
+        if (rd->to != 0 || rd->verify)
             us_entry_lock(p, rd->part[k].entry);
         else
             us_entry_reserve(p, r, rd->part[k].entry);
@@ -551,11 +555,14 @@ const us_tier_ops_t us_store_ops = {.sink = file_sink,
                                     .free = file_free,
                                     .room = file_room};
 
-static void lose(us_pager_t *p, us_region_t *r, uint32_t i) {
-    const uint64_t addr = us_block_addr(r, i);
-    us_entry_lost(p, r, i);
-    const int err = us_sys_poison(p->cfg.uffd, addr, us_block_len(r, i));
-    us_event(p, (us_event_t){.kind = US_EV_LOST, .entry = i, .addr = addr, .flags = (uint32_t)-err, .tid = r->id});
+bool us_store_verify(us_pager_t *p, us_region_t *r, uint32_t i) {
+    us_read_t *rd = p->store.verifying < US_READS_VERIFY ? free_read(&p->store, false) : NULL;
+    if (rd == NULL)
+        return false;
+    begin_read(rd, r);
+    add_part(p, rd, i);
+    rd->verify = true;
+    return post_read(p, r, rd);
 }
 
 /* A part is done with: its block is not locked any more. Whoever waits for the block finds it there, or asks again. */
@@ -569,6 +576,7 @@ static void end_part(us_pager_t *p, us_region_t *r, us_read_t *rd, const us_part
         rd->busy = false;
         s->reads--;
         s->demand -= rd->demand;
+        s->verifying -= rd->verify;
     }
 }
 
@@ -585,14 +593,22 @@ static int check_part(us_pager_t *p, const us_read_t *rd, const us_part_t *part)
                         part->entry, part->gen, part->length);
 }
 
-/* Decompresses and copies in what was checked; by the loop itself. */
+/* The block's bytes, by the loop itself: in *src, which is the read's buffer or p->raw. */
+static int unpack_part(us_pager_t *p, const us_region_t *r, const us_read_t *rd, const us_part_t *part,
+                       const uint8_t **src) {
+    const uint32_t raw = us_block_len(r, part->entry);
+    *src = object_of(rd, part) + US_OBJ_HEAD;
+    if (part->codec == US_CODEC_NONE)
+        return part->length == raw ? 0 : -EILSEQ;
+    const int err = us_decompress(p->codec, part->codec, *src, part->length, p->raw, raw);
+    *src = p->raw;
+    return err;
+}
+
+/* Copies in what was checked. */
 static int bring_part(us_pager_t *p, us_region_t *r, us_read_t *rd, const us_part_t *part, bool write, bool *wake) {
-    const uint8_t *src = object_of(rd, part) + US_OBJ_HEAD;
-    int err = 0;
-    if (part->codec != US_CODEC_NONE) {
-        err = us_decompress(p->codec, part->codec, src, part->length, p->raw, us_block_len(r, part->entry));
-        src = p->raw;
-    }
+    const uint8_t *src;
+    const int err = unpack_part(p, r, rd, part, &src);
     if (err != 0)
         return err;
     *wake = unlock_part(p, r, part);
@@ -604,13 +620,16 @@ static int bring_part(us_pager_t *p, us_region_t *r, us_read_t *rd, const us_par
 static void fetched_one(us_pager_t *p, us_region_t *r, us_read_t *rd) {
     const us_part_t *part = &rd->part[0];
     const uint32_t i = part->entry;
+    const uint8_t *src;
     bool wake = false;
     if (rd->demand)
         us_place_read(&p->place, us_now_ns() - rd->begun);
     int err = rd->req.res;
     if (err == 0)
         err = check_part(p, rd, part);
-    if (err == 0 && rd->to == 0)
+    if (err == 0 && rd->verify)
+        err = unpack_part(p, r, rd, part, &src);
+    else if (err == 0 && rd->to == 0)
         err = bring_part(p, r, rd, part, rd->write, &wake);
     if (err != 0 && ++rd->tries < READ_TRIES) {
         p->s->read_retries++;
@@ -619,11 +638,11 @@ static void fetched_one(us_pager_t *p, us_region_t *r, us_read_t *rd) {
             return;
         }
     }
-    if (rd->to != 0) {
+    if (rd->to != 0 || rd->verify) {
         wake = (p->space.table[i].flags & US_F_WAKE) != 0;
         us_entry_unlock(p, i);
-        p->recodes--;
-        if (err == 0) { /* if there is no room for it any more it stays in the file */
+        p->recodes -= rd->to != 0;
+        if (err == 0 && rd->to != 0) { /* if there is no room for it any more it stays in the file */
             us_tier_t *to = &p->tier[rd->to];
             to->ops->store(p, to, r, i, object_of(rd, part) + US_OBJ_HEAD);
             to->ops->flush(p, to);
@@ -632,7 +651,7 @@ static void fetched_one(us_pager_t *p, us_region_t *r, us_read_t *rd) {
         wake = unlock_part(p, r, part);
     }
     if (err != 0)
-        lose(p, r, i);
+        us_fault_lose(p, r, i, wake);
     end_part(p, r, rd, part, wake);
 }
 
@@ -683,7 +702,7 @@ void us_store_brought(us_pager_t *p, us_region_t *r, us_job_t *j) {
 
 static void fetched(us_pager_t *p, us_read_t *rd) {
     us_region_t *r = p->region[rd->region];
-    if (rd->parts == 1 && (rd->demand || rd->to != 0))
+    if (rd->parts == 1 && (rd->demand || rd->to != 0 || rd->verify))
         fetched_one(p, r, rd);
     else
         fetched_run(p, r, rd);

@@ -28,6 +28,7 @@ def test_one_base(name: str) -> None:
         (errors.BufferRefusedError, ValueError),
         (errors.ClosedError, ValueError),
         (errors.LimitError, ValueError),
+        (errors.LostDataError, OSError),
         (errors.DegradedWarning, UserWarning),
     ],
 )
@@ -44,6 +45,18 @@ def test_buffer_refused_says_everything() -> None:
             "cannot page ndarray of 3 MiB: it is read-only; accepted: writable memory"
         )
         assert (one.buffer, one.reason, one.accepted) == error.args
+
+
+def test_lost_data_says_where() -> None:
+    """It names region and ranges, the first of many in its message, and survives pickling."""
+    error = errors.LostDataError("region 3", [(0, 4096), (16384, 8192)])
+    for one in (error, pickle.loads(pickle.dumps(error))):
+        assert (one.errno, one.region) == (errno.EIO, "region 3")
+        assert one.lost == [(0, 4096), (16384, 8192)]
+        assert "region 3 are lost: 4096 bytes at offset 0, 8192 bytes at offset 16384" in str(one)
+    many = errors.LostDataError("region 3", [(k * 8192, 4096) for k in range(100)])
+    assert len(many.lost) == 100
+    assert "4096 bytes at offset 24576, and 393216 bytes in 96 more ranges" in str(many)
 
 
 def test_unsupported_kernel_has_errno() -> None:

@@ -46,6 +46,7 @@ operation = st.one_of(
     st.tuples(st.just("read"), place, length),
     st.tuples(st.just("evict"), place, length),
     st.tuples(st.just("prefetch"), place, length),
+    st.tuples(st.just("check"), place, length),
     st.tuples(st.just("pinned"), place, st.integers(1, 60_000), kind),
 )
 operations = st.lists(st.tuples(st.integers(0, REGIONS - 1), operation), min_size=1, max_size=12)
@@ -167,6 +168,8 @@ class Machine(RuleBasedStateMachine):
                 region.evict(at, n)
             elif what == "prefetch":
                 region.prefetch(at, n)
+            elif what == "check":
+                region.check(at, n)
             else:
                 with region.pinned(at, n):
                     self._do(parity, held, "write", place, n, *more)

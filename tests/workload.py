@@ -317,6 +317,9 @@ class Stress:
             elif what < 0.96:
                 region, at, n = self._range(rng)
                 region.prefetch(at, n)
+            elif what < 0.97:
+                region, at, n = self._range(rng)
+                region.check(at, n)
             elif what < 0.98:
                 # Somebody else's bytes: may change under the hand, but must come.
                 bytes(rng.choice(rng.choice(self.units)).view)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import buffers
 from ._core import ffi, lib
-from .errors import ClosedError, LimitError, UswapError
+from .errors import ClosedError, LimitError, LostDataError, UswapError
 from .sizes import format_size
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ __all__ = ["OwnRegion", "Region", "Residency", "WrappedRegion"]
 PAGE = mmap.PAGESIZE
 _MAP_NORESERVE = 0x4000  # mmap has no name for it before Python 3.11
 STATES = ("empty", "resident", "leaving", "outbox", "filled", "pooled", "stored", "lost")
+_LOST = bytes([STATES.index("lost")])
 
 
 class _Probe:
@@ -91,7 +92,7 @@ class Region:
     address: int
     length: int
     block: int
-    _id: int
+    _id: int = -1
     _first: int
     _entries: int
     _paged: bool = False
@@ -158,20 +159,20 @@ class Region:
         """Whether it is paged; else it is ordinary memory."""
         return self._paged
 
-    def _blocks(self, offset: int, length: int | None) -> tuple[int, int]:
-        """The blocks that [offset, offset + length) touches."""
+    def _blocks(self, offset: int, length: int | None, name: str = "offset") -> tuple[int, int]:
+        """The blocks that [offset, offset + length) touches; `name` is what the caller calls offset."""
         self._check_paged()
         if not isinstance(offset, int) or isinstance(offset, bool):
-            raise TypeError(f"offset={offset!r} is a {type(offset).__name__}; accepted: int")
+            raise TypeError(f"{name}={offset!r} is a {type(offset).__name__}; accepted: int")
         if length is None:
             length = max(0, self.length - offset)
         if not isinstance(length, int) or isinstance(length, bool):
             raise TypeError(f"length={length!r} is a {type(length).__name__}; accepted: int, None")
         if not 0 <= offset <= self.length:
-            raise ValueError(f"offset={offset} is outside; accepted: 0 to {self.length}")
+            raise ValueError(f"{name}={offset} is outside; accepted: 0 to {self.length}")
         if not 0 <= length <= self.length - offset:
             raise ValueError(
-                f"length={length} is outside; accepted: 0 to {self.length - offset} at this offset"
+                f"length={length} is outside; accepted: 0 to {self.length - offset} at this {name}"
             )
         return offset // self.block, -(-(offset + length) // self.block) if length else (
             offset // self.block
@@ -257,17 +258,58 @@ class Region:
 
     # ---- what there is to know
 
-    def residency(self, offset: int = 0, length: int | None = None) -> Residency:
-        """Return where the bytes of a range of blocks are."""
-        first, last = self._blocks(offset, length)
+    def check(self, start: int = 0, length: int | None = None) -> None:
+        """Make sure that what is out of RAM can be read back, without bringing it in.
+
+        Every block of the range that is in the swap file is read and checked as a fault would do it:
+        its header, its checksum, that it decompresses to its length. One in the pool is decompressed.
+        The blocks stay where they are, so no room within the limit is needed. What is in RAM,
+        filled or never touched is not looked at; nor is the copy in the file of a block in RAM.
+
+        A block that can't be read back, after a few tries, is lost from then on: a touch is SIGBUS.
+
+        Args:
+            start: bytes from the region's start.
+            length: bytes, or up to the end. Every block that the range touches is checked whole.
+
+        Raises:
+            LostDataError: blocks of the range are lost, now found or before; names their offsets.
+            ClosedError: the region is no longer paged, or was released meanwhile.
+        """
+        first, last = self._blocks(start, length, "start")
+        try:
+            self._range("verify", first, last)
+        except OSError as e:
+            if e.errno != errno.ECANCELED and self._paged:
+                raise
+            raise ClosedError("the region was released meanwhile") from None
+        states = self._states(first, last)
+        lost: list[tuple[int, int]] = []
+        at = states.find(_LOST)
+        while at >= 0:
+            end = at + 1
+            while states[end : end + 1] == _LOST:
+                end += 1
+            begin = (first + at) * self.block
+            lost.append((begin, min((first + end) * self.block, self.length) - begin))
+            at = states.find(_LOST, end)
+        if lost:
+            raise LostDataError(self, lost)
+
+    def _states(self, first: int, last: int, read: Any = lib.us_client_states) -> bytes:
+        """The states of some blocks, or what else `read` says of them, a byte each."""
         states = ffi.new("uint8_t[]", max(1, last - first))
         with self.pager._gauges:
             self._check_paged()
             self.pager._check_open()
-            lib.us_client_states(self.pager._client, self._first + first, last - first, states)
-            raw = bytes(ffi.buffer(states, last - first))
-            lib.us_client_tiers(self.pager._client, self._first + first, last - first, states)
-            where = bytes(ffi.buffer(states, last - first))
+            read(self.pager._client, self._first + first, last - first, states)
+        return bytes(ffi.buffer(states, last - first))
+
+    def residency(self, offset: int = 0, length: int | None = None) -> Residency:
+        """Return where the bytes of a range of blocks are."""
+        first, last = self._blocks(offset, length)
+        raw = self._states(first, last)
+        where = self._states(first, last, lib.us_client_tiers)
         sums = dict.fromkeys(STATES, 0)
         for state, name in enumerate(STATES):
             sums[name] = raw.count(state) * self.block
@@ -301,7 +343,7 @@ class Region:
     def __repr__(self) -> str:
         state = "paged" if self._paged else "released"
         return (
-            f"<uswap.{type(self).__name__} {format_size(self.length)} at {self.address:#x}, "
+            f"<uswap.{type(self).__name__} {self._id}, {format_size(self.length)} at {self.address:#x}, "
             f"blocks of {format_size(self.block)}, {state}>"
         )
 

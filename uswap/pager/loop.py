@@ -35,6 +35,7 @@ MAX_EVENTS = 128
 NO_ENTRY = 2**32 - 1
 IO = {"auto": 0, "uring": 1, "threads": 2}  # US_IO_*
 NAMED = 8  # lost blocks, and failed writes, that get a line each
+TIERS = dict.fromkeys((1, 2, 3), "out of the pool") | {4: "from the swap file"}  # US_TIER_*
 LOST = 0.05  # seconds after which a wait asks again by itself
 STRAY_TRIES = 400  # 5 ms each: a region may be about to be added, or has just gone
 
@@ -117,6 +118,7 @@ class Loop:
             "evict": self._evict,
             "prefetch": self._prefetch,
             "migrate": self._migrate,
+            "verify": self._verify,
             "pin": self._pin,
             "unpin": self._unpin,
             "freeze": self._freeze,
@@ -230,8 +232,9 @@ class Loop:
         self._lost_blocks += 1
         if self._lost_blocks <= NAMED:
             self._say(
-                "a block can't be read back from the swap file:"
-                f" region {event.tid}, address {event.addr:#x}; a touch of it raises SIGBUS"
+                f"a block can't be read back {TIERS.get(event.tier, 'once more')}:"
+                f" region {event.tid}, offset {event.offset}, {event.length} bytes"
+                f" (address {event.addr:#x}); a touch of it raises SIGBUS"
             )
         elif self._lost_blocks == NAMED + 1:
             self._say("more blocks can't be read back; stats().lost counts them")
@@ -373,6 +376,10 @@ class Loop:
             await self._range(begin, m["region"], at(m["first"]), m["last"])
         finally:
             await self._range(lib.us_pager_moved, m["region"], at(m["first"]), m["last"])
+
+    async def _verify(self, m: wire.Message) -> None:
+        await self._range(lib.us_pager_verify, m["region"], at(m["first"]), m["last"])
+        await self._settle(m["region"], m["first"], m["last"])
 
     async def _pin(self, m: wire.Message) -> None:
         cursor = at(m["first"])
