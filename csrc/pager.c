@@ -418,16 +418,20 @@ int us_pager_verify(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
         return -ECANCELED;
     enum { SLICE = 4096, PRESSED = 128 << 10 }; /* entries; bytes decompressed here: then the loop has its turn */
     uint64_t pressed = 0;
+    int result = US_DONE;
     for (int n = 0; *cursor < last; (*cursor)++, n++) {
         const uint32_t i = r->first + *cursor;
         const us_entry_t e = p->space.table[i];
-        if (n == SLICE || pressed >= PRESSED)
-            return US_AGAIN;
+        if (n == SLICE || pressed >= PRESSED) {
+            result = US_AGAIN;
+            break;
+        }
         if (e.flags & US_F_LOCKED) /* leaving, or who has it finds out what it is worth */
             continue;
         if (e.state == US_STORED && !us_store_verify(p, r, i)) {
             want(p);
-            return US_WAIT_ROOM;
+            result = US_WAIT_ROOM;
+            break;
         }
         if (e.state == US_POOLED) {
             pressed += us_block_len(r, i);
@@ -435,7 +439,8 @@ int us_pager_verify(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
                 us_fault_lose(p, r, i, false);
         }
     }
-    return US_DONE;
+    us_store_flush(p);
+    return result;
 }
 
 /* Pages of a changed block that are not there (never touched before it was wrapped, or given back) are
@@ -678,6 +683,7 @@ int us_pager_step(us_pager_t *p, us_event_t *ev, int max) {
         if (p->resident - p->leaving > p->mark_high)
             us_evict_some(p);
         us_tiers_sink(p);
+        us_store_flush(p);
         more = tidy(p);
         if (spin(p))
             continue;
