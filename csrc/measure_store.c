@@ -396,14 +396,12 @@ int us_objects_out(us_objects_t *o, us_out_t *out) {
         err = us_codec_ctx_new(&s.ctx, o->block);
     s.off = malloc(o->n * sizeof *s.off);
     s.read_buf = aligned_alloc(US_PAGE, us_align_up(most, US_PAGE));
-    for (int k = 0; k < US_WRITES; k++) {
-        s.write[k].buf = aligned_alloc(US_PAGE, us_align_up(out->segment, US_PAGE));
-        if (s.write[k].buf == NULL)
-            err = -ENOMEM;
-        else
-            memset(s.write[k].buf, 0, out->segment);
-    }
-    if (s.off == NULL || s.read_buf == NULL)
+    const uint64_t each = us_align_up(out->segment, US_PAGE);
+    uint8_t *bufs = mmap(NULL, US_WRITES * each, PROT_READ | PROT_WRITE,
+                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+    for (int k = 0; k < US_WRITES && bufs != MAP_FAILED; k++)
+        s.write[k].buf = bufs + (uint64_t)k * each;
+    if (s.off == NULL || s.read_buf == NULL || bufs == MAP_FAILED)
         err = -ENOMEM;
     if (err == 0)
         err = us_io_open(&s.io, out->fd, out->engine, 0, 1, US_WRITES, ring_fd, NULL);
@@ -419,8 +417,8 @@ int us_objects_out(us_objects_t *o, us_out_t *out) {
     if (err == 0)
         empty_pool(o);
     us_io_close(s.io); /* waits for what is in flight */
-    for (int k = 0; k < US_WRITES; k++)
-        free(s.write[k].buf);
+    if (bufs != MAP_FAILED)
+        munmap(bufs, US_WRITES * each);
     free(s.read_buf);
     free(s.off);
     us_codec_ctx_free(s.ctx);
