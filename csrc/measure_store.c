@@ -239,6 +239,15 @@ static int fill_pool(us_objects_t *o) {
     return 0;
 }
 
+/* Not measured: in a pool that is in use most of the room is taken again by what comes in, while in one that is
+ * only emptied all of it goes back to the kernel, page by page. */
+static void empty_pool(us_objects_t *o) {
+    for (uint64_t i = 0; i < o->n; i++) {
+        us_pool_free(o->pool, o->off[i], length_of(o, i));
+        o->off[i] = 0;
+    }
+}
+
 /* A write in flight: the objects [first, end). */
 typedef struct us_out_write {
     us_io_req_t req;
@@ -275,7 +284,7 @@ static void read_next(us_out_state_t *s) {
     us_io_flush(s->io);
 }
 
-/* What the loop does when a write is done: commits its objects, which then leave the pool. */
+/* What the loop does when a write is done, but for the room in the pool: see empty_pool. */
 static void commit(us_out_state_t *s, us_out_write_t *w) {
     w->busy = false;
     s->writes--;
@@ -283,17 +292,12 @@ static void commit(us_out_state_t *s, us_out_write_t *w) {
         s->err = w->req.res;
         return;
     }
-    const bool packed = s->out->how == US_OUT_PACKED;
-    if (packed)
-        us_log_written(s->log, w->pack.id);
-    for (uint64_t i = w->first; i < w->end; i++) {
-        if (packed)
-            us_log_live(s->log, (uint64_t)s->off[i], length_of(s->o, i));
-        us_pool_free(s->o->pool, s->o->off[i], length_of(s->o, i));
-        s->o->off[i] = 0;
-    }
-    if (packed)
-        us_log_settle(s->log, w->pack.id);
+    if (s->out->how != US_OUT_PACKED)
+        return;
+    us_log_written(s->log, w->pack.id);
+    for (uint64_t i = w->first; i < w->end; i++)
+        us_log_live(s->log, (uint64_t)s->off[i], length_of(s->o, i));
+    us_log_settle(s->log, w->pack.id);
 }
 
 static void pump(us_out_state_t *s) {
@@ -392,14 +396,12 @@ int us_objects_out(us_objects_t *o, us_out_t *out) {
         err = us_codec_ctx_new(&s.ctx, o->block);
     s.off = malloc(o->n * sizeof *s.off);
     s.read_buf = aligned_alloc(US_PAGE, us_align_up(most, US_PAGE));
-    for (int k = 0; k < US_WRITES; k++) {
-        s.write[k].buf = aligned_alloc(US_PAGE, us_align_up(out->segment, US_PAGE));
-        if (s.write[k].buf == NULL)
-            err = -ENOMEM;
-        else
-            memset(s.write[k].buf, 0, out->segment);
-    }
-    if (s.off == NULL || s.read_buf == NULL)
+    const uint64_t each = us_align_up(out->segment, US_PAGE);
+    uint8_t *bufs = mmap(NULL, US_WRITES * each, PROT_READ | PROT_WRITE,
+                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+    for (int k = 0; k < US_WRITES && bufs != MAP_FAILED; k++)
+        s.write[k].buf = bufs + (uint64_t)k * each;
+    if (s.off == NULL || s.read_buf == NULL || bufs == MAP_FAILED)
         err = -ENOMEM;
     if (err == 0)
         err = us_io_open(&s.io, out->fd, out->engine, 0, 1, US_WRITES, ring_fd, NULL);
@@ -412,9 +414,11 @@ int us_objects_out(us_objects_t *o, us_out_t *out) {
         out->cpu_ns = cpu_ns() - cpu;
         err = s.err;
     }
+    if (err == 0)
+        empty_pool(o);
     us_io_close(s.io); /* waits for what is in flight */
-    for (int k = 0; k < US_WRITES; k++)
-        free(s.write[k].buf);
+    if (bufs != MAP_FAILED)
+        munmap(bufs, US_WRITES * each);
     free(s.read_buf);
     free(s.off);
     us_codec_ctx_free(s.ctx);
