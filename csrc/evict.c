@@ -227,7 +227,7 @@ static uint32_t send(us_pager_t *p, us_pick_t *v, uint32_t n) {
 }
 
 static bool in_flight(const us_pager_t *p) {
-    return p->head != p->seen || us_crew_busy(&p->crew) > 0 || p->store.writes > 0;
+    return p->head != p->seen || us_crew_busy(&p->crew) > 0 || us_store_busy(p);
 }
 
 static uint32_t ring_room(const us_pager_t *p) { return US_RING - (uint32_t)(p->head - p->seen); }

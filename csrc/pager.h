@@ -188,6 +188,8 @@ void us_store_close(us_pager_t *p);
 extern const us_tier_ops_t us_store_ops;
 /* Keeps enough segments free. */
 void us_store_tend(us_pager_t *p);
+/* Is something being written, or read to be cleaned? */
+bool us_store_busy(const us_pager_t *p);
 /* Will what is cold in `from` be written, if it has to be? */
 bool us_store_helps(const us_pager_t *p, const us_tier_t *from);
 /* Block numbers first to first + count - 1 get other blocks: what is being written of them is garbage. */

@@ -9,6 +9,7 @@
 #include "segment.h"
 #include "types.h"
 
+enum { US_VICTIMS = 64 }; /* segments that one write cleans, at most */
 enum { US_WRITES = 4, US_READS = 64, US_READS_AHEAD = 48, US_READS_VERIFY = 16, US_PARTS = 64 };
 
 /* An object on its way to the file. */
@@ -25,7 +26,9 @@ typedef struct us_write {
     uint8_t *buf;        /* a segment */
     us_record_t *record;
     uint32_t records, room;
-    bool busy, compacting;
+    bool busy;
+    bool filling;        /* by the cleaner; not begun */
+    uint32_t victim[US_VICTIMS], victims; /* segments whose objects it holds, pinned until it is done */
 } us_write_t;
 
 /* One object of a read. */
@@ -70,10 +73,14 @@ typedef struct us_store {
     uint64_t full_until; /* ns: no writing before; the file system or the log is full, or writes fail */
     bool failing;        /* the last write */
     bool said_full;
-    uint8_t *old;        /* the segment that is compacted */
+    uint8_t *old;        /* the segment that is cleaned */
     us_io_req_t old_req;
     int64_t old_id;      /* -1: none */
-    bool old_read;
+    bool old_read;       /* it is in the buffer */
+    bool old_moved;      /* and something was found in it */
+    uint64_t old_at;     /* its objects before this offset have been seen to */
+    us_write_t *cleaner; /* what lives is gathered here; NULL: none has been begun */
+    uint32_t fill;       /* bytes that a full segment holds, on average: large objects leave gaps */
 } us_store_t;
 
 #endif

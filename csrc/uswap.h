@@ -103,6 +103,8 @@ typedef struct us_stats {
     uint64_t written_objects, written_object_bytes; /* from the pool, payload */
     uint64_t write_garbage;           /* objects that had changed when their write was done */
     uint64_t rewritten;               /* payload bytes copied by compaction */
+    uint64_t cleaned_segments;        /* that compaction has read */
+    uint64_t cleaned_bytes;           /* read for that */
     uint64_t padding;                 /* bytes written that hold no object */
     uint64_t reads, read_bytes, read_retries;
     uint64_t write_errors;

@@ -9,10 +9,10 @@
  *   in     the aligned span that holds the object, into a buffer of the reads' own       us_store_fetch
  *          done: checked, decompressed, copied, RESIDENT; the file's object stays as the clean block's copy
  *   look   the same without the copy: the block stays where it is                         us_store_verify
- *   log    few free segments: the poorest is read, what lives is packed into a new one   compact
+ *   log    few free segments: the poorest are read, what lives in them is packed anew    clean
  *
  * No memory is allocated on these ways: the buffers are there from the start. Nothing is decompressed on
- * the way out or in compaction. Reads have slots and buffers that writes can't use up, so a fault never
+ * the way out or in cleaning. Reads have slots and buffers that writes can't use up, so a fault never
  * waits for a write, and a write never needs a fault to be served.
  *
  * Failures. A write that fails: the blocks stay where they were; EIO retires the segment, and when the next
@@ -32,7 +32,10 @@
 
 #include "sys.h"
 
-enum { READ_TRIES = 3, RUN_MAX = 256 << 10, LARGE = 64 << 10, KEEP_FREE = 2, POOR = 75, THREADS = 4 };
+enum { READ_TRIES = 3, RUN_MAX = 256 << 10, LARGE = 64 << 10, THREADS = 4 };
+/* Segments: that only the cleaner may use; that it sees to beyond these. Percent of a full segment: that may
+ * live in one that is cleaned, so that each byte gained costs ten written at most. */
+enum { KEEP_FREE = 2, AHEAD = 2, POOR = 90 };
 enum { READ_BUF = (1 << US_BLOCK_MAX_SHIFT) + 3 * (int)US_PAGE };
 #define FULL_NS 1000000000ull
 
@@ -46,6 +49,7 @@ int us_store_open(us_pager_t *p, int fd, uint64_t bytes, uint32_t segment, int e
     s->fd = fd;
     s->segment = segment;
     s->old_id = -1;
+    s->fill = segment;
     int err = us_log_new(&s->log, bytes, segment, id);
     if (err < 0)
         return err;
@@ -103,7 +107,7 @@ int us_pager_io_inject(us_pager_t *p, int op, int err, uint32_t every) {
 
 static us_write_t *free_write(us_store_t *s) {
     for (int k = 0; k < US_WRITES; k++) {
-        if (!s->write[k].busy && &s->write[k] != s->gather)
+        if (!s->write[k].busy && !s->write[k].filling && &s->write[k] != s->gather)
             return &s->write[k];
     }
     return NULL;
@@ -116,8 +120,7 @@ static bool begin(us_store_t *s, us_write_t *w, uint32_t leave) {
     if (id < 0)
         return false;
     us_pack_begin(&w->pack, s->log, (uint32_t)id, w->buf);
-    w->records = 0;
-    w->compacting = false;
+    w->records = w->victims = 0;
     return true;
 }
 
@@ -179,8 +182,11 @@ static uint32_t add_cold(us_pager_t *p, us_write_t *w, const us_tier_t *from) {
         next = p->node[i].next;
         if (e.flags & US_F_LOCKED)
             continue;
-        if (!add_from_pool(p, w, us_region_of(p, i), i, us_object(p, e)))
+        if (!add_from_pool(p, w, us_region_of(p, i), i, us_object(p, e))) {
+            if (w->victims == 0)
+                p->store.fill = (p->store.fill * 7 + w->pack.used) / 8;
             break;
+        }
     }
     return w->records - before;
 }
@@ -190,16 +196,21 @@ static bool enough(const us_store_t *s, const us_tier_t *from) {
     return from->cold.bytes >= s->segment - s->segment / 8;
 }
 
+bool us_store_busy(const us_pager_t *p) {
+    const us_store_t *s = &p->store;
+    return s->on && (s->writes > 0 || (s->old_id >= 0 && !s->old_read));
+}
+
 bool us_store_helps(const us_pager_t *p, const us_tier_t *from) {
     const us_store_t *s = &p->store;
     if (!s->on)
         return false;
-    if (s->writes > 0 || s->old_id >= 0)
+    if (us_store_busy(p))
         return true;
     return enough(s, from) && s->full_until == 0 && us_log_free_segments(s->log) > KEEP_FREE;
 }
 
-static void compact(us_pager_t *p);
+static void clean(us_pager_t *p);
 
 static void old_done(us_store_t *s) {
     us_log_unpin(s->log, (uint64_t)s->old_id * s->segment);
@@ -208,7 +219,6 @@ static void old_done(us_store_t *s) {
 
 static void say_full(us_pager_t *p) {
     us_store_t *s = &p->store;
-    s->full_until = us_now_ns() + FULL_NS;
     if (!s->said_full) {
         s->said_full = true;
         us_event(p, (us_event_t){.kind = US_EV_IO, .flags = ENOSPC});
@@ -221,7 +231,7 @@ void us_store_tend(us_pager_t *p) {
         return;
     if (s->full_until != 0 && us_now_ns() >= s->full_until)
         s->full_until = 0;
-    compact(p);
+    clean(p);
 }
 
 /* Writes one segment. */
@@ -232,7 +242,11 @@ static bool file_sink(us_pager_t *p, us_tier_t *t, us_tier_t *from, bool small) 
     if (w == NULL || s->full_until != 0 || (!small && !enough(s, from)))
         return false;
     if (!begin(s, w, KEEP_FREE)) {
-        if (from->cold.head != US_NONE && s->old_id < 0 && s->writes == 0)
+        if (small) { /* wanted, whatever the marks say */
+            from->sinking = true;
+            clean(p);
+        }
+        if (from->cold.head != US_NONE && !us_store_busy(p))
             say_full(p);
         return false;
     }
@@ -266,8 +280,11 @@ static int file_store(us_pager_t *p, us_tier_t *t, us_region_t *r, uint32_t i, c
     us_write_t *w = free_write(s);
     if (w == NULL)
         return US_WAIT_ROOM;
-    if (!file_room(p, t, 0) || !begin(s, w, KEEP_FREE))
-        return s->writes > 0 || s->old_id >= 0 ? US_WAIT_ROOM : -ENOSPC;
+    if (!file_room(p, t, 0) || !begin(s, w, KEEP_FREE)) {
+        s->above->sinking = true;
+        clean(p);
+        return us_store_busy(p) ? US_WAIT_ROOM : -ENOSPC;
+    }
     s->gather = w;
     return add_from_pool(p, w, r, i, payload) ? US_DONE : -ENOSPC;
 }
@@ -280,7 +297,7 @@ static void file_free(us_pager_t *p, us_tier_t *t, us_entry_t e) {
 void us_store_forget(us_pager_t *p, uint32_t first, uint32_t count) {
     for (int k = 0; k < US_WRITES && p->store.on; k++) {
         us_write_t *w = &p->store.write[k];
-        for (uint32_t n = 0; w->busy && n < w->records; n++) {
+        for (uint32_t n = 0; (w->busy || w->filling) && n < w->records; n++) {
             if (w->record[n].entry - first < count)
                 w->record[n].entry = US_NONE;
         }
@@ -320,9 +337,10 @@ static void written(us_pager_t *p, us_write_t *w) {
         p->s->write_errors++;
         const bool full = res == -ENOSPC || res == -EDQUOT;
         us_log_abandon(s->log, w->pack.id, !full);
-        if (full)
+        if (full) {
+            s->full_until = us_now_ns() + FULL_NS;
             say_full(p);
-        else
+        } else
             us_event(p, (us_event_t){.kind = US_EV_IO, .flags = (uint32_t)-res});
         if (s->failing) /* a device that is away for a moment must not cost every segment */
             s->full_until = us_now_ns() + FULL_NS;
@@ -331,11 +349,19 @@ static void written(us_pager_t *p, us_write_t *w) {
         s->failing = false;
         us_log_settle(s->log, w->pack.id);
     }
-    if (w->compacting)
-        old_done(s);
+    for (uint32_t k = 0; k < w->victims; k++)
+        us_log_unpin(s->log, (uint64_t)w->victim[k] * s->segment);
 }
 
-/* ---- compaction ------------------------------------------------------------------------------------- */
+/* ---- cleaning ---------------------------------------------------------------------------------------- */
+
+/* Segments that will be free when the cleaner's writes under way are done. */
+static uint32_t coming(const us_store_t *s) {
+    uint32_t n = 0;
+    for (int k = 0; k < US_WRITES; k++)
+        n += s->write[k].busy && s->write[k].victims > 0 ? s->write[k].victims - 1 : 0;
+    return n;
+}
 
 typedef struct us_moving {
     us_pager_t *p;
@@ -346,7 +372,7 @@ typedef struct us_moving {
 static bool move_object(void *ctx, uint64_t off, const us_obj_header_t *h, const void *payload, bool ok) {
     us_moving_t *m = ctx;
     us_pager_t *p = m->p;
-    if (!ok || h->entry >= p->space.at.table_cap)
+    if (off < p->store.old_at || !ok || h->entry >= p->space.at.table_cap)
         return true; /* what is broken and live shows at its next read */
     const us_entry_t e = p->space.table[h->entry];
     if ((e.state != US_STORED && !(e.flags & US_F_KEPT)) || US_CODEC_OF(e) == US_FILL ||
@@ -354,62 +380,91 @@ static bool move_object(void *ctx, uint64_t off, const us_obj_header_t *h, const
         return true;
     if (!add(m->w, h->entry, h->gen, h->codec, h->length, h->raw, payload, e.where)) {
         m->full = true;
+        p->store.old_at = off;
         return false;
     }
     return true;
 }
 
-/* Is the new segment's content less than what the old one held? Else nothing would be won by writing it. */
-static bool gains(const us_store_t *s, const us_write_t *w) {
-    return (uint64_t)w->pack.used * 100 <= (uint64_t)us_log_used_in(s->log, (uint32_t)s->old_id) * POOR;
+/* What has been gathered is written; with it go the victims, unless one has more than found room. */
+static void finish(us_pager_t *p) {
+    us_store_t *s = &p->store;
+    us_write_t *w = s->cleaner;
+    s->cleaner = NULL;
+    w->filling = false;
+    submit(p, w);
 }
 
-/* One segment at a time: read, then packed into a new one; its last live byte frees it. */
-static void compact(us_pager_t *p) {
+/* The victim is in its buffer: what lives in it goes to the cleaner's write, and the rest of it to the next. */
+static void gather(us_pager_t *p) {
     us_store_t *s = &p->store;
-    if (s->old_id < 0) {
-        if (s->failing && s->full_until != 0)
-            return;
-        const uint32_t n = us_log_segments(s->log), want = (uint32_t)us_max(KEEP_FREE + 2, n / 8);
-        if (us_log_free_segments(s->log) > want)
-            return;
-        const int64_t id = us_log_poorest(s->log, POOR);
-        if (id < 0)
-            return;
-        s->old_id = id;
-        s->old_read = false;
-        us_log_pin(s->log, (uint64_t)id * s->segment);
-        s->old_req = (us_io_req_t){.op = US_IO_READ,
-                                   .buf = s->old,
-                                   .off = (uint64_t)id * s->segment,
-                                   .len = s->segment,
-                                   .user = {0, 1}};
-        if (us_io_submit(s->io, &s->old_req) != 0)
+    const uint64_t base = (uint64_t)s->old_id * s->segment;
+    for (;;) {
+        us_write_t *w = s->cleaner;
+        if (w == NULL) {
+            w = free_write(s);
+            if (w == NULL || !begin(s, w, 0))
+                return; /* when a write is done */
+            s->cleaner = w;
+            w->filling = true;
+        }
+        us_moving_t m = {.p = p, .w = w};
+        const uint32_t before = w->records;
+        const int n = us_seg_walk(s->old, s->old_req.len, base, 0, move_object, &m);
+        if (w->records > before) {
+            s->old_moved = true;
+            us_log_pin(s->log, base);
+            w->victim[w->victims++] = (uint32_t)s->old_id;
+        }
+        const bool whole = !m.full || w->records == 0;
+        if (whole && (n < 0 || !s->old_moved)) /* nothing can be moved out of it: it empties by itself, or never */
+            us_log_shun(s->log, (uint32_t)s->old_id);
+        if (whole)
             old_done(s);
-        us_io_flush(s->io);
+        if (m.full)
+            s->fill = (s->fill * 7 + w->pack.used) / 8;
+        if (w->records > 0 && (m.full || w->victims == US_VICTIMS))
+            finish(p);
+        if (whole)
+            return;
+    }
+}
+
+/* Cleans as late as can be, since what is left alone gets poorer, and the poorest first. What is gathered is
+ * not mixed with what comes from the pool: it has been let be for longer, and likely will be. */
+static void clean(us_pager_t *p) {
+    us_store_t *s = &p->store;
+    if (s->old_id >= 0) {
+        if (s->old_read)
+            gather(p);
+        if (s->old_id >= 0)
+            return;
+    }
+    const uint32_t free_now = us_log_free_segments(s->log);
+    if (!s->above->sinking || s->full_until != 0 || free_now + coming(s) > KEEP_FREE + AHEAD)
+        return;
+    const int64_t id = us_log_poorest(s->log, (uint32_t)((uint64_t)POOR * s->fill / s->segment));
+    if (id < 0) { /* as full as it may be; what is gathered makes what room it can */
+        if (s->cleaner != NULL && s->cleaner->records > 0 && free_now <= KEEP_FREE) {
+            add_cold(p, s->cleaner, s->above);
+            finish(p);
+        }
         return;
     }
-    us_write_t *w = free_write(s);
-    if (!s->old_read || w == NULL || !begin(s, w, 0))
-        return;
-    w->compacting = true;
-    s->old_read = false;
-    us_moving_t m = {.p = p, .w = w};
-    const int n = us_seg_walk(s->old, s->segment, (uint64_t)s->old_id * s->segment, 0, move_object, &m);
-    if (n < 0 || w->records == 0) { /* nothing can be moved out of it: it empties by itself, or never */
-        us_log_shun(s->log, (uint32_t)s->old_id);
-        us_log_abandon(s->log, w->pack.id, false);
+    s->old_id = id;
+    s->old_read = s->old_moved = false;
+    s->old_at = 0;
+    us_log_pin(s->log, (uint64_t)id * s->segment);
+    s->old_req = (us_io_req_t){.op = US_IO_READ,
+                               .buf = s->old,
+                               .off = (uint64_t)id * s->segment,
+                               .len = (uint32_t)us_align_up(us_log_used_in(s->log, (uint32_t)id), US_SEG_ALIGN),
+                               .user = {0, 1}};
+    p->s->cleaned_segments++;
+    p->s->cleaned_bytes += s->old_req.len;
+    if (us_io_submit(s->io, &s->old_req) != 0)
         old_done(s);
-        return;
-    }
-    /* What is left of the new one goes to the pool's coldest, so that short segments become full ones. */
-    if (add_cold(p, w, s->above) == 0 && !gains(s, w)) {
-        us_log_shun(s->log, (uint32_t)s->old_id);
-        us_log_abandon(s->log, w->pack.id, false);
-        old_done(s);
-        return;
-    }
-    submit(p, w); /* the old one stays pinned until the new one is written and its objects are committed */
+    us_io_flush(s->io);
 }
 
 /* ---- in --------------------------------------------------------------------------------------------- */

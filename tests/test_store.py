@@ -89,8 +89,8 @@ def test_failures(inject: str, counter: str) -> None:
 
 def test_compaction() -> None:
     """Random overwriting for long keeps the file within its size, by copying what lives together."""
-    found = _stress(swap="12MiB", seconds=SECONDS)
-    assert found["swap_used"] <= 12 * MIB
+    found = _stress(swap="8MiB", seconds=SECONDS)
+    assert found["swap_used"] <= 8 * MIB
     assert found["rewritten"] > 0
 
 

@@ -82,6 +82,10 @@ class Stats:
     """Objects that had changed by the time their write was done."""
     rewritten: int
     """Payload bytes that compaction has copied."""
+    cleaned_segments: int
+    """Segments that compaction has read."""
+    cleaned_bytes: int
+    """Bytes read for that; not among read_bytes."""
     padding: int
     """Bytes written that hold no object: headers, rounding."""
     reads: int
@@ -147,6 +151,11 @@ class Stats:
     def density(self) -> float:
         """The part of the pools' memory that holds objects; 1.0 when it holds none."""
         return self.pool_used / self.pool_allocated if self.pool_allocated else 1.0
+
+    @property
+    def write_amplification(self) -> float:
+        """Bytes written to the swap file by bytes of objects written from the pool; 1.0 when none were."""
+        return self.written / self.written_object_bytes if self.written_object_bytes else 1.0
 
     @property
     def total_faults(self) -> int:
