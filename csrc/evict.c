@@ -118,7 +118,8 @@ static bool pool_has_room(us_pager_t *p, uint32_t len, bool *soon) {
     const uint64_t need = us_pool_used(first_pool(p)) + p->pending + len;
     if (need <= room)
         return true;
-    if (helps) {
+    if (helps) { /* the marks alone may leave less than a large block needs */
+        p->tier[1].goal = us_min(p->tier[1].goal, room > len ? room - len : 0);
         us_tiers_sink(p);
         *soon = true;
         return false;

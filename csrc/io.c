@@ -78,6 +78,7 @@ struct us_io {
     uint64_t flips;
     bool drops; /* through the page cache: synced and dropped behind */
     _Atomic uint32_t late; /* errors of syncing */
+    _Atomic uint32_t pace; /* bytes of a bulk request's pieces; 0: whole */
 
     /* io_uring. sq_tail and cq_head are ours, the kernel's view lags until they are stored. */
     int uring;
@@ -114,7 +115,7 @@ static uint32_t length(const us_io_req_t *q) {
     uint32_t len = q->len - start(q);
     if (q->inject == US_IO_SHORT && len / 2 >= RESUME_ALIGN)
         len = len / 2 & ~(uint32_t)(RESUME_ALIGN - 1);
-    return len;
+    return q->piece != 0 && len > q->piece ? q->piece : len;
 }
 
 /* After an attempt that gave n bytes or -errno: true when the request is finished, and res is set. */
@@ -153,8 +154,11 @@ static bool settle(us_io_t *io, us_io_req_t *q, int64_t n) {
     q->res = -EIO;
     if (to <= q->done_bytes) /* no further than before: the end of the file */
         return true;
+    const bool whole = q->piece != 0 && n == q->piece; /* as much as was asked for: that was no failure */
     q->done_bytes = to;
-    return ++q->tries >= TRIES;
+    q->piece = q->bulk ? atomic_load_explicit(&io->pace, memory_order_relaxed) : 0;
+    q->tries += !whole;
+    return q->tries >= TRIES;
 }
 
 static const unsigned sync_flags =
@@ -585,6 +589,7 @@ int us_io_submit(us_io_t *io, us_io_req_t *q) {
     q->tries = 0;
     q->done_bytes = 0;
     q->syncing = false;
+    q->piece = q->bulk ? atomic_load_explicit(&io->pace, memory_order_relaxed) : 0;
     q->late = atomic_load(&io->late);
     q->res = -EINPROGRESS;
     q->next = NULL;
@@ -610,6 +615,8 @@ int us_io_flush(us_io_t *io) {
 us_io_req_t *us_io_done(us_io_t *io) {
     return io->engine == US_IO_URING ? uring_done(io) : threads_done(io);
 }
+
+void us_io_pace(us_io_t *io, uint32_t bytes) { atomic_store_explicit(&io->pace, bytes, memory_order_relaxed); }
 
 /* The kernel looks at the flag after it has stored the completion; we look for completions after storing it. */
 void us_io_listen(us_io_t *io, bool on) {

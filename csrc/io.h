@@ -35,11 +35,13 @@ typedef struct us_io_req {
     uint8_t op;          /* US_IO_READ, US_IO_WRITE */
     uint8_t tries;       /* the engine's */
     int16_t inject;      /* the engine's */
+    bool bulk;           /* nobody waits for it: us_io_pace may cut it into pieces */
     uint32_t len;        /* bytes, not 0; buf, off and len aligned as O_DIRECT wants: the caller's duty */
     void *buf;
     uint64_t off;        /* bytes, in the file */
     int32_t res;         /* out: 0 when all len bytes were done, else -errno; -EIO when the file ends early */
     uint32_t done_bytes; /* the engine's: how far it has come; short ones are resumed */
+    uint32_t piece;      /* the engine's: bytes of the present attempt at most; 0: all */
     bool syncing;        /* the engine's: all written, not yet on the device */
     uint32_t late;       /* the engine's: how many late errors there were before it */
     uint64_t user[4];    /* the caller's */
@@ -70,6 +72,10 @@ int us_io_flush(us_io_t *io);
 us_io_req_t *us_io_done(us_io_t *io);
 
 unsigned us_io_in_flight(const us_io_t *io, int op);
+
+/* From now on bulk requests go to the device in pieces of so many bytes (a multiple of 4096), one after the other, so
+ * that others need not wait for the whole; 0, the state after us_io_open: as they are. */
+void us_io_pace(us_io_t *io, uint32_t bytes);
 
 /* false: from now on us_io_ready is asked often enough, so ring_fd need not be rung, which io_uring does
  * else whether anybody sleeps or not (the threads look at *asleep). true, the state after us_io_open: it is. */

@@ -682,10 +682,10 @@ int us_pager_step(us_pager_t *p, us_event_t *ev, int max) {
             continue;
         if (p->resident - p->leaving > p->mark_high)
             us_evict_some(p);
-        us_tiers_sink(p);
+        const bool sinks = us_tiers_sink(p);
         us_store_flush(p);
         more = tidy(p);
-        if (spin(p))
+        if (sinks || spin(p))
             continue;
         /* Say that we sleep, then look again: they finish, then look whether we sleep. */
         atomic_store_explicit(&p->place.parked, p->parked + p->store.demand, memory_order_relaxed);

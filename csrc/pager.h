@@ -167,8 +167,8 @@ void us_policy_warm(us_pager_t *p, uint32_t i);
 /* ---- tier.c ---- */
 int us_tiers_open(us_pager_t *p);
 void us_tiers_close(us_pager_t *p);
-/* Starts what brings pools that are over their high mark under the low one. */
-void us_tiers_sink(us_pager_t *p);
+/* A bit of what brings pools that are over their high mark under the low one. True: call again when no fault waits. */
+bool us_tiers_sink(us_pager_t *p);
 /* The first pool is under its marks and has no room all the same, since its spans are sparse: moves a batch all the
  * same. false: nothing is on its way out of it. */
 bool us_tiers_squeeze(us_pager_t *p);

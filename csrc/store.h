@@ -68,6 +68,7 @@ typedef struct us_store {
     uint32_t verifying;  /* of the reads: those that only look */
     uint32_t demand;     /* of the reads: those that a thread stands still for */
     uint64_t begun;      /* ns: the last of these */
+    us_write_t *sinker;  /* what sinks is packed into this; NULL: none has been begun */
     us_write_t *gather;  /* what us_store_ops.store puts objects into; NULL: none yet */
     struct us_tier *above; /* the pool that sinks into the file */
     uint64_t full_until; /* ns: no writing before; the file system or the log is full, or writes fail */

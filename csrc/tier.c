@@ -3,9 +3,9 @@
  * The tiers in RAM, and what makes blocks sink from tier to tier; writeout.c is the file's half. tier.h says how a
  * block moves.
  *
- * Recoding. What sinks to a pool with another codec is compressed anew by a worker, from a copy of the object. There
- * are US_RECODES places for that, taken at the start; a block for which there is none waits where it is. What does
- * not get smaller by it moves as it is.
+ * Recoding. What goes to the second or third pool, and has another codec than that, is compressed anew by a worker, from
+ * a copy of the object. There are US_RECODES places for that, taken at the start; a block for which there is none waits
+ * where it is. What does not get smaller by it moves as it is, and so does all that goes to the first pool or the file.
  */
 #include "pager.h"
 
@@ -84,7 +84,7 @@ static int pool_store(us_pager_t *p, us_tier_t *t, us_region_t *r, uint32_t i, c
     const uint32_t len = US_LENGTH_OF(e);
     if (!pool_room(p, t, len) && !(us_reclaim(p, t, 4ull * len) && pool_room(p, t, len)))
         return helps(p, t) ? US_WAIT_ROOM : -ENOSPC;
-    if (t->codec == (int)US_CODEC_OF(e) || t->codec == US_CODEC_NONE) {
+    if (t->id == 1 || t->codec == (int)US_CODEC_OF(e) || t->codec == US_CODEC_NONE) {
         us_entry_moving(p, i);
         return settle_in(p, t, i, e.gen, e.where, e.size, payload) == -ENOSPC ? -ENOSPC : US_DONE;
     }
@@ -162,7 +162,13 @@ static bool pool_sink(us_pager_t *p, us_tier_t *t, us_tier_t *from, bool small) 
     return any;
 }
 
+static bool pool_wants(const us_pager_t *p, const us_tier_t *t) {
+    (void)p, (void)t;
+    return false;
+}
+
 static const us_tier_ops_t pool_ops = {.sink = pool_sink,
+                                       .wants = pool_wants,
                                        .store = pool_store,
                                        .flush = pool_flush,
                                        .load = pool_load,
@@ -175,24 +181,34 @@ static uint64_t used(const us_pager_t *p, const us_tier_t *t) {
     return us_pool_used(t->pool) + (t->id == 1 ? p->pending : 0);
 }
 
-static void sink(us_pager_t *p, us_tier_t *t) {
-    if (used(p, t) > t->mark_high)
+static bool sink(us_pager_t *p, us_tier_t *t) {
+    const uint64_t now = used(p, t);
+    if (now > us_min(t->mark_high, t->goal))
         t->sinking = true;
-    while (t->sinking) {
-        if (used(p, t) - us_min(t->leaving, used(p, t)) <= t->mark_low)
-            t->sinking = false;
-        else if (!t->next->ops->sink(p, t->next, t, false))
-            break;
+    if (t->sinking && now - us_min(t->leaving, now) <= us_min(t->mark_low, t->goal)) {
+        t->sinking = false;
+        t->goal = UINT64_MAX;
     }
+    return (t->sinking || t->next->ops->wants(p, t->next)) && t->next->ops->sink(p, t->next, t, false);
+}
+
+/* What a range call has begun the loop goes on with. */
+static void come_back(us_pager_t *p) {
+    const us_tier_t *file = &p->tier[US_TIER_FILE];
+    if (!p->in_step && file->ops != NULL && file->ops->wants(p, file))
+        us_sys_eventfd_ring(p->worker_fd);
 }
 
 /* The coldest first, so that there is room for what comes from above. */
-void us_tiers_sink(us_pager_t *p) {
+bool us_tiers_sink(us_pager_t *p) {
+    bool any = false;
     us_store_tend(p);
     for (int k = US_POOLS; k >= 1; k--) {
         if (p->tier[k].pool != NULL && p->tier[k].next != NULL)
-            sink(p, &p->tier[k]);
+            any |= sink(p, &p->tier[k]);
     }
+    come_back(p);
+    return any;
 }
 
 bool us_tiers_help(const us_pager_t *p) { return helps(p, &p->tier[1]); }
@@ -204,6 +220,7 @@ bool us_tiers_squeeze(us_pager_t *p) {
         if (t->pool != NULL && t->next != NULL && t->leaving == 0)
             t->next->ops->sink(p, t->next, t, true);
     }
+    come_back(p);
     return p->tier[1].leaving > 0 || p->store.writes > 0;
 }
 
@@ -222,6 +239,7 @@ int us_tiers_open(us_pager_t *p) {
                          .level = c->level,
                          .mark_high = c->budget - c->budget / 8,
                          .mark_low = c->budget - c->budget / 4,
+                         .goal = UINT64_MAX,
                          .cold = {.head = US_NONE, .tail = US_NONE}};
         const int err = us_pool_init(&t->pool, p->cfg.space_fd, p->space.at.pool_off[k], p->space.pool[k],
                                      p->space.at.pool_len[k], c->budget);

@@ -37,9 +37,11 @@ typedef struct us_queue {
 
 /* What a tier can do; `t` is the tier itself. US_WAIT_ROOM: not now, but what is under way will make it possible. */
 typedef struct us_tier_ops {
-    /* Begins to move a batch of the coldest of `from` here; small: even if it is a small one. True: something is on
-     * its way now that was not. */
+    /* Begins to move some of the coldest of `from` here, no more than takes some ten microseconds: faults wait
+     * meanwhile. small: even if there is little. True: something is on its way now that was not. */
     bool (*sink)(struct us_pager *p, us_tier_t *t, us_tier_t *from, bool small);
+    /* A batch was begun and wants more, whatever the marks say. */
+    bool (*wants)(const struct us_pager *p, const us_tier_t *t);
     /* Begins to move block i here; its object is at payload, and need not stay there. US_DONE, US_WAIT_ROOM, -ENOSPC. */
     int (*store)(struct us_pager *p, us_tier_t *t, struct us_region *r, uint32_t i, const void *payload);
     /* Nothing more is stored for now. */
@@ -63,6 +65,7 @@ struct us_tier {
     int codec, level;
     uint64_t mark_high, mark_low;
     bool sinking;         /* between the marks, on the way down */
+    uint64_t goal;        /* bytes: down to here, whatever the marks say, for somebody who waits; UINT64_MAX: nobody */
     uint64_t leaving;     /* bytes of objects on their way to another tier */
     uint64_t full_until;  /* ns: its spans had no place for what there should have been room for */
     uint64_t coming;      /* bytes of objects that will be stored when a worker is done with them */

@@ -32,12 +32,13 @@
 
 #include "sys.h"
 
-enum { READ_TRIES = 3, RUN_MAX = 256 << 10, LARGE = 64 << 10, THREADS = 4 };
+enum { SLICE = 64 << 10, PIECE = 128 << 10, READ_TRIES = 3, RUN_MAX = 256 << 10, LARGE = 64 << 10, THREADS = 4 };
 /* Segments: that only the cleaner may use; that it sees to beyond these. Percent of a full segment: that may
  * live in one that is cleaned, so that each byte gained costs ten written at most. */
 enum { KEEP_FREE = 2, AHEAD = 2, POOR = 90 };
 enum { READ_BUF = (1 << US_BLOCK_MAX_SHIFT) + 3 * (int)US_PAGE };
 #define FULL_NS 1000000000ull
+#define PACE_NS 5000000ull
 
 /* ---- life ------------------------------------------------------------------------------------------- */
 
@@ -145,6 +146,7 @@ static void submit(us_pager_t *p, us_write_t *w) {
                            .buf = w->buf,
                            .off = w->pack.base,
                            .len = bytes,
+                           .bulk = true,
                            .user = {(uint64_t)(uintptr_t)w}};
     uint64_t payload = 0;
     for (uint32_t k = 0; k < w->records; k++)
@@ -174,21 +176,23 @@ static bool add_from_pool(us_pager_t *p, us_write_t *w, const us_region_t *r, ui
     return true;
 }
 
-/* Adds objects from the cold end of a pool until the segment is full. Returns how many. */
-static uint32_t add_cold(us_pager_t *p, us_write_t *w, const us_tier_t *from) {
-    const uint32_t before = w->records;
+/* Adds up to so many bytes of objects from the cold end of a pool. True: the segment would hold more, and there is. */
+static bool add_cold(us_pager_t *p, us_write_t *w, const us_tier_t *from, uint32_t bytes) {
+    const uint32_t before = w->pack.used;
     for (uint32_t i = from->cold.head, next; i != US_NONE; i = next) {
         const us_entry_t e = p->space.table[i];
         next = p->node[i].next;
         if (e.flags & US_F_LOCKED)
             continue;
+        if (w->pack.used - before >= bytes)
+            return true;
         if (!add_from_pool(p, w, us_region_of(p, i), i, us_object(p, e))) {
             if (w->victims == 0)
                 p->store.fill = (p->store.fill * 7 + w->pack.used) / 8;
             break;
         }
     }
-    return w->records - before;
+    return false;
 }
 
 /* Is there enough to fill a segment? Short ones cost the file more than they hold. */
@@ -225,37 +229,55 @@ static void say_full(us_pager_t *p) {
     }
 }
 
+/* Has a thread stood still for a read just now? Then writes make room for the next one. */
+static bool wanted(const us_store_t *s) { return s->demand > 0 || us_now_ns() - s->begun < PACE_NS; }
+
 void us_store_tend(us_pager_t *p) {
     us_store_t *s = &p->store;
     if (!s->on)
         return;
     if (s->full_until != 0 && us_now_ns() >= s->full_until)
         s->full_until = 0;
+    us_io_pace(s->io, wanted(s) ? PIECE : 0);
     clean(p);
 }
 
-/* Writes one segment. */
+/* A slice of a segment; the last one writes it. */
 static bool file_sink(us_pager_t *p, us_tier_t *t, us_tier_t *from, bool small) {
     us_store_t *s = &p->store;
     (void)t;
-    us_write_t *w = free_write(s);
-    if (w == NULL || s->full_until != 0 || (!small && !enough(s, from)))
-        return false;
-    if (!begin(s, w, KEEP_FREE)) {
-        if (small) { /* wanted, whatever the marks say */
-            from->sinking = true;
-            clean(p);
+    us_write_t *w = s->sinker;
+    if (w == NULL) {
+        w = free_write(s);
+        if (w == NULL || s->full_until != 0 || (!small && !enough(s, from)) || (s->writes > 0 && wanted(s)))
+            return false;
+        if (!begin(s, w, KEEP_FREE)) {
+            if (small) { /* wanted, whatever the marks say */
+                from->sinking = true;
+                clean(p);
+            }
+            if (from->cold.head != US_NONE && !us_store_busy(p))
+                say_full(p);
+            return false;
         }
-        if (from->cold.head != US_NONE && !us_store_busy(p))
-            say_full(p);
-        return false;
+        s->sinker = w;
+        w->filling = true;
     }
-    if (add_cold(p, w, from) == 0) {
+    const uint32_t before = w->records;
+    if (add_cold(p, w, from, SLICE)) /* it would hold more, and there is more */
+        return true;
+    s->sinker = NULL;
+    w->filling = false;
+    if (w->records == 0)
         us_log_abandon(s->log, w->pack.id, false);
-        return false;
-    }
-    submit(p, w);
-    return true;
+    else
+        submit(p, w);
+    return w->records > before;
+}
+
+static bool file_wants(const us_pager_t *p, const us_tier_t *t) {
+    (void)t;
+    return p->store.sinker != NULL;
 }
 
 static void file_flush(us_pager_t *p, us_tier_t *t) {
@@ -446,7 +468,7 @@ static void clean(us_pager_t *p) {
     const int64_t id = us_log_poorest(s->log, (uint32_t)((uint64_t)POOR * s->fill / s->segment));
     if (id < 0) { /* as full as it may be; what is gathered makes what room it can */
         if (s->cleaner != NULL && s->cleaner->records > 0 && free_now <= KEEP_FREE) {
-            add_cold(p, s->cleaner, s->above);
+            add_cold(p, s->cleaner, s->above, UINT32_MAX);
             finish(p);
         }
         return;
@@ -459,6 +481,7 @@ static void clean(us_pager_t *p) {
                                .buf = s->old,
                                .off = (uint64_t)id * s->segment,
                                .len = (uint32_t)us_align_up(us_log_used_in(s->log, (uint32_t)id), US_SEG_ALIGN),
+                               .bulk = true,
                                .user = {0, 1}};
     p->s->cleaned_segments++;
     p->s->cleaned_bytes += s->old_req.len;
@@ -604,6 +627,7 @@ static int file_load(us_pager_t *p, us_tier_t *t, us_region_t *r, uint32_t i, us
 }
 
 const us_tier_ops_t us_store_ops = {.sink = file_sink,
+                                    .wants = file_wants,
                                     .store = file_store,
                                     .flush = file_flush,
                                     .load = file_load,
@@ -667,7 +691,10 @@ static int bring_part(us_pager_t *p, us_region_t *r, us_read_t *rd, const us_par
     if (err != 0)
         return err;
     *wake = unlock_part(p, r, part);
-    if (us_fault_copy(p, r, part->entry, write, src) == US_DONE && rd->since != 0)
+    if (us_fault_copy(p, r, part->entry, write, src) != US_DONE)
+        return 0;
+    *wake = false; /* the copy has woken all */
+    if (rd->since != 0)
         us_fault_record(p, US_KIND_STORED, rd->since);
     return 0;
 }
@@ -749,8 +776,10 @@ void us_store_brought(us_pager_t *p, us_region_t *r, us_job_t *j) {
             wake = unlock_part(p, r, part);
     } else {
         wake = unlock_part(p, r, part);
-        if (j->status == 0)
+        if (j->status == 0) {
             us_entry_bring(p, r, part->entry, j->clean);
+            wake = false;
+        }
     }
     end_part(p, r, rd, part, wake);
 }

@@ -565,3 +565,33 @@ def test_buffered_stress(io: str) -> None:
     assert found["lost"] == 0
     assert found["stored_faults"] > 0
     assert found["write_errors"] > 0
+
+
+def large(block: int, segment: int, pool: int) -> None:
+    """What the child of test_large_blocks runs."""
+    content = random.Random(8).randbytes(24 * MIB)
+    with uswap.Pager(
+        limit=32 * MIB,
+        pool=pool,
+        segment=segment,
+        block=block,
+        swapfile="/var/tmp",
+        swap=16 * segment + 64 * MIB,
+    ) as pager:
+        region = pager.region(len(content))
+        view = memoryview(region)
+        view[:] = content
+        region.evict()
+        where = region.residency()
+        assert where.resident == 0, where
+        assert where.tiers["file"] > len(content) // 3
+        pager.check()
+        assert view == content
+
+
+@pytest.mark.parametrize(
+    ("block", "segment", "pool"), [(2 * MIB, 4 * MIB, 16 * MIB), (512 * KIB, MIB, 4 * MIB)]
+)
+def test_large_blocks(block: int, segment: int, pool: int) -> None:
+    """Blocks that the pool holds few of: between its marks there may be no room for one more."""
+    run_child(large, args=[block, segment, pool], timeout=60)
