@@ -104,6 +104,10 @@ struct us_io {
     seat_t seat[US_IO_THREADS_MAX];
 };
 
+/* For US_IO_SLOW: how long a request is held up before it begins. */
+enum { SLOWNESSES = 5 };
+static const struct __kernel_timespec slowness[SLOWNESSES] = {{0, 200000}, {0, 1000000}, {0, 3000000}, {0, 7000000}, {0, 20000000}};
+
 /* ---- attempts --------------------------------------------------------------------------------------- */
 
 static bool refused(const us_io_req_t *q) { return q->inject > 0 && q->inject < US_IO_SHORT; }
@@ -120,6 +124,10 @@ static uint32_t length(const us_io_req_t *q) {
 
 /* After an attempt that gave n bytes or -errno: true when the request is finished, and res is set. */
 static bool settle(us_io_t *io, us_io_req_t *q, int64_t n) {
+    if (q->slow) {
+        q->slow = false;
+        return false;
+    }
     if (refused(q))
         n = -q->inject;
     if (n == -EINTR || n == -EAGAIN) {
@@ -208,7 +216,13 @@ static struct io_uring_sqe *next_sqe(us_io_t *io, us_io_req_t *q, uint8_t opcode
 }
 
 static void prepare(us_io_t *io, us_io_req_t *q) {
-    if (refused(q)) {
+    if (q->slow) {
+        struct io_uring_sqe *s = next_sqe(io, q, IORING_OP_TIMEOUT);
+        s->fd = -1;
+        s->flags = 0;
+        s->addr = (uint64_t)(uintptr_t)&slowness[(q->off >> 12) % SLOWNESSES];
+        s->len = 1;
+    } else if (refused(q)) {
         next_sqe(io, q, IORING_OP_NOP);
     } else if (q->syncing) {
         struct io_uring_sqe *s = next_sqe(io, q, IORING_OP_SYNC_FILE_RANGE);
@@ -401,6 +415,11 @@ static unsigned wake(_Atomic uint32_t *bell, unsigned n) {
 }
 
 static int64_t attempt(int fd, const us_io_req_t *q) {
+    if (q->slow) {
+        const struct __kernel_timespec *t = &slowness[(q->off >> 12) % SLOWNESSES];
+        usleep((useconds_t)(t->tv_nsec / 1000));
+        return 0;
+    }
     if (refused(q))
         return 0;
     if (q->syncing)
@@ -594,8 +613,13 @@ int us_io_submit(us_io_t *io, us_io_req_t *q) {
     q->res = -EINPROGRESS;
     q->next = NULL;
     q->inject = 0;
+    q->slow = false;
     if (io->inject[q->op].every != 0 && ++io->inject[q->op].count % io->inject[q->op].every == 0)
         q->inject = (int16_t)io->inject[q->op].err;
+    if (q->inject == US_IO_SLOW) {
+        q->inject = 0;
+        q->slow = true;
+    }
     if (io->engine == US_IO_URING)
         prepare(io, q);
     else
@@ -653,7 +677,7 @@ void us_io_close(us_io_t *io) {
 }
 
 int us_io_inject(us_io_t *io, int op, int err, uint32_t every) {
-    if (op < 0 || op >= US_IO_OPS || err < 1 || err > US_IO_LATE || (err == US_IO_FLIP && op != US_IO_READ) ||
+    if (op < 0 || op >= US_IO_OPS || err < 1 || err > US_IO_SLOW || (err == US_IO_FLIP && op != US_IO_READ) ||
         (err == US_IO_LATE && op != US_IO_WRITE))
         return -EINVAL;
     io->inject[op].err = err;

@@ -29,12 +29,13 @@
 enum { US_IO_AUTO = 0, US_IO_URING = 1, US_IO_THREADS = 2 };
 enum { US_IO_READ = 0, US_IO_WRITE = 1, US_IO_OPS };
 enum { US_IO_THREADS_DEFAULT = 4, US_IO_THREADS_MAX = 64, US_IO_SLOTS_MAX = 4096 };
-enum { US_IO_SHORT = 1000, US_IO_FLIP = 1001, US_IO_LATE = 1002 }; /* for us_io_inject, beside errno values */
+enum { US_IO_SHORT = 1000, US_IO_FLIP = 1001, US_IO_LATE = 1002, US_IO_SLOW = 1003 }; /* for us_io_inject, beside errno values */
 
 typedef struct us_io_req {
     uint8_t op;          /* US_IO_READ, US_IO_WRITE */
     uint8_t tries;       /* the engine's */
     int16_t inject;      /* the engine's */
+    bool slow;           /* the engine's: it has still to be waited */
     bool bulk;           /* nobody waits for it: us_io_pace may cut it into pieces */
     uint32_t len;        /* bytes, not 0; buf, off and len aligned as O_DIRECT wants: the caller's duty */
     void *buf;
@@ -89,7 +90,8 @@ void us_io_close(us_io_t *io);
 
 /* For tests. From now on every n-th request of kind op fails with err without touching the file
  * (an errno), is cut short once (US_IO_SHORT) and resumed, has one bit flipped after it was read
- * (US_IO_FLIP, reads only), or fails with EIO on its way from the page cache (US_IO_LATE, writes only). every: 0 for none. Returns 0 or -EINVAL. */
+ * (US_IO_FLIP, reads only), fails with EIO on its way from the page cache (US_IO_LATE, writes only), or takes some
+ * milliseconds longer (US_IO_SLOW). every: 0 for none. Returns 0 or -EINVAL. */
 int us_io_inject(us_io_t *io, int op, int err, uint32_t every);
 
 #endif

@@ -10,6 +10,7 @@ import re
 import signal
 import struct
 import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -61,6 +62,15 @@ def test_engines(io: str) -> None:
     found = _stress(io=io, seconds=1.5)
     assert found["about"]["io"] == {"uring": "io_uring", "threads": "threads"}[io]
     assert found["stored_faults"] > 0
+
+
+@pytest.mark.parametrize("io", ["uring", "threads"])
+@pytest.mark.parametrize("inject", ["write:SLOW:1", "read:SLOW:2,write:SLOW:3"])
+def test_slow_disk(inject: str, io: str) -> None:
+    """Writes and reads that take long: much happens to a block while it is under way."""
+    found = _stress(inject=inject, io=io, swap="16MiB", seconds=1.5)
+    assert found["written"] > 0
+    assert found["lost"] == 0
 
 
 @pytest.mark.parametrize("delays", ["all:300", "commit:500,serve:200", "press:2000,bring:1000"])
@@ -595,3 +605,45 @@ def large(block: int, segment: int, pool: int) -> None:
 def test_large_blocks(block: int, segment: int, pool: int) -> None:
     """Blocks that the pool holds few of: between its marks there may be no room for one more."""
     run_child(large, args=[block, segment, pool], timeout=60)
+
+
+def meanwhile() -> None:
+    """What the child of test_fault_meanwhile runs."""
+    content = b"".join(data("half", 16 * KIB, random.Random(k)) for k in range(1024))
+    with uswap.Pager(
+        limit=32 * MIB,
+        pool=16 * MIB,
+        segment="1MiB",
+        swapfile="/var/tmp",
+        swap="64MiB",
+        readahead=0,
+        inject="write:SLOW:1",
+    ) as pager:
+        region = pager.region(len(content))
+        view = memoryview(region)
+        view[:] = content
+        region.evict()
+        sent = threading.Thread(target=region.migrate, args=("file",))
+        before = pager.stats()
+        sent.start()
+        touched = 0
+        for at in range(0, len(content), 16 * KIB):
+            assert view[at : at + 100] == content[at : at + 100]
+            touched += 1
+            if not sent.is_alive():
+                break
+        during = pager.stats()
+        sent.join()
+        pager.check()
+        written = during.written_objects - before.written_objects
+        assert written > 0
+        # None of the faults had to wait for a write: the pool's object is the block until it is done.
+        kinds = {kind: during.faults[kind] - before.faults[kind] for kind in during.faults}
+        assert kinds["pooled"] > touched // 2, (kinds, touched, written)
+        assert kinds["waited"] == 0, kinds
+        assert view == content
+
+
+def test_fault_meanwhile() -> None:
+    """A fault on a block whose write is under way is served from the pool."""
+    run_child(meanwhile, timeout=60)

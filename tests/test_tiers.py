@@ -158,9 +158,10 @@ def stress(seconds: float, options: dict[str, Any], more: dict[str, Any]) -> dic
         {},
         {"delays": "all:300"},
         {"delays": "commit:1000,press:1500"},
+        {"inject": "write:SLOW:1,read:SLOW:4"},
         {"inject": "read:EIO:40,write:EIO:20,copy:EAGAIN:7,move:EBUSY:9"},
     ],
-    ids=["plain", "delays", "slow", "failures"],
+    ids=["plain", "delays", "slow workers", "slow disk", "failures"],
 )
 def test_stress(options: dict[str, str]) -> None:
     """Four threads, three tiers, blocks sent from one to the other meanwhile: every byte is right."""

@@ -59,7 +59,7 @@ LIMIT_MIN = 1 << 20  # and at least this many blocks of a region:
 LIMIT_BLOCKS = 16
 
 _IO_OPS = {"read": 0, "write": 1}
-_IO_ERRORS = {"SHORT": 1000, "FLIP": 1001, "LATE": 1002}
+_IO_ERRORS = {"SHORT": 1000, "FLIP": 1001, "LATE": 1002, "SLOW": 1003}
 _UFFD = {"auto": 0, "device": 1, "syscall": 2, "user-mode": 3}
 _alive: weakref.WeakSet[Pager] = weakref.WeakSet()
 
