@@ -33,9 +33,9 @@
 #include "sys.h"
 
 enum { SLICE = 64 << 10, PIECE = 128 << 10, READ_TRIES = 3, RUN_MAX = 256 << 10, LARGE = 64 << 10, THREADS = 4 };
-/* Segments: that only the cleaner may use; that it sees to beyond these. Percent of a full segment: that may
- * live in one that is cleaned, so that each byte gained costs ten written at most. */
-enum { KEEP_FREE = 2, AHEAD = 2, POOR = 90 };
+/* KEEP_FREE: segments that only the cleaner may use. AHEAD: that it sees to beyond these, or a 256th of all.
+ * POOR: percent of a full segment that may live in one that is cleaned: no byte gained costs more than ten. */
+enum { KEEP_FREE = 2, AHEAD = 2, AHEAD_PART = 256, POOR = 90 };
 enum { READ_BUF = (1 << US_BLOCK_MAX_SHIFT) + 3 * (int)US_PAGE };
 #define FULL_NS 1000000000ull
 #define PACE_NS 5000000ull
@@ -51,6 +51,7 @@ int us_store_open(us_pager_t *p, int fd, uint64_t bytes, uint32_t segment, int e
     s->segment = segment;
     s->old_id = -1;
     s->fill = segment;
+    s->largest = segment - US_SEG_ALIGN - US_OBJ_HEAD;
     int err = us_log_new(&s->log, bytes, segment, id);
     if (err < 0)
         return err;
@@ -290,12 +291,14 @@ static void file_flush(us_pager_t *p, us_tier_t *t) {
 }
 
 static bool file_room(const us_pager_t *p, const us_tier_t *t, uint32_t len) {
-    (void)t, (void)len; /* a segment holds the largest block */
-    return p->store.full_until == 0 && us_log_free_segments(p->store.log) > KEEP_FREE;
+    (void)t;
+    return len <= p->store.largest && p->store.full_until == 0 && us_log_free_segments(p->store.log) > KEEP_FREE;
 }
 
 static int file_store(us_pager_t *p, us_tier_t *t, us_region_t *r, uint32_t i, const void *payload) {
     us_store_t *s = &p->store;
+    if (US_LENGTH_OF(p->space.table[i]) > s->largest)
+        return -ENOSPC;
     if (s->gather != NULL && add_from_pool(p, s->gather, r, i, payload))
         return US_DONE;
     file_flush(p, t);
@@ -463,7 +466,8 @@ static void clean(us_pager_t *p) {
             return;
     }
     const uint32_t free_now = us_log_free_segments(s->log);
-    if (!s->above->sinking || s->full_until != 0 || free_now + coming(s) > KEEP_FREE + AHEAD)
+    const uint32_t ahead = (uint32_t)us_max(AHEAD, us_log_segments(s->log) / AHEAD_PART);
+    if (!s->above->sinking || s->full_until != 0 || free_now + coming(s) > KEEP_FREE + ahead)
         return;
     const int64_t id = us_log_poorest(s->log, (uint32_t)((uint64_t)POOR * s->fill / s->segment));
     if (id < 0) { /* as full as it may be; what is gathered makes what room it can */

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -11,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ..bench.common import DATA
-from ..options import parse_block
+from ..errors import LimitError
+from ..options import parse_block, parse_segment
 from ..reporters import json as json_reporter
 from ..reporters.progress import ProgressLine
 from ..sizes import parse_size
@@ -20,6 +22,7 @@ from .base import Command
 __all__ = ["BenchCommand"]
 
 MIB = 1 << 20
+PATTERNS = ("uniform", "zipf")  # bench.overwrite's, which need not be imported for --help
 
 
 class BenchCommand(Command):
@@ -138,6 +141,59 @@ class BenchCommand(Command):
             help="halved: integers that the codec halves (default); int64: below 1000; text; random",
         )
 
+        overwrite = benches.add_parser(
+            "overwrite",
+            help="write amplification of a swap file that is overwritten at random",
+            description=(
+                "A region is filled until a part of the swap file is live, then its blocks are "
+                "overwritten with fresh data at random. What is written to the file for each byte "
+                "that came from the pool, beside what theory gives; how full the file gets, what "
+                "cleaning it costs, and how the speed holds. Every byte is compared at the end."
+            ),
+        )
+        overwrite.set_defaults(measure=self._overwrite)
+        overwrite.add_argument(
+            "--live",
+            type=_parts,
+            default=[0.5, 0.7, 0.85, 0.9],
+            metavar="PART,...",
+            help="parts of the file that are live (default: 0.5,0.7,0.85,0.9)",
+        )
+        overwrite.add_argument(
+            "--pattern",
+            choices=[*PATTERNS, "both"],
+            default="both",
+            help="which blocks: each as often, or by Zipf's law (default: both)",
+        )
+        overwrite.add_argument(
+            "--swap",
+            type=_size(16 * MIB, multiple=4 * MIB),
+            default=256 * MIB,
+            metavar="SIZE",
+            help="bytes of the swap file (default: 256MiB)",
+        )
+        overwrite.add_argument(
+            "--segment", type=_segment, default=MIB, metavar="SIZE", help="(default: 1MiB)"
+        )
+        overwrite.add_argument(
+            "--block", type=_block, default=16 << 10, metavar="SIZE", help="(default: 16KiB)"
+        )
+        overwrite.add_argument(
+            "--turns",
+            type=_turns,
+            default=4.0,
+            metavar="N",
+            help="how often as many bytes as the file has are overwritten; the first half is not "
+            "measured (default: 4)",
+        )
+        overwrite.add_argument(
+            "--directory",
+            default="/var/tmp",
+            metavar="DIR",
+            help="where the swap file is made (default: /var/tmp)",
+        )
+        overwrite.add_argument("--json", action="store_true", help="print JSON")
+
     def run(self, args: argparse.Namespace) -> int:
         """Run the benchmark that was asked for."""
         if getattr(args, "plot", None) is not None:
@@ -229,6 +285,31 @@ class BenchCommand(Command):
             plot_tiers.tiers(result, args.plot)
         return 0
 
+    def _overwrite(self, args: argparse.Namespace) -> int:
+        from ..bench import overwrite
+        from ..reporters import bench as reporter
+
+        config = overwrite.Overwrite(
+            parts=args.live,
+            patterns=overwrite.PATTERNS if args.pattern == "both" else (args.pattern,),
+            swap=args.swap,
+            segment=args.segment,
+            block=args.block,
+            turns=args.turns,
+            directory=args.directory,
+        )
+        try:
+            with ProgressLine() as progress:
+                result = overwrite.measure(config, progress)
+        except LimitError as exc:
+            print(f"uswap bench: {exc}", file=sys.stderr)
+            return 2
+        if args.json:
+            print(json_reporter.render(result.as_dict()))
+        else:
+            print(reporter.overwrite(result))
+        return 0
+
 
 def _common(
     parser: argparse.ArgumentParser, *, size: int, least: int, most: str, rounds: int
@@ -316,6 +397,19 @@ def _one_count(text: str) -> int:
     return number
 
 
+def _number(text: str, least: float, most: float) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not least <= number <= most:
+        raise ValueError(f"{text!r}; accepted: a number from {least:g} to {most:g}")
+    return number
+
+
+_parts = _argument(lambda text: [_number(part, 0.05, 0.98) for part in text.split(",")])
+_turns = _argument(lambda text: _number(text, 0.5, 1000))
+_segment = _argument(lambda text: parse_segment(text))
 _block = _argument(lambda text: parse_block(text))
 _blocks = _argument(lambda text: [parse_block(part) for part in text.split(",")])
 _threads = _argument(lambda text: [_one_count(part) for part in text.split(",")])

@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 from ..bench import latency as _latency
+from ..bench import overwrite as _overwrite
 from ..bench import throughput as _throughput
 from ..bench.common import Machine, Spread
 from ..sizes import format_size
 from . import table
 
-__all__ = ["criterion_line", "latency", "machine_line", "throughput"]
+__all__ = ["criterion_line", "latency", "machine_line", "overwrite", "throughput"]
 
 
 def machine_line(machine: Machine) -> str:
@@ -111,6 +112,46 @@ def throughput(result: _throughput.Result) -> str:
             lines.append(
                 f"goal: {_throughput.GOAL / 1e6:.0f} MB/s or more, evicted; blocks of {format_size(row.block)}: "
                 f"{spread.median / 1e6:.0f} MB/s, {verdict}"
+            )
+    return "\n".join(lines)
+
+
+def overwrite(result: _overwrite.Result) -> str:
+    """What `uswap bench overwrite` prints."""
+    config = result.config
+    columns = ["", ">live", ">used", ">amplification", "(samples)", ">greedy", ">copied", ">read"]
+    columns += [">padding", ">overwrites/s", "(samples)"]
+    rows = []
+    for case in result.cases:
+        live, used = Spread.of(case.live), Spread.of(case.used)
+        over, rates = Spread.of(case.amplification), Spread.of(case.rates)
+        theory = "" if case.theory is None else f"{case.theory:.2f}"
+        cells: list[str | None] = [f"{case.pattern}, {case.part:.0%}", f"{live.median:.1%}"]
+        cells += [f"{used.high:.1%}", f"{case.write_amplification:.2f}"]
+        cells += [f"{over.low:.2f} to {over.high:.2f}", theory]
+        cells += [f"{case.of_written(name):.0%}" for name in ("rewritten", "cleaned_bytes")]
+        cells += [f"{case.of_written('padding'):.1%}", f"{rates.median:,.0f}"]
+        cells.append(f"{rates.low:,.0f} to {rates.high:,.0f}")
+        rows.append(cells)
+    lines = [
+        f"Overwriting blocks of {format_size(config.block)} at random; a swap file of "
+        f"{format_size(config.swap)} in segments of {format_size(config.segment)}, "
+        f"{config.turns * (1 - _overwrite.WARM):g} times its bytes measured after "
+        f"{config.turns * _overwrite.WARM:g} unmeasured",
+        "",
+        table.render(columns, rows),
+        "",
+        "live: of the file, median; used: of the file, at most; amplification: bytes written by bytes first",
+        "written; greedy: what cleaning the poorest segment costs in theory with as much live; copied,",
+        "padding: of the bytes written; read: for cleaning, by bytes written",
+        machine_line(result.machine),
+        *noise_line(result.others),
+    ]
+    for case in result.cases:
+        stays = case.counts["over_limit"] + case.counts["refused_noroom"]
+        if stays:
+            lines.append(
+                f"note: {case.pattern}, {case.part:.0%}: the file or the pool was full {stays:,} times"
             )
     return "\n".join(lines)
 
