@@ -91,7 +91,7 @@ def test_bad_arguments(argv: list[str], message: str, capsys: pytest.CaptureFixt
 
 def test_what_cannot_be(capsys: pytest.CaptureFixture[str]) -> None:
     """Sizes that don't go together, and a directory that is not there, are one line."""
-    for argv in (["--segment=16MiB", "--swap=256MiB"], ["--directory=/nowhere/at/all"]):
+    for argv in (["--segment=16MiB", "--swap=64MiB"], ["--directory=/nowhere/at/all"]):
         assert main(["bench", "overwrite", *argv]) == 2
         assert capsys.readouterr().err.splitlines()[-1].count("uswap bench: ") == 1
 
