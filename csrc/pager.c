@@ -652,17 +652,10 @@ static bool spin(us_pager_t *p) {
     return true;
 }
 
-static void clear_eventfd(int fd) {
+void us_pager_rung(us_pager_t *p, int fd) {
     uint64_t n;
     ssize_t got = read(fd, &n, sizeof n);
-    (void)got;
-}
-
-void us_pager_rung(us_pager_t *p) {
-    clear_eventfd(p->cfg.notify);
-    if (p->store.on)
-        clear_eventfd(p->store.ring_fd);
-    clear_eventfd(p->worker_fd);
+    (void)p, (void)got;
 }
 
 int us_pager_step(us_pager_t *p, us_event_t *ev, int max) {

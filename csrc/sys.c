@@ -311,6 +311,16 @@ void *us_sys_reserve(uint64_t len) {
     return m == MAP_FAILED ? NULL : m;
 }
 
+void *us_sys_reserve_huge(uint64_t len) {
+    enum { HUGE = 2 << 20 };
+    uint8_t *m = us_sys_reserve(us_align_up(len, HUGE) + HUGE);
+    if (m == NULL)
+        return NULL;
+    m = (uint8_t *)us_align_up((uintptr_t)m, HUGE);
+    madvise(m, us_align_up(len, HUGE), MADV_HUGEPAGE); /* advice: without it the device has more to gather */
+    return m;
+}
+
 int us_sys_dontneed(uint64_t addr, uint64_t len) {
     int err = inject(OP_MADVISE);
     if (err)

@@ -33,6 +33,8 @@ int us_sys_unregister(int uffd, uint64_t addr, uint64_t len);
 
 /* Private memory of zeros that takes room only where it is touched; by munmap it goes. NULL: none. */
 void *us_sys_reserve(uint64_t len);
+/* The same in huge pages, where the kernel has them; it stays until the process ends. */
+void *us_sys_reserve_huge(uint64_t len);
 
 /* Gives [addr, addr+len) back; on oneself. */
 int us_sys_dontneed(uint64_t addr, uint64_t len);

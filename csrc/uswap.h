@@ -289,7 +289,7 @@ int us_pager_io_inject(us_pager_t *p, int op, int err, uint32_t every);
 int us_pager_open(us_pager_t **out, const us_pager_config_t *cfg);
 void us_pager_close(us_pager_t *p);
 int us_pager_worker_fd(us_pager_t *p); /* eventfd: a worker has finished something */
-void us_pager_rung(us_pager_t *p);     /* silences notify and the worker's eventfd: first, when they rang */
+void us_pager_rung(us_pager_t *p, int fd); /* silences an eventfd, before the step that it has rung for */
 /* Drains messages and completions and keeps the budgets. Returns how many events were written to ev. */
 int us_pager_step(us_pager_t *p, us_event_t *ev, int max);
 /* Tries once more a fault that had to wait: US_DONE, US_WAIT_ENTRY, US_WAIT_ROOM, US_STRAY, US_AGAIN. */

@@ -64,13 +64,16 @@ int us_store_open(us_pager_t *p, int fd, uint64_t bytes, uint32_t segment, int e
                      &p->space.ring->loop_asleep);
     if (err < 0)
         return err;
-    s->old = us_sys_reserve(segment);
+    uint8_t *bufs = us_sys_reserve_huge((US_WRITES + 1ull) * segment);
+    if (bufs == NULL)
+        return -ENOMEM;
+    s->old = bufs + (uint64_t)US_WRITES * segment;
     for (int k = 0; k < US_WRITES; k++) {
         us_write_t *w = &s->write[k];
         w->room = segment / 64; /* a header and 32 bytes */
-        w->buf = us_sys_reserve(segment);
+        w->buf = bufs + (uint64_t)k * segment;
         w->record = us_sys_reserve(w->room * sizeof *w->record);
-        if (w->buf == NULL || w->record == NULL)
+        if (w->record == NULL)
             return -ENOMEM;
     }
     for (int k = 0; k < US_READS; k++) {
@@ -85,7 +88,7 @@ int us_store_open(us_pager_t *p, int fd, uint64_t bytes, uint32_t segment, int e
     for (s->above = &p->tier[1]; s->above->next != NULL; s->above = s->above->next)
         ;
     s->above->next = t;
-    return s->old == NULL ? -ENOMEM : 0;
+    return 0;
 }
 
 void us_store_close(us_pager_t *p) {
@@ -302,7 +305,7 @@ static int file_store(us_pager_t *p, us_tier_t *t, us_region_t *r, uint32_t i, c
     if (s->gather != NULL && add_from_pool(p, s->gather, r, i, payload))
         return US_DONE;
     file_flush(p, t);
-    us_write_t *w = free_write(s);
+    us_write_t *w = s->writes > 0 && wanted(s) ? NULL : free_write(s);
     if (w == NULL)
         return US_WAIT_ROOM;
     if (!file_room(p, t, 0) || !begin(s, w, KEEP_FREE)) {

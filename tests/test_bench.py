@@ -250,7 +250,8 @@ def test_tiers(tmp_path: Path) -> None:
     assert min(fault["touched"]) > 300
     assert min(busy["touched"]) > 0
     assert fault["stored_read"] == pytest.approx(fault["plain_read"], rel=0.05)
-    assert [one["kind"] for one in answer["series"]] == ["plain", "stored", "busy"]
+    assert [one["kind"] for one in answer["series"]] == ["plain", "stored", "busy", "filling"]
+    assert min(answer["filling_fault"]["touched"]) > 0
     for one in answer["series"]:
         assert 0 < one["p50"]["low"] <= one["p50"]["median"] <= one["p99"]["median"]
     assert answer["ratio"] == pytest.approx(2, rel=0.02)

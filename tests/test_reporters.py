@@ -59,7 +59,8 @@ def tiers_result(
     about = {"io": "io_uring", "swapfile": "unnamed in /somewhere, 1 GiB, O_DIRECT"}
     result = tiers.Result(config, MACHINE, "int64 below 17,000", 2.0, about)
     rng = random.Random(1)
-    for kind, middle in (("plain", 80e3), ("stored", stored), ("busy", 1.5 * stored)):
+    kinds = {"plain": 80e3, "stored": stored, "busy": 1.5 * stored, "filling": 3 * stored}
+    for kind, middle in kinds.items():
         series = result.series[kind] = latency.Series(kind, 1)
         for _ in range(2):
             samples = [round(middle * rng.lognormvariate(0, 0.1)) for _ in range(999)]
@@ -68,7 +69,7 @@ def tiers_result(
             result.touched[kind], result.stored_faults[kind] = [999, 999], [faults, faults]
     result.plain_read, result.stored_read = [12300.0, 12310.0], [12305.0, 12315.0]
     result.raw = 256 << 20
-    result.busy_rates = [2e8, 3e8]
+    result.busy_rates = {"busy": [2e8, 3e8], "filling": [1e8, 1e8]}
     result.end_to_end, result.end_to_end_raw = [1e8, 2e8], [2e8, 4e8]
     half = result.raw // 2
     result.moved = {

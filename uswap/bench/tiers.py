@@ -6,8 +6,9 @@ Faults, in each round on a new pager and a new swap file:
     plain      O_DIRECT pread of the same spans, from a file of the same content, by a process that does
                nothing else: what the disk costs without uswap
     stored     a read of a block that is in the swap file, as the application sees it; nothing else goes on
-    busy       the same while another thread of the process fills new regions over the limit, so that
-               segments are written all the time
+    busy       the same while what another region has in the pool is written to the file, as fast as it goes
+    filling    the same while another thread of the process fills new regions over the limit, so that
+               blocks are compressed and segments written all the time, by threads that want the CPUs too
 
 A span is what has to be read to get an object: the whole pages that hold its header and payload. The
 plain file is what write-out would write for the same blocks, so the spans are as long, and as many; both
@@ -94,6 +95,7 @@ SERIES = {
     "plain": "plain O_DIRECT read",
     "stored": "stored fault",
     "busy": "stored fault during write-out",
+    "filling": "stored fault while memory is filled",
 }
 
 #: Ways of the same objects from the pool to a file, and what each is.
@@ -134,10 +136,10 @@ class Result:
 
     Attributes:
         ratio: of the data, before by after compression.
-        touched, stored_faults: of "stored" and "busy": touches of blocks that were in the file, and the
+        touched, stored_faults: of "stored", "busy" and "filling": touches of blocks that were in the file, and the
             faults of that kind which the pager counted meanwhile, a value a round.
         plain_read, stored_read: mean bytes read for each, a value a round.
-        busy_rates: bytes a second written to the file while faults were timed.
+        busy_rates: bytes a second written to the file while faults of that kind were timed.
         moved: by the way out, a value a round; raw: bytes of the blocks that it moved each time.
         end_to_end: bytes a second written while a region was evicted, a value a round.
         end_to_end_raw: the same in bytes of the region.
@@ -153,7 +155,7 @@ class Result:
     stored_faults: dict[str, list[int]] = field(default_factory=dict)
     plain_read: list[float] = field(default_factory=list)
     stored_read: list[float] = field(default_factory=list)
-    busy_rates: list[float] = field(default_factory=list)
+    busy_rates: dict[str, list[float]] = field(default_factory=dict)
     moved: dict[str, list[Moved]] = field(default_factory=dict)
     raw: int = 0
     end_to_end: list[float] = field(default_factory=list)
@@ -221,7 +223,12 @@ class Result:
                 **self.busy_ratio()._asdict(),
                 "touched": self.touched["busy"],
                 "stored_faults": self.stored_faults["busy"],
-                "bytes_per_second": self.busy_rates,
+                "bytes_per_second": self.busy_rates["busy"],
+            },
+            "filling_fault": {
+                "touched": self.touched["filling"],
+                "stored_faults": self.stored_faults["filling"],
+                "bytes_per_second": self.busy_rates["filling"],
             },
             "write_out": {
                 "goal": GOAL_WRITE,
@@ -287,6 +294,7 @@ def measure(config: Tiers, progress: Progress = lambda _what, _part: None) -> Re
             config.rounds,
             _scaled(progress, "", part, 1 - part),
         )
+    result.series = {kind: result.series[kind] for kind in SERIES}
     result.others = load.others()
     progress("", 1.0)
     return result
@@ -368,17 +376,48 @@ def _fault_round(config: Tiers, result: Result, source: bytes, number: int, say:
         reads = after.reads - before.reads
         result.stored_read.append((after.read_bytes - before.read_bytes) / reads if reads else 0.0)
         region.evict()  # drops what was read; the rest of the limit is for what is written now
-        say("stored faults during write-out", 0.7)
-        offsets = _stored(region, number)
+        say("stored faults beside a thread that fills memory", 0.6)
         with _writing(pager, source) as wait:
             wait()
-            started, written = time.monotonic(), pager.stats().written
-            _touch_stored(
-                result, pager, region, "busy", offsets[:MOST], until=started + config.seconds
-            )
-            elapsed = time.monotonic() - started
-            result.busy_rates.append((pager.stats().written - written) / elapsed)
+            _touch_meanwhile(config, result, pager, region, "filling", number)
         del region  # given up, not brought back
+    say("stored faults during write-out", 0.8)
+    with Pager(
+        block=block,
+        codec=config.codec,
+        limit=4 * size,
+        pool=4 * size,
+        segment=config.segment,
+        swapfile=config.directory,
+        swap=4 * size + 64 * config.segment,
+        readahead=0,
+    ) as pager:
+        region, other = pager.region(size), pager.region(2 * size)
+        for one in (region, other):
+            with memoryview(one) as view:
+                for at in range(0, len(view), size):
+                    view[at : at + size] = source
+            one.evict()
+        region.migrate("file")
+        _settle(pager)
+        sent = threading.Thread(target=other.migrate, args=("file",))
+        sent.start()
+        try:
+            _touch_meanwhile(config, result, pager, region, "busy", number)
+        finally:
+            sent.join()
+        del region, other
+
+
+def _touch_meanwhile(
+    config: Tiers, result: Result, pager: Pager, region: Region, kind: str, number: int
+) -> None:
+    offsets = _stored(region, number)
+    started, written = time.monotonic(), pager.stats().written
+    _touch_stored(result, pager, region, kind, offsets[:MOST], until=started + config.seconds)
+    elapsed = time.monotonic() - started
+    rate = (pager.stats().written - written) / elapsed
+    result.busy_rates.setdefault(kind, []).append(rate)
 
 
 def _evict(result: Result, pager: Pager, region: Region) -> None:

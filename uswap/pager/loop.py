@@ -22,6 +22,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import os
 import socket
 import sys
@@ -154,13 +155,13 @@ class Loop:
         """Serve until the client says bye, or is gone."""
         readers: dict[int, Callable[[], None]] = {
             self._fds["uffd"]: self._step,
-            self._fds["notify"]: self._rung,
-            lib.us_pager_worker_fd(self._pager): self._rung,
             self._sock.fileno(): self._requests,
             self._client_pid: self._done.set,
         }
+        rings = [self._fds["notify"], lib.us_pager_worker_fd(self._pager)]
         if lib.us_pager_io_fd(self._pager) >= 0:
-            readers[lib.us_pager_io_fd(self._pager)] = self._rung
+            rings.append(lib.us_pager_io_fd(self._pager))
+        readers |= {fd: functools.partial(self._rung, fd) for fd in rings}
         for fd, reader in readers.items():
             self._loop.add_reader(fd, reader)
         try:
@@ -181,8 +182,8 @@ class Loop:
 
     # ---- faults
 
-    def _rung(self) -> None:
-        lib.us_pager_rung(self._pager)
+    def _rung(self, fd: int) -> None:
+        lib.us_pager_rung(self._pager, fd)
         self._step()
 
     def _step(self) -> None:

@@ -35,7 +35,14 @@ from .tiers import rounds
 __all__ = ["tiers"]
 
 BLUE, ORANGE = COLOURS[:2]
-KIND_COLOURS = {"plain": BESIDE, "stored": BLUE, "busy": ORANGE, "packed": BLUE, "unpacked": ORANGE}
+KIND_COLOURS = {
+    "plain": BESIDE,
+    "stored": BLUE,
+    "busy": ORANGE,
+    "filling": BESIDE,
+    "packed": BLUE,
+    "unpacked": ORANGE,
+}
 
 # Inches.
 HEAD, FOOT = 0.88, 0.62

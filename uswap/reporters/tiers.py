@@ -82,7 +82,8 @@ def _also(result: _tiers.Result) -> list[str]:
     raw = spread(Spread.of(result.end_to_end_raw), 1e-6, "{:,.0f}")
     return [
         f"written during the faults that were timed beside it: "
-        f"{spread(Spread.of(result.busy_rates), 1e-6, '{:,.0f}')} MB/s",
+        f"{spread(Spread.of(result.busy_rates['busy']), 1e-6, '{:,.0f}')} MB/s; beside a thread that "
+        f"fills memory: {spread(Spread.of(result.busy_rates['filling']), 1e-6, '{:,.0f}')} MB/s",
         f"a region evicted through the pool to the file: {rate} MB/s written, {raw} MB/s of the region",
         f"CPU time with a decompression to that without: {spread(result.cpu_ratio(), 1, '{:.2f}')}",
     ]
