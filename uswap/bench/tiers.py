@@ -95,7 +95,7 @@ SERIES = {
     "plain": "plain O_DIRECT read",
     "stored": "stored fault",
     "busy": "stored fault during write-out",
-    "filling": "stored fault while memory is filled",
+    "filling": "stored fault while memory fills",
 }
 
 #: Ways of the same objects from the pool to a file, and what each is.

@@ -39,7 +39,7 @@ KIND_COLOURS = {
     "plain": BESIDE,
     "stored": BLUE,
     "busy": ORANGE,
-    "filling": BESIDE,
+    "filling": ORANGE,
     "packed": BLUE,
     "unpacked": ORANGE,
 }
