@@ -82,7 +82,9 @@ static bool helps(const us_pager_t *p, const us_tier_t *t) {
 static int pool_store(us_pager_t *p, us_tier_t *t, us_region_t *r, uint32_t i, const void *payload) {
     const us_entry_t e = p->space.table[i];
     const uint32_t len = US_LENGTH_OF(e);
-    if (!pool_room(p, t, len) && !(us_reclaim(p, t, 4ull * len) && pool_room(p, t, len)))
+    if (!pool_room(p, t, len) && t->s->kept >= 4ull * len) /* else it were a long search for little */
+        us_reclaim(p, t, 4ull * len);
+    if (!pool_room(p, t, len))
         return helps(p, t) ? US_WAIT_ROOM : -ENOSPC;
     if (t->id == 1 || t->codec == (int)US_CODEC_OF(e) || t->codec == US_CODEC_NONE) {
         us_entry_moving(p, i);
