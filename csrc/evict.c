@@ -449,7 +449,7 @@ void us_pump(us_pager_t *p) {
     }
     sunk |= us_store_pump(p);
     moved |= sunk;
-    if (p->stalled_n > 0 && (sunk || p->tier[1].leaving == 0)) {
+    if (p->stalled_n > 0 && (sunk || (p->tier[1].leaving == 0 && !us_store_busy(p)))) {
         us_job_t *again[US_JOBS];
         const uint32_t n = p->stalled_n;
         memcpy(again, p->stalled, n * sizeof(us_job_t *));

@@ -310,6 +310,28 @@ int us_pager_remove(us_pager_t *p, int id) {
     return 0;
 }
 
+/* What is counted elsewhere goes into the statistics. */
+static void publish(us_pager_t *p) {
+    us_stats_t *s = p->s;
+    s->pool_used = s->pool_allocated = 0;
+    for (us_tier_t *t = &p->tier[1]; t != NULL && t->pool != NULL; t = t->next) {
+        s->pool_used += t->s->used = us_pool_used(t->pool);
+        s->pool_allocated += t->s->allocated = us_pool_allocated(t->pool);
+    }
+    if (p->store.on) {
+        s->swap_used = s->tier[US_TIER_FILE].allocated = us_log_used_bytes(p->store.log);
+        s->swap_live = s->tier[US_TIER_FILE].used = us_log_live_bytes(p->store.log);
+    }
+    uint64_t ns = 0;
+    for (int i = 0; i < p->crew.n; i++)
+        ns += atomic_load_explicit(&p->crew.worker[i].cpu_ns, memory_order_relaxed);
+    s->worker_cpu_ns = ns;
+    s->allocations = atomic_load_explicit(&us_allocations, memory_order_relaxed);
+    s->decompressions = us_codec_unpressed(p->codec);
+    for (int i = 0; i < p->crew.n; i++)
+        s->decompressions += us_codec_unpressed(p->crew.worker[i].codec);
+}
+
 /* ---- range calls ------------------------------------------------------------------------------------ */
 
 static us_region_t *range(us_pager_t *p, int id, const uint32_t *cursor, uint32_t last) {
@@ -345,21 +367,31 @@ int us_pager_move(us_pager_t *p, int id, uint32_t *cursor, uint32_t last, int to
     if (r == NULL || to < 1 || to >= US_TIERS || p->tier[to].ops == NULL)
         return -EINVAL;
     us_tier_t *t = &p->tier[to];
+    const uint64_t slice = t->pool == NULL ? p->store.segment : 256 << 10; /* bytes; then the loop has its turn */
+    uint64_t moved = 0;
     int result = US_DONE;
     for (; *cursor < last; (*cursor)++) {
         const uint32_t i = r->first + *cursor;
         const us_entry_t e = p->space.table[i];
+        if (moved >= slice) {
+            result = US_AGAIN;
+            break;
+        }
         if ((e.state != US_POOLED && e.state != US_STORED) || us_tier_of(e) == to || (e.flags & US_F_LOCKED) ||
             (e.flags & US_F_WRITING))
             continue;
         result = us_tier(p, e)->ops->load(p, us_tier(p, e), r, i, t);
         if (result != US_DONE)
             break;
+        moved += US_LENGTH_OF(e);
     }
-    t->ops->flush(p, t);
+    if (t->pool != NULL || result != US_AGAIN) /* a segment is gone on with by the next call */
+        t->ops->flush(p, t);
     us_store_flush(p);
-    if (result == US_WAIT_ROOM)
+    if (result == US_WAIT_ROOM) {
+        us_tiers_sink(p);
         want(p);
+    }
     return result;
 }
 
@@ -374,6 +406,7 @@ int us_pager_moved(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
             return US_WAIT_ROOM;
         }
     }
+    publish(p);
     return US_DONE;
 }
 
@@ -556,27 +589,6 @@ void us_event(us_pager_t *p, us_event_t ev) {
     p->event[p->events++] = ev;
 }
 
-static void publish(us_pager_t *p) {
-    us_stats_t *s = p->s;
-    s->pool_used = s->pool_allocated = 0;
-    for (us_tier_t *t = &p->tier[1]; t != NULL && t->pool != NULL; t = t->next) {
-        s->pool_used += t->s->used = us_pool_used(t->pool);
-        s->pool_allocated += t->s->allocated = us_pool_allocated(t->pool);
-    }
-    if (p->store.on) {
-        s->swap_used = s->tier[US_TIER_FILE].allocated = us_log_used_bytes(p->store.log);
-        s->swap_live = s->tier[US_TIER_FILE].used = us_log_live_bytes(p->store.log);
-    }
-    uint64_t ns = 0;
-    for (int i = 0; i < p->crew.n; i++)
-        ns += atomic_load_explicit(&p->crew.worker[i].cpu_ns, memory_order_relaxed);
-    s->worker_cpu_ns = ns;
-    s->allocations = atomic_load_explicit(&us_allocations, memory_order_relaxed);
-    s->decompressions = us_codec_unpressed(p->codec);
-    for (int i = 0; i < p->crew.n; i++)
-        s->decompressions += us_codec_unpressed(p->crew.worker[i].codec);
-}
-
 /* Merges spans a little at a time while a pool holds much more than it uses. true: there may be more. */
 static bool tidy(us_pager_t *p) {
     bool more = false;
@@ -647,6 +659,7 @@ static bool spin(us_pager_t *p) {
     enum { LOOKS = 64 };
     if (p->store.demand == 0 || !us_place_spins(&p->place, p->store.begun, us_now_ns()))
         return false;
+    atomic_store_explicit(&p->place.busy, 1, memory_order_relaxed); /* the warden hears of no completion meanwhile */
     for (int k = 0; k < LOOKS && !completed(p); k++)
         _mm_pause();
     return true;
@@ -678,7 +691,7 @@ int us_pager_step(us_pager_t *p, us_event_t *ev, int max) {
         const bool sinks = us_tiers_sink(p);
         us_store_flush(p);
         more = tidy(p);
-        if (sinks || spin(p))
+        if (sinks || (p->events == 0 && spin(p)))
             continue;
         /* Say that we sleep, then look again: they finish, then look whether we sleep. */
         atomic_store_explicit(&p->place.parked, p->parked + p->store.demand, memory_order_relaxed);

@@ -14,7 +14,8 @@
 
 #include "sys.h"
 
-enum { BOUNCE = 1 << US_BLOCK_MAX_SHIFT };
+enum { BOUNCE = 1 << US_BLOCK_MAX_SHIFT, SLICE = 64 << 10 };
+static bool sink(us_pager_t *p, us_tier_t *t);
 #define FULL_NS 50000000ull
 
 /* ---- a pool as a tier ------------------------------------------------------------------------------- */
@@ -29,6 +30,7 @@ static bool pool_room(const us_pager_t *p, const us_tier_t *t, uint32_t len) {
 
 static void pool_free(us_pager_t *p, us_tier_t *t, us_entry_t e) {
     (void)p;
+    t->full_until = 0;
     us_pool_free(t->pool, us_offset_of(e), US_LENGTH_OF(e));
 }
 
@@ -43,7 +45,9 @@ static int settle_in(us_pager_t *p, us_tier_t *t, uint32_t i, uint16_t gen, uint
     if (err == -ENOSPC && us_reclaim(p, t, 4ull * len))
         err = us_pool_alloc(t->pool, len, i, gen, &off);
     if (err != 0) {
+        /* Its spans are too sparse for what its marks promise: until something leaves, and something has to. */
         t->full_until = us_now_ns() + FULL_NS;
+        t->goal = us_min(t->goal, us_pool_used(t->pool) - us_pool_used(t->pool) / 8);
         us_entry_unmoved(p, i, gen, from);
         return -ENOSPC;
     }
@@ -79,13 +83,28 @@ static bool helps(const us_pager_t *p, const us_tier_t *t) {
     return pool_room(p, t->next, US_LENGTH_OF(p->space.table[t->cold.head])) || helps(p, t->next);
 }
 
+/* Room for len bytes in a pool: US_DONE, US_WAIT_ROOM or -ENOSPC. The marks alone may leave less than a large block
+ * needs, so who waits says how far it has to sink. */
+int us_tier_ask(us_pager_t *p, us_tier_t *t, uint32_t len) {
+    if (pool_room(p, t, len))
+        return US_DONE;
+    if (t->s->kept >= len) /* else it were a long search for little */
+        us_reclaim(p, t, 4ull * len);
+    if (pool_room(p, t, len))
+        return US_DONE;
+    if (!helps(p, t))
+        return -ENOSPC;
+    const uint64_t room = t->s->budget - t->s->budget / 16;
+    t->goal = us_min(t->goal, room > len ? room - len : 0);
+    return US_WAIT_ROOM;
+}
+
 static int pool_store(us_pager_t *p, us_tier_t *t, us_region_t *r, uint32_t i, const void *payload) {
     const us_entry_t e = p->space.table[i];
     const uint32_t len = US_LENGTH_OF(e);
-    if (!pool_room(p, t, len) && t->s->kept >= 4ull * len) /* else it were a long search for little */
-        us_reclaim(p, t, 4ull * len);
-    if (!pool_room(p, t, len))
-        return helps(p, t) ? US_WAIT_ROOM : -ENOSPC;
+    const int room = us_tier_ask(p, t, len);
+    if (room != US_DONE)
+        return room;
     if (t->id == 1 || t->codec == (int)US_CODEC_OF(e) || t->codec == US_CODEC_NONE) {
         us_entry_moving(p, i);
         return settle_in(p, t, i, e.gen, e.where, e.size, payload) == -ENOSPC ? -ENOSPC : US_DONE;
@@ -150,17 +169,21 @@ static int pool_load(us_pager_t *p, us_tier_t *t, us_region_t *r, uint32_t i, us
 /* As many as there are places for. What is promised to reads of the file (they have their block locked) is left. */
 static bool pool_sink(us_pager_t *p, us_tier_t *t, us_tier_t *from, bool small) {
     bool any = false;
+    uint64_t moved = 0;
     (void)small;
-    for (uint32_t i = from->cold.head, next; i != US_NONE && p->recodes < US_RECODES; i = next) {
+    for (uint32_t i = from->cold.head, next; i != US_NONE && moved < SLICE && p->recodes < US_RECODES; i = next) {
         const us_entry_t e = p->space.table[i];
         next = p->node[i].next;
         if (e.flags & US_F_LOCKED)
             continue;
         if (pool_store(p, t, us_region_of(p, i), i, us_object(p, e)) != US_DONE)
             break;
+        moved += US_LENGTH_OF(e);
         any = true;
     }
     pool_flush(p, t);
+    if (!any && t->goal != UINT64_MAX) /* it has been asked for room */
+        any = sink(p, t);
     return any;
 }
 
@@ -223,7 +246,7 @@ bool us_tiers_squeeze(us_pager_t *p) {
             t->next->ops->sink(p, t->next, t, true);
     }
     come_back(p);
-    return p->tier[1].leaving > 0 || p->store.writes > 0;
+    return p->tier[1].leaving > 0 || p->store.writes > 0 || p->store.sinker != NULL;
 }
 
 /* ---- life ------------------------------------------------------------------------------------------- */

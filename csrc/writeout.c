@@ -112,7 +112,7 @@ int us_pager_io_inject(us_pager_t *p, int op, int err, uint32_t every) {
 
 static us_write_t *free_write(us_store_t *s) {
     for (int k = 0; k < US_WRITES; k++) {
-        if (!s->write[k].busy && !s->write[k].filling && &s->write[k] != s->gather)
+        if (!s->write[k].busy && !s->write[k].filling)
             return &s->write[k];
     }
     return NULL;
@@ -206,7 +206,7 @@ static bool enough(const us_store_t *s, const us_tier_t *from) {
 
 bool us_store_busy(const us_pager_t *p) {
     const us_store_t *s = &p->store;
-    return s->on && (s->writes > 0 || (s->old_id >= 0 && !s->old_read));
+    return s->on && (s->writes > 0 || s->sinker != NULL || (s->old_id >= 0 && !s->old_read));
 }
 
 bool us_store_helps(const us_pager_t *p, const us_tier_t *from) {
@@ -289,6 +289,7 @@ static void file_flush(us_pager_t *p, us_tier_t *t) {
     (void)t;
     if (w != NULL) {
         p->store.gather = NULL;
+        w->filling = false;
         submit(p, w);
     }
 }
@@ -314,6 +315,7 @@ static int file_store(us_pager_t *p, us_tier_t *t, us_region_t *r, uint32_t i, c
         return us_store_busy(p) ? US_WAIT_ROOM : -ENOSPC;
     }
     s->gather = w;
+    w->filling = true;
     return add_from_pool(p, w, r, i, payload) ? US_DONE : -ENOSPC;
 }
 
@@ -619,8 +621,11 @@ uint32_t us_store_fetch_run(us_pager_t *p, us_region_t *r, uint32_t i, uint32_t 
 /* A place is promised in which a worker may compress it anew, so that who reads need not wait for one. */
 static int file_load(us_pager_t *p, us_tier_t *t, us_region_t *r, uint32_t i, us_tier_t *to) {
     (void)t;
-    if (p->recodes >= US_RECODES || !to->ops->room(p, to, US_LENGTH_OF(p->space.table[i])))
-        return p->recodes > 0 || us_tiers_help(p) ? US_WAIT_ROOM : -ENOSPC;
+    if (p->recodes >= US_RECODES)
+        return US_WAIT_ROOM;
+    const int room = us_tier_ask(p, to, US_LENGTH_OF(p->space.table[i]));
+    if (room != US_DONE)
+        return room == -ENOSPC && p->recodes > 0 ? US_WAIT_ROOM : room;
     us_read_t *rd = free_read(&p->store, false);
     if (rd == NULL)
         return US_WAIT_ROOM;
@@ -739,7 +744,8 @@ static void fetched_one(us_pager_t *p, us_region_t *r, us_read_t *rd) {
     } else if (err != 0) {
         wake = unlock_part(p, r, part);
     }
-    if (err != 0)
+    /* Cleaning may have moved it meanwhile: who waits for it reads it where it lies now. */
+    if (err != 0 && p->space.table[i].where == us_where(US_TIER_FILE, part->off))
         us_fault_lose(p, r, i, wake);
     end_part(p, r, rd, part, wake);
 }

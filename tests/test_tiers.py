@@ -226,3 +226,64 @@ def wrong_names() -> None:
 def test_bad_migrate() -> None:
     """A tier that is not there, and a range that is not."""
     run_child(wrong_names, timeout=30)
+
+
+def few_large(case: str) -> None:
+    """What the child of test_few_large_blocks runs: objects that a pool holds few of."""
+    content = random.Random(9).randbytes(24 * MIB)
+    tiers = {
+        "file to pool": [uswap.Pool(16 * MIB), uswap.File("/var/tmp", 128 * MIB, segment="4MiB")],
+        "pool to pool": [
+            uswap.Pool(64 * MIB),
+            uswap.Pool(16 * MIB),
+            uswap.File("/var/tmp", 128 * MIB, segment="4MiB"),
+        ],
+        "sinking": [
+            uswap.Pool(16 * MIB),
+            uswap.Pool(16 * MIB),
+            uswap.File("/var/tmp", 128 * MIB, segment="4MiB"),
+        ],
+    }[case]
+    with uswap.Pager(limit=64 * MIB, tiers=tiers, block=2 * MIB) as pager:
+        region = pager.region(len(content))
+        view = memoryview(region)
+        view[:] = content
+        region.evict()
+        assert region.residency().resident == 0
+        if case == "file to pool":
+            region.migrate("file")
+            region.migrate("pool")
+            assert region.residency().tiers["pool"] > 8 * MIB
+        elif case == "pool to pool":
+            region.migrate("pool2")
+            assert region.residency().tiers["pool"] == 0
+        pager.check()
+        assert view == content
+
+
+@pytest.mark.parametrize("case", ["file to pool", "pool to pool", "sinking"])
+def test_few_large_blocks(case: str) -> None:
+    """Between a pool's marks there may be no room for one more: who waits has it sink further."""
+    run_child(few_large, args=[case], timeout=60)
+
+
+def within(tiers: int) -> dict[str, int]:
+    """What the child of test_within_limit runs."""
+    content = random.Random(10).randbytes(MIB)
+    pools = [uswap.Pool(4 * MIB), uswap.Pool(2 * MIB, codec="zstd")][: tiers - 1]
+    with uswap.Pager(
+        limit=4 * MIB, tiers=[*pools, uswap.File("/var/tmp", 128 * MIB, segment="512KiB")]
+    ) as pager:
+        region = pager.region(64 * MIB)
+        view = memoryview(region)
+        for at in range(0, len(view), MIB):
+            view[at : at + MIB] = content
+        stats = pager.stats()
+        assert stats.stored > 48 * MIB
+        return {"over": stats.over_limit, "refused": stats.refused_noroom}
+
+
+@pytest.mark.parametrize("tiers", [2, 3])
+def test_within_limit(tiers: int) -> None:
+    """While something sinks there will be room: nobody goes over the limit meanwhile."""
+    assert run_child(within, args=[tiers], timeout=60).json == {"over": 0, "refused": 0}
