@@ -36,6 +36,19 @@ def test_greedy(utilisation: float, amplification: float) -> None:
     assert overwrite.greedy(utilisation) == pytest.approx(amplification, rel=0.005)
 
 
+def test_wrong_bytes_are_described() -> None:
+    """What is wrong of a block is said: an older content, zeros, or a few bytes."""
+    content = overwrite._Content(4 * KIB, random.Random(1))
+    first, last = content.fresh(7), [content.fresh(7) for _ in range(3)][-1]
+    for found, what in (
+        (first, "as overwritten 3 times ago"),
+        (bytes(4 * KIB), "the whole is zeros"),
+        (last[:100] + bytes([last[100] ^ 1]) + last[101:], "1 bytes differ, from 100 to 100"),
+        (last, "right when read again"),
+    ):
+        assert what in overwrite._differs(7, found, content)
+
+
 def test_amplification() -> None:
     """Half and four fifths live, uniform and skewed: near the theory's price, and every byte right."""
     argv = ["bench", "overwrite", "--swap=16MiB", "--segment=256KiB", "--turns=3", "--json"]

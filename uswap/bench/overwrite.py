@@ -214,19 +214,27 @@ class _Content:
         self._rng = rng
         self._source = rng.randbytes(SOURCE)
         self._zeros = bytes(block)
-        self._from: dict[int, tuple[int, int]] = {}
+        self._from: dict[int, list[tuple[int, int]]] = {}
         self.mean = block // 2 + HEADER + 40  # bytes in the file, with what LZ4 adds
 
     def fresh(self, number: int) -> bytes:
         """New content for a block."""
         random_bytes = self._rng.randrange(self._block // 4, self._block * 3 // 4)
-        self._from[number] = self._rng.randrange(SOURCE - self._block), random_bytes
+        at = self._rng.randrange(SOURCE - self._block)
+        self._from.setdefault(number, []).append((at, random_bytes))
         return self.of(number)
 
-    def of(self, number: int) -> bytes:
-        """What a block must hold."""
-        at, n = self._from[number]
+    def of(self, number: int, ago: int = 0) -> bytes:
+        """What a block must hold; or what it held before it was overwritten so many times."""
+        at, n = self._from[number][-1 - ago]
         return self._source[at : at + n] + self._zeros[n:]
+
+    def was(self, number: int, found: bytes) -> int:
+        """How many times ago a block held these bytes; 0 if it never did."""
+        for ago in range(1, len(self._from[number])):
+            if self.of(number, ago) == found:
+                return ago
+        return 0
 
 
 def _chooser(pattern: str, blocks: int, rng: random.Random) -> Callable[[], int]:
@@ -280,10 +288,30 @@ def _case(config: Overwrite, part: float, pattern: str, step: Callable[[float], 
             assert begun is not None
             case.counts = {name: getattr(before, name) - getattr(begun, name) for name in COUNTED}
             for number in range(blocks):
-                if view[number * block : (number + 1) * block] != content.of(number):
-                    raise WrongBytes(f"block {number} of {blocks} is not what was written to it")
+                with view[number * block : (number + 1) * block] as found:
+                    if found != content.of(number):
+                        raise WrongBytes(_differs(number, bytes(found), content))
         del region  # given up: closing it would bring it all back in
     return case
+
+
+def _differs(number: int, found: bytes, content: _Content) -> str:
+    """What is known of a wrong block: a time of its own, or zeros, or only the first reading was wrong."""
+    at = [
+        k
+        for k, (one, other) in enumerate(zip(found, content.of(number), strict=True))
+        if one != other
+    ]
+    if not at:
+        return f"block {number} was wrong, and is right when read again"
+    older = content.was(number, found)
+    what = (
+        "zeros" if not any(found) else f"as overwritten {older} times ago" if older else "neither"
+    )
+    return (
+        f"block {number} is not what was written to it: {len(at)} bytes differ, from {at[0]} to "
+        f"{at[-1]}; the whole is {what}"
+    )
 
 
 def _sample(case: Case, before: Stats, now: Stats) -> None:
