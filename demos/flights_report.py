@@ -199,7 +199,9 @@ def report(found: Mapping[str, Any], paged: Run, unpaged: Run, look: Look) -> li
     lines.append("")
     if found["file"]:
         table((46, 12, 18), file_rows(found))
-        lines.append(f"swap file: {found['about']['swapfile']}, by {found['about']['io']}")
+        lines.append(
+            f"swap file: {found['about']['swapfile'].partition(' (')[0]}, by {found['about']['io']}"
+        )
         if found["file"]["write_errors"] or found["file"]["read_retries"]:
             lines.append(
                 f"It failed: {found['file']['write_errors']:,} writes, and "
