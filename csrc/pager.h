@@ -187,8 +187,8 @@ static inline const uint8_t *us_object(us_pager_t *p, us_entry_t e) {
 int us_store_open(us_pager_t *p, int fd, uint64_t bytes, uint32_t segment, int engine);
 void us_store_close(us_pager_t *p);
 extern const us_tier_ops_t us_store_ops;
-/* Keeps enough segments free. */
-void us_store_tend(us_pager_t *p);
+/* Keeps enough segments free. True: call again when no fault waits. */
+bool us_store_tend(us_pager_t *p);
 /* Is something being written, or read to be cleaned? */
 bool us_store_busy(const us_pager_t *p);
 /* Will what is cold in `from` be written, if it has to be? */

@@ -113,11 +113,17 @@ static bool seg_header_ok(const us_seg_header_t *h, uint64_t seg_off, uint64_t s
 }
 
 int us_seg_walk(const void *buf, uint32_t bytes, uint64_t seg_off, uint64_t space, us_seg_each_fn *each, void *ctx) {
+    return us_seg_walk_from(buf, bytes, seg_off, space, 0, each, ctx);
+}
+
+int us_seg_walk_from(const void *buf, uint32_t bytes, uint64_t seg_off, uint64_t space, uint64_t from,
+                     us_seg_each_fn *each, void *ctx) {
     const us_seg_header_t *s = buf;
     if (bytes < US_SEG_HEAD || !seg_header_ok(s, seg_off, space))
         return -EILSEQ;
     uint64_t stamp = us_seg_stamp(s->space, s->sequence);
-    uint32_t end = s->used < bytes ? s->used : bytes, at = US_SEG_HEAD;
+    uint32_t end = s->used < bytes ? s->used : bytes;
+    uint32_t at = from <= seg_off + US_SEG_HEAD ? US_SEG_HEAD : up((uint32_t)(from - seg_off), 8);
     int shown = 0;
     while (at < end && end - at >= US_OBJ_HEAD) {
         const us_obj_header_t *h = (const void *)((const uint8_t *)buf + at);

@@ -193,6 +193,10 @@ typedef bool us_seg_each_fn(void *ctx, uint64_t off, const us_obj_header_t *h, c
 int us_seg_walk(const void *buf, uint32_t bytes, uint64_t seg_off, uint64_t space, us_seg_each_fn *each,
                 void *ctx);
 
+/* The same from an object on, named by its offset in the file, or by that of its end; 0: from the first. */
+int us_seg_walk_from(const void *buf, uint32_t bytes, uint64_t seg_off, uint64_t space, uint64_t from,
+                     us_seg_each_fn *each, void *ctx);
+
 uint64_t us_seg_stamp(uint64_t space, uint64_t sequence);
 
 /* crc32c, going on from the crc of what came before (0 at first). */

@@ -80,6 +80,7 @@ typedef struct us_store {
     int64_t old_id;      /* -1: none */
     bool old_read;       /* it is in the buffer */
     bool old_moved;      /* and something was found in it */
+    bool gathering;      /* there is more in it to be looked at, and room for it */
     uint64_t old_at;     /* its objects before this offset have been seen to */
     us_write_t *cleaner; /* what lives is gathered here; NULL: none has been begun */
     uint32_t fill;       /* bytes that a full segment holds, on average: large objects leave gaps */

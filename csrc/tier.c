@@ -182,7 +182,7 @@ static bool pool_sink(us_pager_t *p, us_tier_t *t, us_tier_t *from, bool small) 
         any = true;
     }
     pool_flush(p, t);
-    if (!any && t->goal != UINT64_MAX) /* it has been asked for room */
+    if (!any && t->next != NULL && t->goal != UINT64_MAX) /* it has been asked for room */
         any = sink(p, t);
     return any;
 }
@@ -218,21 +218,20 @@ static bool sink(us_pager_t *p, us_tier_t *t) {
 }
 
 /* What a range call has begun the loop goes on with. */
-static void come_back(us_pager_t *p) {
+static void come_back(us_pager_t *p, bool more) {
     const us_tier_t *file = &p->tier[US_TIER_FILE];
-    if (!p->in_step && file->ops != NULL && file->ops->wants(p, file))
+    if (!p->in_step && (more || (file->ops != NULL && file->ops->wants(p, file))))
         us_sys_eventfd_ring(p->worker_fd);
 }
 
 /* The coldest first, so that there is room for what comes from above. */
 bool us_tiers_sink(us_pager_t *p) {
-    bool any = false;
-    us_store_tend(p);
+    bool any = us_store_tend(p);
     for (int k = US_POOLS; k >= 1; k--) {
         if (p->tier[k].pool != NULL && p->tier[k].next != NULL)
             any |= sink(p, &p->tier[k]);
     }
-    come_back(p);
+    come_back(p, any);
     return any;
 }
 
@@ -245,8 +244,8 @@ bool us_tiers_squeeze(us_pager_t *p) {
         if (t->pool != NULL && t->next != NULL && t->leaving == 0)
             t->next->ops->sink(p, t->next, t, true);
     }
-    come_back(p);
-    return p->tier[1].leaving > 0 || p->store.writes > 0 || p->store.sinker != NULL;
+    come_back(p, false);
+    return p->tier[1].leaving > 0 || us_store_busy(p);
 }
 
 /* ---- life ------------------------------------------------------------------------------------------- */

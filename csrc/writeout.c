@@ -32,7 +32,7 @@
 
 #include "sys.h"
 
-enum { SLICE = 64 << 10, PIECE = 128 << 10, READ_TRIES = 3, RUN_MAX = 256 << 10, LARGE = 64 << 10, THREADS = 4 };
+enum { SLICE = 64 << 10, GATHER = 128 << 10, PIECE = 128 << 10, READ_TRIES = 3, RUN_MAX = 256 << 10, LARGE = 64 << 10, THREADS = 4 };
 /* KEEP_FREE: segments that only the cleaner may use. AHEAD: that it sees to beyond these, or a 256th of all.
  * POOR: percent of a full segment that may live in one that is cleaned: no byte gained costs more than ten. */
 enum { KEEP_FREE = 2, AHEAD = 2, AHEAD_PART = 256, POOR = 90 };
@@ -206,7 +206,8 @@ static bool enough(const us_store_t *s, const us_tier_t *from) {
 
 bool us_store_busy(const us_pager_t *p) {
     const us_store_t *s = &p->store;
-    return s->on && (s->writes > 0 || s->sinker != NULL || (s->old_id >= 0 && !s->old_read));
+    const bool cleaning = s->old_id >= 0 && (!s->old_read || s->gathering);
+    return s->on && (s->writes > 0 || s->sinker != NULL || cleaning);
 }
 
 bool us_store_helps(const us_pager_t *p, const us_tier_t *from) {
@@ -218,7 +219,7 @@ bool us_store_helps(const us_pager_t *p, const us_tier_t *from) {
     return enough(s, from) && s->full_until == 0 && us_log_free_segments(s->log) > KEEP_FREE;
 }
 
-static void clean(us_pager_t *p);
+static bool clean(us_pager_t *p);
 
 static void old_done(us_store_t *s) {
     us_log_unpin(s->log, (uint64_t)s->old_id * s->segment);
@@ -236,14 +237,14 @@ static void say_full(us_pager_t *p) {
 /* Has a thread stood still for a read just now? Then writes make room for the next one. */
 static bool wanted(const us_store_t *s) { return s->demand > 0 || us_now_ns() - s->begun < PACE_NS; }
 
-void us_store_tend(us_pager_t *p) {
+bool us_store_tend(us_pager_t *p) {
     us_store_t *s = &p->store;
     if (!s->on)
-        return;
+        return false;
     if (s->full_until != 0 && us_now_ns() >= s->full_until)
         s->full_until = 0;
     us_io_pace(s->io, wanted(s) ? PIECE : 0);
-    clean(p);
+    return clean(p);
 }
 
 /* A slice of a segment; the last one writes it. */
@@ -256,10 +257,8 @@ static bool file_sink(us_pager_t *p, us_tier_t *t, us_tier_t *from, bool small) 
         if (w == NULL || s->full_until != 0 || (!small && !enough(s, from)) || (s->writes > 0 && wanted(s)))
             return false;
         if (!begin(s, w, KEEP_FREE)) {
-            if (small) { /* wanted, whatever the marks say */
-                from->sinking = true;
-                clean(p);
-            }
+            from->sinking = true; /* wanted, whatever the marks say */
+            clean(p);
             if (from->cold.head != US_NONE && !us_store_busy(p))
                 say_full(p);
             return false;
@@ -396,13 +395,14 @@ static uint32_t coming(const us_store_t *s) {
 typedef struct us_moving {
     us_pager_t *p;
     us_write_t *w;
-    bool full;
+    uint32_t bytes;
+    bool full, paused;
 } us_moving_t;
 
 static bool move_object(void *ctx, uint64_t off, const us_obj_header_t *h, const void *payload, bool ok) {
     us_moving_t *m = ctx;
     us_pager_t *p = m->p;
-    if (off < p->store.old_at || !ok || h->entry >= p->space.at.table_cap)
+    if (!ok || h->entry >= p->space.at.table_cap)
         return true; /* what is broken and live shows at its next read */
     const us_entry_t e = p->space.table[h->entry];
     if ((e.state != US_STORED && !(e.flags & US_F_KEPT)) || US_CODEC_OF(e) == US_FILL ||
@@ -413,7 +413,10 @@ static bool move_object(void *ctx, uint64_t off, const us_obj_header_t *h, const
         p->store.old_at = off;
         return false;
     }
-    return true;
+    m->bytes += h->length;
+    m->paused = m->bytes >= GATHER;
+    p->store.old_at = off + US_OBJ_HEAD + h->length;
+    return !m->paused;
 }
 
 /* What has been gathered is written; with it go the victims, unless one has more than found room. */
@@ -425,8 +428,9 @@ static void finish(us_pager_t *p) {
     submit(p, w);
 }
 
-/* The victim is in its buffer: what lives in it goes to the cleaner's write, and the rest of it to the next. */
-static void gather(us_pager_t *p) {
+/* The victim is in its buffer: what lives in it goes to the cleaner's write, and the rest of it to the next. A slice
+ * at a time; true: call again when no fault waits. */
+static bool gather(us_pager_t *p) {
     us_store_t *s = &p->store;
     const uint64_t base = (uint64_t)s->old_id * s->segment;
     for (;;) {
@@ -434,18 +438,21 @@ static void gather(us_pager_t *p) {
         if (w == NULL) {
             w = free_write(s);
             if (w == NULL || !begin(s, w, 0))
-                return; /* when a write is done */
+                return false; /* when a write is done */
             s->cleaner = w;
             w->filling = true;
         }
         us_moving_t m = {.p = p, .w = w};
         const uint32_t before = w->records;
-        const int n = us_seg_walk(s->old, s->old_req.len, base, 0, move_object, &m);
-        if (w->records > before) {
+        const int n = us_seg_walk_from(s->old, s->old_req.len, base, 0, s->old_at, move_object, &m);
+        if (w->records > before && (w->victims == 0 || w->victim[w->victims - 1] != (uint32_t)s->old_id)) {
             s->old_moved = true;
             us_log_pin(s->log, base);
             w->victim[w->victims++] = (uint32_t)s->old_id;
         }
+        s->gathering = m.paused;
+        if (m.paused)
+            return true;
         const bool whole = !m.full || w->records == 0;
         if (whole && (n < 0 || !s->old_moved)) /* nothing can be moved out of it: it empties by itself, or never */
             us_log_shun(s->log, (uint32_t)s->old_id);
@@ -456,31 +463,31 @@ static void gather(us_pager_t *p) {
         if (w->records > 0 && (m.full || w->victims == US_VICTIMS))
             finish(p);
         if (whole)
-            return;
+            return false;
     }
 }
 
 /* Cleans as late as can be, since what is left alone gets poorer, and the poorest first. What is gathered is
  * not mixed with what comes from the pool: it has been let be for longer, and likely will be. */
-static void clean(us_pager_t *p) {
+static bool clean(us_pager_t *p) {
     us_store_t *s = &p->store;
     if (s->old_id >= 0) {
-        if (s->old_read)
-            gather(p);
+        if (s->old_read && gather(p))
+            return true;
         if (s->old_id >= 0)
-            return;
+            return false;
     }
     const uint32_t free_now = us_log_free_segments(s->log);
     const uint32_t ahead = (uint32_t)us_max(AHEAD, us_log_segments(s->log) / AHEAD_PART);
     if (!s->above->sinking || s->full_until != 0 || free_now + coming(s) > KEEP_FREE + ahead)
-        return;
+        return false;
     const int64_t id = us_log_poorest(s->log, (uint32_t)((uint64_t)POOR * s->fill / s->segment));
     if (id < 0) { /* as full as it may be; what is gathered makes what room it can */
         if (s->cleaner != NULL && s->cleaner->records > 0 && free_now <= KEEP_FREE) {
             add_cold(p, s->cleaner, s->above, UINT32_MAX);
             finish(p);
         }
-        return;
+        return false;
     }
     s->old_id = id;
     s->old_read = s->old_moved = false;
@@ -497,6 +504,7 @@ static void clean(us_pager_t *p) {
     if (us_io_submit(s->io, &s->old_req) != 0)
         old_done(s);
     us_io_flush(s->io);
+    return false;
 }
 
 /* ---- in --------------------------------------------------------------------------------------------- */

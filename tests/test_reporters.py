@@ -141,7 +141,7 @@ def test_tiers_text() -> None:
     for name in [*tiers.SERIES.values(), *tiers.WAYS.values()]:
         assert name in text
     assert "4 KiB" not in text  # the sweep's
-    assert "touched 3,996 blocks that were in the file: 3,996 stored faults" in text
+    assert "touched 5,994 blocks that were in the file: 5,994 stored faults" in text
     assert "read for each 12,310 bytes, plain 12,305" in text
     assert "with a decompression to that without: 3.00 (3.00 to 3.00)" in text
     *_, stored, busy, write = text.splitlines()
