@@ -367,7 +367,7 @@ int us_pager_move(us_pager_t *p, int id, uint32_t *cursor, uint32_t last, int to
     if (r == NULL || to < 1 || to >= US_TIERS || p->tier[to].ops == NULL)
         return -EINVAL;
     us_tier_t *t = &p->tier[to];
-    const uint64_t slice = t->pool == NULL ? p->store.segment : 256 << 10; /* bytes; then the loop has its turn */
+    const uint64_t slice = 64 << 10; /* bytes; then the loop has its turn */
     uint64_t moved = 0;
     int result = US_DONE;
     for (; *cursor < last; (*cursor)++) {

@@ -32,7 +32,7 @@
 
 #include "sys.h"
 
-enum { SLICE = 64 << 10, GATHER = 128 << 10, PIECE = 128 << 10, READ_TRIES = 3, RUN_MAX = 256 << 10, LARGE = 64 << 10, THREADS = 4 };
+enum { SLICE = 64 << 10, GATHER = 128 << 10, PIECE = 64 << 10, READ_TRIES = 3, RUN_MAX = 256 << 10, LARGE = 64 << 10, THREADS = 4 };
 /* KEEP_FREE: segments that only the cleaner may use. AHEAD: that it sees to beyond these, or a 256th of all.
  * POOR: percent of a full segment that may live in one that is cleaned: no byte gained costs more than ten. */
 enum { KEEP_FREE = 2, AHEAD = 2, AHEAD_PART = 256, POOR = 90 };
