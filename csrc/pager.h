@@ -206,6 +206,10 @@ void us_store_flush(us_pager_t *p);
 bool us_store_verify(us_pager_t *p, us_region_t *r, uint32_t i);
 /* A worker is done with a block that was read ahead. */
 void us_store_brought(us_pager_t *p, us_region_t *r, us_job_t *j);
+/* Begins to read what lies in the file for tier `to`; see us_tier_ops_t. */
+int us_store_load(us_pager_t *p, us_tier_t *t, us_region_t *r, uint32_t i, us_tier_t *to);
+/* A read is done. */
+void us_store_fetched(us_pager_t *p, us_read_t *rd);
 bool us_store_pump(us_pager_t *p);
 bool us_store_completed(us_pager_t *p);
 void us_store_listen(us_pager_t *p, bool on);
