@@ -236,6 +236,28 @@ def test_throughput() -> None:
     assert answer["memory"][0] > 0
 
 
+def test_throughput_of_a_file(tmp_path: Path) -> None:
+    """With --dir it is the swap file that is read, many blocks at a time."""
+    argv = [
+        "bench",
+        "throughput",
+        "--size=32MiB",
+        "--rounds=1",
+        "--block=16KiB",
+        f"--dir={tmp_path}",
+    ]
+    answer = json.loads(run_child(run_main, args=[*argv, "--json"]).stdout)
+    (row,) = answer["blocks"]
+    assert set(row["rates"]) == {"evicted", "over limit", "codec"}
+    stats = row["stats"]["evicted"]
+    assert stats["faults"]["stored"] > 0
+    assert stats["faults"]["pooled"] == 0
+    assert 0 < stats["reads"] < 32 * 64 // 2  # of 2,048 blocks
+    text = run_child(run_main, args=argv).stdout
+    assert f"out of a swap file in {tmp_path}" in text
+    assert "goal" not in text
+
+
 def test_tiers(tmp_path: Path) -> None:
     """Each touch is a fault that reads from the file as many bytes as the plain reads do."""
     argv = ["bench", "tiers", "--size=16MiB", "--rounds=2", f"--dir={tmp_path}", "--json"]

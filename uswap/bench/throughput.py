@@ -5,6 +5,8 @@ Two cases. *Evicted*: the limit has room for all of it, and all of it was evicte
 limit*: the limit is a part of the region, so that bringing in goes along with evicting; what leaves
 is clean then. Read-modify-write is the same with what leaves changed. Beside them, in the same run:
 plain memory, and the codec alone on one thread.
+
+With a directory the pool is a small one, and all of it was in a swap file before.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ __all__ = ["CASES", "GOAL", "Result", "Row", "Throughput", "WrongBytes", "measur
 
 GOAL = 800e6  # bytes a second: a pooled region that LZ4 halves, read in order
 CASES = ("evicted", "over limit", "rmw evicted", "rmw over limit")
+POOL = 16 << 20  # bytes, where most is in a file
 STEP = 8 << 20  # bytes that are read before a signal is looked at
 MASK = (1 << 64) - 1
 
@@ -52,6 +55,7 @@ class Throughput:
         part: the limit of the over-limit cases, as a part of size.
         data: "halved" (int64 that the codec halves at each block size) or a name of DATA.
         write: measure read-modify-write too.
+        directory: of the swap file; None: there is none, and a pool that holds everything.
     """
 
     blocks: Sequence[int]
@@ -63,6 +67,7 @@ class Throughput:
     write: bool = False
     readahead: int | None = None
     workers: int | None = None
+    directory: str | None = None
 
 
 @dataclass
@@ -104,6 +109,7 @@ class Result:
             "limit_part": c.part,
             "rounds": c.rounds,
             "codec": c.codec,
+            "directory": c.directory,
             "memory": self.memory,
             "memory_rmw": self.memory_write,
             "blocks": [
@@ -175,12 +181,16 @@ def _round_within(config: Throughput, row: Row, source: bytes, case: str, limit:
         options["readahead"] = config.readahead
     if config.workers is not None:
         options["workers"] = config.workers
+    if config.directory is not None:
+        options |= {"pool": POOL, "swapfile": config.directory, "swap": 2 * size + 8 * POOL}
     with Pager(**options) as pager:
         region = pager.region(size, block=row.block)
         with memoryview(region) as view:
             for at in range(0, size, STEP):
                 view[at : at + STEP] = source[at : at + STEP]
         region.evict()
+        if config.directory is not None:
+            region.migrate("file")
         expected = _sum_of(source)
         if case == "over limit":
             # Once unmeasured: afterwards as much is resident, and as clean, as in any later pass.
@@ -191,6 +201,8 @@ def _round_within(config: Throughput, row: Row, source: bytes, case: str, limit:
         if config.write:
             if case == "evicted":
                 region.evict()
+                if config.directory is not None:
+                    region.migrate("file")
             else:
                 _sweep(region.address, size, write=True)  # what leaves is changed from here on
             rate, _ = _sweep(region.address, size, write=True)
@@ -199,6 +211,7 @@ def _round_within(config: Throughput, row: Row, source: bytes, case: str, limit:
         row.stats[case] = {
             "faults": dict(stats.faults),
             "readahead_blocks": stats.readahead_blocks,
+            "reads": stats.reads,
             "throttled": stats.throttled,
             "peak_resident": stats.peak_resident,
             "density": stats.density,

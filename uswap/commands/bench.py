@@ -66,10 +66,10 @@ class BenchCommand(Command):
         _plot(latency, "the distributions")
         throughput = benches.add_parser(
             "throughput",
-            help="sequential reads of a pooled region, in MB/s",
+            help="sequential reads of a region in the pool or a swap file, in MB/s",
             description=(
-                "Sequential reads of a pooled region: wholly evicted before, and with a limit of a "
-                "quarter of it; beside plain memory and the codec alone."
+                "Sequential reads of a region in the pool, or with --dir in a swap file: wholly evicted "
+                "before, and with a limit of a quarter of it; beside plain memory and the codec alone."
             ),
         )
         throughput.set_defaults(measure=self._throughput)
@@ -89,6 +89,13 @@ class BenchCommand(Command):
         )
         throughput.add_argument(
             "--write", action="store_true", help="measure read-modify-write as well"
+        )
+        throughput.add_argument(
+            "--dir",
+            type=_directory,
+            default=None,
+            metavar="DIR",
+            help="make a swap file there, and read out of that (default: out of the pool)",
         )
         throughput.add_argument(
             "--readahead", type=_size(0), metavar="SIZE", help="as the option of uswap"
@@ -251,6 +258,7 @@ class BenchCommand(Command):
             write=args.write,
             readahead=args.readahead,
             workers=args.workers,
+            directory=args.dir,
         )
         with ProgressLine() as progress:
             result = throughput.measure(config, progress)

@@ -91,11 +91,12 @@ def throughput(result: _throughput.Result) -> str:
         cells: list[str | None] = [format_size(row.block), row.data, f"{row.ratio:.2f}"]
         cells += [_rate(row.spread(case)) for case in [*cases, "codec"]]
         rows.append(cells)
+    place = "the pool" if config.directory is None else f"a swap file in {config.directory}"
     plain = _rate_of(Spread.of(result.memory))
     if result.memory_write:
         plain += f", read-modify-write {_rate_of(Spread.of(result.memory_write))}"
     lines = [
-        f"Reading {format_size(config.size)} from end to end out of the pool, in MB/s: "
+        f"Reading {format_size(config.size)} from end to end out of {place}, in MB/s: "
         f"median of {_rounds(config.rounds)} (lowest to highest)",
         "",
         table.render(columns, rows),
@@ -107,7 +108,7 @@ def throughput(result: _throughput.Result) -> str:
     ]
     for row in result.rows:
         spread = row.spread("evicted")
-        if spread is not None:
+        if spread is not None and config.directory is None:
             verdict = "reached" if spread.median >= _throughput.GOAL else "missed"
             lines.append(
                 f"goal: {_throughput.GOAL / 1e6:.0f} MB/s or more, evicted; blocks of {format_size(row.block)}: "
