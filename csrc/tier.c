@@ -80,7 +80,7 @@ static bool helps(const us_pager_t *p, const us_tier_t *t) {
         return us_store_helps(p, t);
     if (t->cold.head == US_NONE)
         return false;
-    return pool_room(p, t->next, US_LENGTH_OF(p->space.table[t->cold.head])) || helps(p, t->next);
+    return t->next->ops->room(p, t->next, US_LENGTH_OF(p->space.table[t->cold.head])) || helps(p, t->next);
 }
 
 /* Room for len bytes in a pool: US_DONE, US_WAIT_ROOM or -ENOSPC. The marks alone may leave less than a large block
