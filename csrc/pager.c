@@ -366,6 +366,8 @@ int us_pager_move(us_pager_t *p, int id, uint32_t *cursor, uint32_t last, int to
     us_region_t *r = range(p, id, cursor, last);
     if (r == NULL || to < 1 || to >= US_TIERS || p->tier[to].ops == NULL)
         return -EINVAL;
+    if (r->frozen)
+        return -ECANCELED;
     us_tier_t *t = &p->tier[to];
     const uint64_t slice = 64 << 10; /* bytes; then the loop has its turn */
     uint64_t moved = 0;

@@ -70,6 +70,7 @@ typedef struct us_store {
     uint64_t begun;      /* ns: the last of these */
     us_write_t *sinker;  /* what sinks is packed into this; NULL: none has been begun */
     us_write_t *gather;  /* what us_store_ops.store puts objects into; NULL: none yet */
+    uint64_t gathered;   /* ns: the last one */
     struct us_tier *above; /* the pool that sinks into the file */
     uint32_t largest;    /* object that a segment has room for, bytes */
     uint64_t full_until; /* ns: no writing before; the file system or the log is full, or writes fail */

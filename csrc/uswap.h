@@ -308,7 +308,7 @@ int us_pager_freeze(us_pager_t *p, int id);
 int us_pager_evict(us_pager_t *p, int id, uint32_t *cursor, uint32_t last);
 int us_pager_prefetch(us_pager_t *p, int id, uint32_t *cursor, uint32_t last);
 /* Moves what is out in another tier to tier `to`, whichever it is. -EINVAL: there is no such tier; -ENOSPC: it
- * has no room, and none is being made. */
+ * has no room, and none is being made; -ECANCELED: the region is frozen. */
 int us_pager_move(us_pager_t *p, int id, uint32_t *cursor, uint32_t last, int to);
 /* Done when each block was seen with no move of it under way. */
 int us_pager_moved(us_pager_t *p, int id, uint32_t *cursor, uint32_t last);

@@ -33,6 +33,7 @@ enum { KEEP_FREE = 2, AHEAD = 2, AHEAD_PART = 256, POOR = 90 };
 enum { READ_BUF = (1 << US_BLOCK_MAX_SHIFT) + 3 * (int)US_PAGE };
 #define FULL_NS 1000000000ull
 #define PACE_NS 5000000ull
+#define GATHER_NS 20000000ull
 
 /* ---- life ------------------------------------------------------------------------------------------- */
 
@@ -228,6 +229,8 @@ static void say_full(us_pager_t *p) {
     }
 }
 
+static void file_flush(us_pager_t *p, us_tier_t *t);
+
 /* Has a thread stood still for a read just now? Then writes make room for the next one. */
 static bool wanted(const us_store_t *s) { return s->demand > 0 || us_now_ns() - s->begun < PACE_NS; }
 
@@ -237,6 +240,8 @@ bool us_store_tend(us_pager_t *p) {
         return false;
     if (s->full_until != 0 && us_now_ns() >= s->full_until)
         s->full_until = 0;
+    if (s->gather != NULL && us_now_ns() - s->gathered > GATHER_NS) /* who began it has gone */
+        file_flush(p, &p->tier[US_TIER_FILE]);
     us_io_pace(s->io, wanted(s) ? PIECE : 0);
     return clean(p);
 }
@@ -296,6 +301,7 @@ static int file_store(us_pager_t *p, us_tier_t *t, us_region_t *r, uint32_t i, c
     us_store_t *s = &p->store;
     if (US_LENGTH_OF(p->space.table[i]) > s->largest)
         return -ENOSPC;
+    s->gathered = us_now_ns();
     if (s->gather != NULL && add_from_pool(p, s->gather, r, i, payload))
         return US_DONE;
     file_flush(p, t);

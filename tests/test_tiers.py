@@ -7,6 +7,7 @@ import itertools
 import os
 import random
 import tempfile
+import time
 from typing import Any
 
 import pytest
@@ -170,6 +171,47 @@ def test_stress(options: dict[str, str]) -> None:
     assert found["lost"] == 0
     assert all(came > 0 for came in found["came"][1:])
     assert found["migrations"] > 0
+
+
+def leaving() -> None:
+    """What the child of test_released_meanwhile runs."""
+    content = mixed(8 * MIB, 11)
+    with uswap.Pager(limit=16 * MIB, tiers=three(first=16 * MIB), inject="write:SLOW:2") as pager:
+        for turn in range(12):
+            region = pager.region(len(content))
+            view = memoryview(region)
+            view[:] = content
+            region.evict()
+            threads = workload.Threads()
+
+            def send(region: Any = region) -> None:
+                try:
+                    while True:
+                        region.migrate("file")
+                        region.migrate("pool")
+                except uswap.ClosedError:
+                    pass
+
+            threads.start(send)
+            time.sleep(0.002 * turn)
+            region.release()
+            threads.join()
+            assert view == content
+            pager.check()
+        # Nothing of it is left under way: the pager goes on as ever.
+        other = pager.region(len(content))
+        view = memoryview(other)
+        view[:] = content
+        other.evict()
+        other.migrate("file")
+        assert other.residency().tiers["file"] == len(content)
+        assert view == content
+        pager.check()
+
+
+def test_released_meanwhile() -> None:
+    """A region that is released while its blocks are sent from tier to tier."""
+    run_child(leaving, timeout=90)
 
 
 @pytest.mark.parametrize(

@@ -210,13 +210,22 @@ class Region:
         Raises:
             ValueError: there is no such tier.
             OSError: ENOSPC, the tier has no room and none is being made; the rest stays where it was.
+            ClosedError: the region is no longer paged, or was released meanwhile.
         """
         names = self.pager.tiers
         if tier not in names:
             raise ValueError(f"tier={tier!r} is none of this pager's; accepted: {', '.join(names)}")
         first, last = self._blocks(offset, length)
         number = self.pager._tiers.numbers[names.index(tier)]
-        self._range("migrate", first, last, tier=number)
+        self._until_released("migrate", first, last, tier=number)
+
+    def _until_released(self, op: str, first: int, last: int, **more: int) -> None:
+        try:
+            self._range(op, first, last, **more)
+        except OSError as e:
+            if e.errno != errno.ECANCELED and self._paged:
+                raise
+            raise ClosedError("the region was released meanwhile") from None
 
     def _range(self, op: str, first: int, last: int, **more: int) -> None:
         if first < last:
@@ -277,12 +286,7 @@ class Region:
             ClosedError: the region is no longer paged, or was released meanwhile.
         """
         first, last = self._blocks(start, length, "start")
-        try:
-            self._range("verify", first, last)
-        except OSError as e:
-            if e.errno != errno.ECANCELED and self._paged:
-                raise
-            raise ClosedError("the region was released meanwhile") from None
+        self._until_released("verify", first, last)
         states = self._states(first, last)
         lost: list[tuple[int, int]] = []
         at = states.find(_LOST)
