@@ -169,6 +169,8 @@ int us_tiers_open(us_pager_t *p);
 void us_tiers_close(us_pager_t *p);
 /* A bit of what brings pools that are over their high mark under the low one. True: call again when no fault waits. */
 bool us_tiers_sink(us_pager_t *p);
+/* Room for len bytes in a pool: US_DONE, US_WAIT_ROOM or -ENOSPC. The marks alone may leave less than a large block
+ * needs, so who waits says how far it has to sink. */
 int us_tier_ask(us_pager_t *p, us_tier_t *t, uint32_t len);
 /* The first pool is under its marks and has no room all the same, since its spans are sparse: moves a batch all the
  * same. false: nothing is on its way out of it. */

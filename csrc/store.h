@@ -27,7 +27,7 @@ typedef struct us_write {
     us_record_t *record;
     uint32_t records, room;
     bool busy;
-    bool filling;        /* by the cleaner; not begun */
+    bool filling;        /* is the sinker, the cleaner or gather: not begun */
     uint32_t victim[US_VICTIMS], victims; /* segments whose objects it holds, pinned until it is done */
 } us_write_t;
 

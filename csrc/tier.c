@@ -15,8 +15,9 @@
 #include "sys.h"
 
 enum { BOUNCE = 1 << US_BLOCK_MAX_SHIFT, SLICE = 64 << 10 };
-static bool sink(us_pager_t *p, us_tier_t *t);
 #define FULL_NS 50000000ull
+
+static bool sink(us_pager_t *p, us_tier_t *t);
 
 /* ---- a pool as a tier ------------------------------------------------------------------------------- */
 
@@ -83,8 +84,6 @@ static bool helps(const us_pager_t *p, const us_tier_t *t) {
     return t->next->ops->room(p, t->next, US_LENGTH_OF(p->space.table[t->cold.head])) || helps(p, t->next);
 }
 
-/* Room for len bytes in a pool: US_DONE, US_WAIT_ROOM or -ENOSPC. The marks alone may leave less than a large block
- * needs, so who waits says how far it has to sink. */
 int us_tier_ask(us_pager_t *p, us_tier_t *t, uint32_t len) {
     if (pool_room(p, t, len))
         return US_DONE;
