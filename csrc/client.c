@@ -11,7 +11,10 @@
 #include "mover.h"
 #include "sys.h"
 
-enum { STAGING = 4 << 20 }; /* two of the largest blocks */
+enum {
+    STAGING = 4 << 20, /* two of the largest blocks */
+    HUGE_MIN = 4 << 20 /* from here on NumPy asks for huge pages */
+};
 
 struct us_client {
     us_space_t space;
@@ -43,7 +46,7 @@ int us_client_open(us_client_t **out, int uffd, int space_fd, int doorbell, int 
                       .staging = (uint64_t)(uintptr_t)staging,
                       .staging_len = STAGING,
                       .vector = drop == US_DROP_VECTOR};
-    err = us_client_register(c, m->staging, STAGING, 1);
+    err = us_client_register(c, m->staging, STAGING, 0, 1);
     if (err == 0)
         err = us_mover_start(m);
     if (err == 0) {
@@ -72,19 +75,28 @@ uint64_t us_client_staging(us_client_t *c, uint64_t *len) {
 
 int us_client_tid(us_client_t *c) { return atomic_load(&c->mover.tid); }
 
-int us_client_register(us_client_t *c, uint64_t addr, uint64_t len, int fresh) {
-    void *at = (void *)(uintptr_t)addr;
+int us_client_register(us_client_t *c, uint64_t addr, uint64_t len, uint64_t plain, int fresh) {
+    void *at = (void *)(uintptr_t)addr, *rest = (void *)(uintptr_t)(addr + plain);
     if (fresh) { /* after mlockall(MCL_FUTURE) it is locked and populated, and could never leave */
         munlock(at, len);
         if (madvise(at, len, MADV_DONTNEED) < 0)
             return -errno;
     }
     /* A kernel without huge pages says EINVAL, and then there is nothing to keep off. */
-    if (madvise(at, len, MADV_NOHUGEPAGE) < 0 && errno != EINVAL)
+    if (plain < len && madvise(rest, len - plain, MADV_NOHUGEPAGE) < 0 && errno != EINVAL)
         return -errno;
+    if (fresh && len >= HUGE_MIN && plain > 0)
+        madvise(at, plain, MADV_HUGEPAGE);
     if (madvise(at, len, MADV_DONTFORK) < 0)
         return -errno;
-    int err = us_sys_register(c->mover.uffd, addr, len);
+    int err = 0;
+    if (!fresh) {
+        err = us_sys_register(c->mover.uffd, addr, len);
+        if (err == 0 && plain > 0)
+            us_sys_unregister(c->mover.uffd, addr, plain);
+    } else if (plain < len) {
+        err = us_sys_register(c->mover.uffd, addr + plain, len - plain);
+    }
     if (err != 0)
         madvise(at, len, MADV_DOFORK);
     return err;

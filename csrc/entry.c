@@ -30,6 +30,8 @@
  *   moved           us_entry_moved        tier.c, writeout.c: it has arrived: POOLED <-> STORED, or the copy has moved
  *   unmoved         us_entry_unmoved      the same: it has not, and stays where it was
  *   shifted         us_entry_shifted      pool.c, while it merges spans
+ *   plain           us_entry_plain        plain.c: EMPTY or RESIDENT to PLAIN, before the region is active
+ *   registered      us_entry_registered   plain.c: PLAIN to RESIDENT, or to EMPTY where no page is there
  *   forget          us_entry_forget       pager.c: the region goes
  *
  * In each state holds, beside E1 to E7 of types.h:
@@ -37,6 +39,7 @@
  *   OUTBOX                  the same; the slot's job is queued, busy, or done and not yet looked at
  *   RESIDENT clean          every page is there and write-protected
  *   RESIDENT changed        pages may be missing (the user gave them back): those are zeros
+ *   PLAIN                   the memory is not registered: pages come and go as the kernel likes
  *   LEAVING                 each page is in the client, in staging or in the slot, as the status says
  */
 #include "pager.h"
@@ -392,6 +395,27 @@ bool us_entry_shifted(void *tier, uint32_t owner, uint32_t tag, uint64_t from, u
     return true;
 }
 
+void us_entry_plain(us_pager_t *p, us_region_t *r, uint32_t i) {
+    us_entry_t e = p->space.table[i];
+    if (e.state == US_RESIDENT)
+        us_policy_out(p, r, i);
+    else
+        resident_add(p, us_block_len(r, i));
+    e = p->space.table[i];
+    e.state = US_PLAIN;
+    put(p, i, e);
+}
+
+void us_entry_registered(us_pager_t *p, us_region_t *r, uint32_t i, bool there) {
+    us_entry_t e = p->space.table[i];
+    e.state = there ? US_RESIDENT : US_EMPTY;
+    put(p, i, e);
+    if (there)
+        us_policy_in(p, r, i);
+    else
+        resident_sub(p, us_block_len(r, i));
+}
+
 void us_entry_forget(us_pager_t *p, us_region_t *r, uint32_t i) {
     us_entry_t e = p->space.table[i];
     const uint32_t len = us_block_len(r, i);
@@ -400,6 +424,9 @@ void us_entry_forget(us_pager_t *p, us_region_t *r, uint32_t i) {
         drop_copy(p, &e);
         if (e.flags & US_F_QUEUED)
             us_policy_out(p, r, i);
+        resident_sub(p, len);
+        break;
+    case US_PLAIN:
         resident_sub(p, len);
         break;
     case US_FILLED:

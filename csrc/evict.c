@@ -297,10 +297,18 @@ int us_evict_range(us_pager_t *p, us_region_t *r, uint32_t *i, uint32_t last) {
 }
 
 int us_evict_room(us_pager_t *p, uint64_t len) {
-    if (p->resident - p->leaving + len > p->mark_high)
+    if (p->resident - p->leaving + len > p->mark_high) {
+        if (p->plain > 0)
+            us_plain_end_some(p);
         us_evict_some(p);
+    }
     if (p->resident + len <= p->cfg.limit)
         return US_DONE;
+    if (p->plain > 0 && us_plain_end_some(p)) {
+        us_evict_some(p);
+        if (p->resident + len <= p->cfg.limit)
+            return US_DONE;
+    }
     if (p->refused >= BARREN) /* what could leave does not: the limit gives way, not the thread */
         return -ENOSPC;
     /* While the pool is full, only what is leaving right now can make room. */

@@ -275,6 +275,9 @@ int us_fault_serve(us_pager_t *p, const us_event_t *f) {
         if (!waited)
             p->s->waited_locked++;
         return US_WAIT_ENTRY;
+    case US_PLAIN: /* a fault from before it was plain: registering was only tried */
+        us_sys_wake(p->cfg.uffd, page, US_PAGE);
+        return US_DONE;
     case US_EMPTY:
         kind = US_KIND_EMPTY;
         break;

@@ -261,6 +261,13 @@ static us_region_t *region(us_pager_t *p, int id) {
     return id < 0 || (uint32_t)id >= p->regions ? NULL : p->region[id];
 }
 
+int64_t us_pager_plain(us_pager_t *p, int id) {
+    us_region_t *r = region(p, id);
+    if (r == NULL || r->active)
+        return -EINVAL;
+    return (int64_t)us_plain_begin(p, r);
+}
+
 int us_pager_activate(us_pager_t *p, int id) {
     us_region_t *r = region(p, id);
     if (r == NULL)
@@ -293,6 +300,7 @@ int us_pager_remove(us_pager_t *p, int id) {
             return -EBUSY;
     }
     us_store_forget(p, r->first, r->count);
+    us_plain_forget(p, r);
     for (uint32_t i = r->first; i < r->first + r->count; i++)
         us_entry_forget(p, r, i);
     const uint64_t page_entries = US_PAGE / sizeof(us_entry_t);
@@ -341,7 +349,10 @@ static us_region_t *range(us_pager_t *p, int id, const uint32_t *cursor, uint32_
 
 int us_pager_evict(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
     us_region_t *r = range(p, id, cursor, last);
-    return r == NULL ? -EINVAL : us_evict_range(p, r, cursor, last);
+    if (r == NULL)
+        return -EINVAL;
+    const int plain = us_plain_end(p, r, *cursor, last);
+    return plain != US_DONE ? plain : us_evict_range(p, r, cursor, last);
 }
 
 static void want(us_pager_t *p) {
@@ -421,7 +432,7 @@ int us_pager_prefetch(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
     for (; *cursor < last && result == US_DONE; (*cursor)++) {
         const uint32_t i = r->first + *cursor;
         const us_entry_t e = p->space.table[i];
-        if (e.state == US_RESIDENT || e.state == US_EMPTY || e.state == US_LOST || (e.flags & US_F_LOCKED))
+        if (e.state == US_RESIDENT || e.state == US_PLAIN || e.state == US_EMPTY || e.state == US_LOST || (e.flags & US_F_LOCKED))
             continue;
         const int room = us_evict_room(p, us_block_len(r, i));
         if (room == -ENOSPC)
@@ -502,6 +513,8 @@ static int hold(us_pager_t *p, us_region_t *r, uint32_t i, uint32_t last, bool w
         return us_fault_unprotect(p, r, i);
     if (e.state == US_RESIDENT)
         return within_limit ? populate(p, r, i) : US_DONE;
+    if (e.state == US_PLAIN) /* of a pin none is left */
+        return US_DONE;
     if (!within_limit && (e.state == US_EMPTY || (e.state == US_FILLED && e.where == 0)))
         return US_DONE; /* zeros are what the kernel gives by itself, page by page and when they are wanted */
     if (within_limit && us_evict_room(p, us_block_len(r, i)) == US_WAIT_ROOM)
@@ -555,7 +568,9 @@ static int hold_range(us_pager_t *p, int id, uint32_t *cursor, uint32_t last, bo
 }
 
 int us_pager_pin(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
-    return hold_range(p, id, cursor, last, true);
+    us_region_t *r = range(p, id, cursor, last);
+    const int plain = r == NULL ? -EINVAL : us_plain_end(p, r, *cursor, last);
+    return plain != US_DONE ? plain : hold_range(p, id, cursor, last, true);
 }
 
 int us_pager_restore(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
@@ -754,7 +769,7 @@ static bool check_object(void *ctx, uint64_t off, uint32_t len, uint32_t owner, 
 
 /* 0 and errno = the number of the broken invariant (EN of types.h), else 1. */
 int us_pager_is_valid(us_pager_t *p) {
-    uint64_t resident = 0, queued = 0, free_to_leave = 0;
+    uint64_t resident = 0, queued = 0, free_to_leave = 0, plain = 0;
     us_check_t c = {.p = p, .ok = true};
     for (uint32_t k = 0; k < p->live; k++) {
         us_region_t *r = p->byfirst[k];
@@ -772,8 +787,13 @@ int us_pager_is_valid(us_pager_t *p) {
             if (e.state == US_POOLED ||
                 ((e.flags & US_F_KEPT) && US_CODEC_OF(e) != US_FILL && us_tier_of(e) != US_TIER_FILE))
                 c.named++;
+            errno = 8;
+            const bool is_plain = i - r->first >= r->plain_from && i - r->first < r->plain_to;
+            if ((e.state == US_PLAIN) != is_plain)
+                return 0;
+            plain += is_plain ? us_block_len(r, i) : 0;
             const bool looked_at = e.state == US_STORED && (e.flags & US_F_WRITING);
-            if (e.state == US_RESIDENT || e.state == US_LEAVING || (locked && !looked_at))
+            if (e.state == US_RESIDENT || e.state == US_LEAVING || e.state == US_PLAIN || (locked && !looked_at))
                 resident += us_block_len(r, i);
             if (e.state == US_RESIDENT)
                 free_to_leave += us_block_len(r, i);
@@ -793,6 +813,9 @@ int us_pager_is_valid(us_pager_t *p) {
         return 0;
     errno = 7;
     if (!us_policy_is_valid(p, &queued) || queued != free_to_leave)
+        return 0;
+    errno = 8;
+    if (plain != p->plain)
         return 0;
     errno = 0;
     return 1;

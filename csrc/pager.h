@@ -28,6 +28,7 @@ typedef struct us_region {
     uint32_t id, first, count; /* first: index in the table */
     uint8_t shift;
     bool active, frozen;
+    uint32_t plain_from, plain_to; /* blocks, counted from first: E8 */
     uint32_t jobs;       /* of workers, not yet committed */
     uint32_t clock;
     uint32_t write_bias; /* 0..US_BIAS_MAX: how often a clean block of ours is written soon */
@@ -88,6 +89,8 @@ typedef struct us_pager {
     uint32_t stalled_n;
 
     uint64_t resident;   /* E6, and what workers are bringing in */
+    uint64_t plain;      /* of these: PLAIN */
+    uint64_t plain_until; /* ns: registering failed, and is not tried again until then */
     uint64_t leaving;    /* of these: in posted commands */
     uint64_t pending;    /* raw bytes taken or in the outbox: they will want room in the pool */
     uint64_t mark_high, mark_low;
@@ -144,6 +147,8 @@ void us_entry_lost(us_pager_t *p, us_region_t *r, uint32_t i);
 int us_entry_pressed(us_pager_t *p, const us_job_t *job);
 void us_entry_uncopy(us_pager_t *p, uint32_t i);
 bool us_entry_shifted(void *tier, uint32_t owner, uint32_t tag, uint64_t from, uint64_t to);
+void us_entry_plain(us_pager_t *p, us_region_t *r, uint32_t i);
+void us_entry_registered(us_pager_t *p, us_region_t *r, uint32_t i, bool there);
 void us_entry_forget(us_pager_t *p, us_region_t *r, uint32_t i);
 void us_entry_free_object(us_pager_t *p, us_entry_t e);
 
@@ -163,6 +168,16 @@ bool us_policy_is_valid(us_pager_t *p, uint64_t *bytes);
 void us_policy_cold(us_pager_t *p, uint32_t i);
 void us_policy_cold_first(us_pager_t *p, uint32_t i);
 void us_policy_warm(us_pager_t *p, uint32_t i);
+
+/* ---- plain.c ---- */
+/* Makes the region's first blocks plain, as many as the limit has room for; bytes. */
+uint64_t us_plain_begin(us_pager_t *p, us_region_t *r);
+/* Registers a part of what is plain. false: there is nothing, or it can't be done now. */
+bool us_plain_end_some(us_pager_t *p);
+/* The same for what is plain of a region, if it has some in [first, last): US_DONE, US_AGAIN or -errno. */
+int us_plain_end(us_pager_t *p, us_region_t *r, uint32_t first, uint32_t last);
+/* The region goes. */
+void us_plain_forget(us_pager_t *p, us_region_t *r);
 
 /* ---- tier.c ---- */
 int us_tiers_open(us_pager_t *p);

@@ -76,7 +76,7 @@ static inline int inject(int op) {
 
 uint32_t us_delays[US_DELAYS];
 static const char *const delay_names[US_DELAYS] = {"take",    "taken", "drop",    "status", "press", "pressed",
-                                                   "bring",   "brought", "commit", "serve",  "served"};
+                                                   "bring",   "brought", "commit", "serve",  "served", "plain"};
 
 int us_delay_set(const char *point, uint32_t usec) {
     int found = 0;
@@ -301,6 +301,25 @@ int us_sys_register(int uffd, uint64_t addr, uint64_t len) {
 int us_sys_unregister(int uffd, uint64_t addr, uint64_t len) {
     struct uffdio_range r = {addr, len};
     return ioctl(uffd, UFFDIO_UNREGISTER, &r) == 0 ? 0 : -errno;
+}
+
+int us_present(int pagemap, uint64_t addr, uint64_t len, uint32_t block, uint8_t *out) {
+    enum { AT_ONCE = 2048 };
+    const uint64_t there = 3ull << 62; /* present, or swapped out by the kernel or just being moved by it */
+    uint64_t page[AT_ONCE];
+    memset(out, 0, (len + block - 1) / block);
+    for (uint64_t off = 0; off < len;) {
+        const uint64_t n = us_min((len - off) / US_PAGE, AT_ONCE);
+        const ssize_t got = pread(pagemap, page, n * sizeof *page, (off_t)((addr + off) / US_PAGE * sizeof *page));
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < (ssize_t)sizeof *page)
+            return got < 0 ? -errno : -ESRCH; /* the process is no more */
+        for (uint64_t k = 0; k < (uint64_t)got / sizeof *page; k++)
+            out[(off + k * US_PAGE) / block] |= (page[k] & there) != 0;
+        off += (uint64_t)got / sizeof *page * US_PAGE;
+    }
+    return 0;
 }
 
 /* ---- memory and processes --------------------------------------------------------------------------- */

@@ -59,6 +59,7 @@ enum {
     US_D_COMMIT,   /* the loop, before it commits a completion */
     US_D_SERVE,    /* the loop, before it serves a fault */
     US_D_SERVED,   /* the loop, between copy and commit */
+    US_D_PLAIN,    /* the loop, between registering and looking what is there */
     US_DELAYS
 };
 extern uint32_t us_delays[US_DELAYS];

@@ -6,6 +6,7 @@
  *             block of a region may be shorter, always a multiple of a page.
  *   entry     16 bytes for each block: its state, its generation, and where its bytes are.
  *   region    a page-aligned range of the client's anonymous memory, registered with userfaultfd.
+ *   plain     of a region's memory: not registered yet, and as fast as any other; it counts as resident.
  *   space     the memfd that client and pager share: ring, statistics, outbox, table, pool.
  *   table     all entries of all regions of a client; a region has a contiguous range of it.
  *   tier      where compressed blocks lie: a pool or the swap file. A block that is out lies in one tier.
@@ -60,6 +61,7 @@
  *
  *   state     where
  *   EMPTY     0
+ *   PLAIN     0
  *   RESIDENT  KEPT: the copy (as in POOLED or STORED, or the word when codec is US_FILL); else 0
  *   LEAVING   KEPT: the copy (a drop); else the slot (a take)
  *   OUTBOX    the slot
@@ -76,8 +78,9 @@
  *   E3  CLEAN implies RESIDENT or LEAVING;  KEPT implies CLEAN
  *   E4  an object of a pool has exactly one entry that names it, and its header names that entry
  *   E5  a slot in use has exactly one entry (OUTBOX, LEAVING) or one job that is about to release it
- *   E6  resident bytes = sum over RESIDENT and LEAVING blocks, and those that a worker or a read brings in
+ *   E6  resident bytes = sum over RESIDENT, LEAVING and PLAIN blocks, and those that a worker or a read brings in
  *   E7  RESIDENT blocks, unlocked and unpinned, are in exactly one queue of the policy
+ *   E8  PLAIN blocks are those of [plain_from, plain_to) of their region, and no others
  */
 typedef struct us_entry {
     uint8_t state;

@@ -20,7 +20,8 @@ enum {
     US_POOLED = 5,
     US_STORED = 6,
     US_LOST = 7,
-    US_STATES = 8
+    US_PLAIN = 8, /* not registered yet: ordinary memory, which counts as resident */
+    US_STATES = 9
 };
 
 /* What a fault found, and so what it had to do; the index of a latency histogram. */
@@ -91,6 +92,7 @@ typedef struct us_stats {
     uint64_t limit, pool_budget;
     uint64_t regions, region_bytes;
     uint64_t resident, peak_resident;
+    uint64_t plain;                   /* of resident: not registered yet, whether touched or not */
     uint64_t outbox;                  /* uncompressed, waiting in the outbox */
     uint64_t pooled_raw, pooled;      /* POOLED blocks: before and after compression */
     uint64_t kept;                    /* compressed copies of clean resident blocks, in the pool too */
@@ -144,6 +146,9 @@ int us_delay_set(const char *point, uint32_t usec);
 int us_probe_kernel(us_probe_report_t *out);
 /* 0 when io_uring can be had and works, else why not: -EPERM by a filter or a sysctl, -ENOSYS, ... */
 int us_probe_io_uring(void);
+/* For each block of [addr, addr + len), whether a page of it is there: 1 or 0, a byte each, of the process whose
+ * /proc/PID/pagemap it is. pre: addr and len are multiples of a page, block a power of two of them. */
+int us_present(int pagemap, uint64_t addr, uint64_t len, uint32_t block, uint8_t *out);
 uint64_t us_now_ns(void);
 
 /* ---- the client half ------------------------------------------------------------------------------- */
@@ -160,9 +165,10 @@ int us_client_open(us_client_t **out, int uffd, int space_fd, int doorbell, int 
 int us_client_watch(us_client_t *c, int pidfd); /* from now on the pager's death ends this process */
 uint64_t us_client_staging(us_client_t *c, uint64_t *len);
 int us_client_tid(us_client_t *c); /* of the mover */
-/* Registers [addr, addr+len) and keeps it from children and from huge pages. fresh: nobody has used it;
- * what is there is given back, and no lock stays on it. */
-int us_client_register(us_client_t *c, uint64_t addr, uint64_t len, int fresh);
+/* Keeps [addr, addr+len) from children, and all but its first `plain` bytes from huge pages, and registers that; the
+ * plain bytes are the pager's to register when it wants them. fresh: nobody has used it; what is there is given back,
+ * and no lock stays on it. Else it is tried whether the plain bytes can be registered. */
+int us_client_register(us_client_t *c, uint64_t addr, uint64_t len, uint64_t plain, int fresh);
 /* hugepage: 1 give the huge page advice back, 0 leave it off */
 int us_client_unregister(us_client_t *c, uint64_t addr, uint64_t len, int hugepage);
 int us_client_states(us_client_t *c, uint64_t first, uint64_t n, uint8_t *out);
@@ -257,6 +263,7 @@ typedef struct us_pool_config {
 
 typedef struct us_pager_config {
     int uffd, space_fd, doorbell, notify; /* notify: the mover rings here */
+    int pagemap;             /* the client's; -1: there is none, and no plain memory */
     int client_pid, mover_tid;
     uint64_t staging, staging_len;
     uint64_t limit;          /* bytes */
@@ -300,6 +307,9 @@ void us_pager_drop(us_pager_t *p);
  * us_pager_activate. Returns the region's id. */
 int us_pager_add(us_pager_t *p, uint64_t addr, uint64_t len, uint32_t block, int resident,
                  uint64_t *first_entry, uint64_t *entries);
+/* Of an inactive region: as much from its start as the limit has room for becomes plain memory, which the pager
+ * registers when it wants the room. Returns the bytes; a multiple of 2 MiB unless it is all of it. */
+int64_t us_pager_plain(us_pager_t *p, int id);
 int us_pager_activate(us_pager_t *p, int id);
 /* Nothing of the region leaves any more. */
 int us_pager_freeze(us_pager_t *p, int id);

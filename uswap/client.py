@@ -152,6 +152,7 @@ class Pager:
                 " accepted: 'auto' or 'threads'; `uswap doctor` says what to change",
             )
         self._swapfile = self._open_swapfile(undo) if o.swapfile else None
+        self._pagemap = _open_pagemap(undo) if o.register == "late" else -1
         report = ffi.new("us_probe_report_t *")
         lib.us_probe_kernel(report)
         self._take = _choose("take", o.take, "move", bool(self._uffd.enabled & (1 << 16)), "copy")
@@ -201,12 +202,17 @@ class Pager:
         }
         if self._swapfile is not None:
             hello |= {"swap": self._swapfile.size, "segment": o.segment}
+        fds = {"uffd": uffd, "space": space, "doorbell": doorbell, "notify": notify}
+        if self._swapfile is not None:
+            fds["swap"] = self._swapfile.fd
+        if self._pagemap >= 0:
+            fds["pagemap"] = self._pagemap
         try:
-            fds = [uffd, space, doorbell, notify]
-            if self._swapfile is not None:
-                fds.append(self._swapfile.fd)
             self._about = self._channel.call(
-                "hello", hello, fds=tuple(fds), timeout=o.pager_timeout
+                "hello",
+                hello | {"fds": list(fds)},
+                fds=tuple(fds.values()),
+                timeout=o.pager_timeout,
             )
         except (PagerDied, OSError) as e:  # TimeoutError is one
             raise PagerStartError(f"the pager process did not become ready: {e}") from e
@@ -617,6 +623,16 @@ def _check(result: int, what: str) -> int:
 
 def _eventfd(undo: contextlib.ExitStack) -> int:
     fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+    undo.callback(os.close, fd)
+    return fd
+
+
+def _open_pagemap(undo: contextlib.ExitStack) -> int:
+    """What tells which pages are there; -1 where there is no /proc, and so nothing can stay plain."""
+    try:
+        fd = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return -1
     undo.callback(os.close, fd)
     return fd
 

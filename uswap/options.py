@@ -54,6 +54,7 @@ class Options:
     take: str
     drop: str
     uffd: str
+    register: str
     delays: str
     inject: str
     pager_timeout: float
@@ -330,6 +331,14 @@ OPTIONS: tuple[Option, ...] = (
         "where the userfaultfd comes from; user-mode needs no privilege, but then system calls on "
         "evicted memory fail",
         _choice("auto", "device", "syscall", "user-mode"),
+    ),
+    Option(
+        "register",
+        "late",
+        "late, early",
+        "when memory is registered: when the limit wants its room, until when it costs nothing; or at "
+        "once",
+        _choice("late", "early"),
     ),
     Option("delays", "", "text", "for tests: where the pager waits", _text, _show_text),
     Option("inject", "", "text", "for tests: which system calls fail", _text, _show_text),

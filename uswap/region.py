@@ -33,6 +33,7 @@ PAGE = mmap.PAGESIZE
 _MAP_NORESERVE = 0x4000  # mmap has no name for it before Python 3.11
 STATES = ("empty", "resident", "leaving", "outbox", "filled", "pooled", "stored", "lost")
 _LOST = bytes([STATES.index("lost")])
+_PLAIN = bytes([lib.US_PLAIN])
 
 
 class _Probe:
@@ -96,6 +97,7 @@ class Region:
     _first: int
     _entries: int
     _paged: bool = False
+    _plain: int = 0  # bytes from the start that were not registered at first
     _pid: int = 0
 
     # ---- begin and end
@@ -118,11 +120,15 @@ class Region:
                 length=length,
                 block=block,
                 resident=int(resident),
+                plain=int(pager.options.register == "late"),
             )
             self._id = made["region"]
             self._first = made["first"]
             self._entries = made["entries"]
-            error = lib.us_client_register(pager._client, address, length, int(not resident))
+            self._plain = made["plain"]
+            error = lib.us_client_register(
+                pager._client, address, length, self._plain, int(not resident)
+            )
             if error < 0:
                 pager._call("remove", _whole=True, region=self._id, entries=self._entries)
                 raise OSError(-error, f"userfaultfd register: {os.strerror(-error)}")
@@ -309,10 +315,24 @@ class Region:
             read(self.pager._client, self._first + first, last - first, states)
         return bytes(ffi.buffer(states, last - first))
 
+    def _look_at_plain(self, states: bytes, first: int) -> bytes:
+        """Say of blocks in plain memory whether they are there, which no entry tells."""
+        at = states.find(_PLAIN)
+        if at < 0:
+            return states
+        end = states.rfind(_PLAIN) + 1  # plain is one run
+        begin = (first + at) * self.block
+        length = min((first + end) * self.block, self.length) - begin
+        there = ffi.new("uint8_t[]", end - at)
+        error = lib.us_present(self.pager._pagemap, self.address + begin, length, self.block, there)
+        if error < 0:
+            raise OSError(-error, f"pagemap: {os.strerror(-error)}")
+        return states[:at] + bytes(ffi.buffer(there)) + states[end:]
+
     def residency(self, offset: int = 0, length: int | None = None) -> Residency:
         """Return where the bytes of a range of blocks are."""
         first, last = self._blocks(offset, length)
-        raw = self._states(first, last)
+        raw = self._look_at_plain(self._states(first, last), first)
         where = self._states(first, last, lib.us_client_tiers)
         sums = dict.fromkeys(STATES, 0)
         for state, name in enumerate(STATES):
@@ -440,6 +460,8 @@ class WrappedRegion(Region):
                     resident=True,
                     huge=buffers.wants_hugepages(span),
                 )
+                if self._plain == span.length:
+                    buffers.restore_hugepages(span)
             except OSError as e:
                 buffers.restore_hugepages(span)
                 if e.errno in (errno.EBUSY, errno.EEXIST):

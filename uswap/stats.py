@@ -47,6 +47,8 @@ class Stats:
     region_bytes: int
     resident: int
     peak_resident: int
+    plain: int
+    """Of resident: memory that is not registered yet, touched or not (see the option `register`)."""
     outbox: int
     """Taken out, waiting for a worker, uncompressed."""
     pooled_raw: int

@@ -3,7 +3,7 @@
 
 The socket is a Unix SOCK_SEQPACKET pair. A message is a JSON object; a request carries ``id`` and
 ``op``, its answer the same ``id`` and either ``ok`` or ``error`` with an errno. The first request,
-``hello``, also carries the descriptors, in the order of FDS, the last only if there is one. Answers may come in any order.
+``hello``, also carries descriptors, and in ``fds`` their names. Answers may come in any order.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import os
 import socket
 from typing import Any
 
-__all__ = ["FDS", "Closed", "receive", "receive_hello", "send"]
+__all__ = ["Closed", "receive", "receive_hello", "send"]
 
-FDS = ("uffd", "space", "doorbell", "notify", "swap")
+FDS_MAX = 8
 LARGEST = 64 << 10
 
 Message = dict[str, Any]
@@ -51,17 +51,17 @@ def receive_hello(sock: socket.socket) -> tuple[Message, dict[str, int]]:
     """Receive the first message, and the descriptors by name."""
     fds = array.array("i")
     data, ancillary, _flags, _address = sock.recvmsg(
-        LARGEST, socket.CMSG_LEN(len(FDS) * fds.itemsize)
+        LARGEST, socket.CMSG_LEN(FDS_MAX * fds.itemsize)
     )
     for level, kind, body in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             fds.frombytes(body[: len(body) - len(body) % fds.itemsize])
     message = _parse(data)
-    if not len(FDS) - 1 <= len(fds) <= len(FDS):
+    if len(message["fds"]) != len(fds):
         for fd in fds:
             os.close(fd)
         raise Closed
-    return message, dict(zip(FDS, fds, strict=False))
+    return message, dict(zip(message["fds"], fds, strict=True))
 
 
 def _parse(data: bytes) -> Message:

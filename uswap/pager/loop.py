@@ -101,6 +101,7 @@ class Loop:
         config.space_fd = fds["space"]
         config.doorbell = fds["doorbell"]
         config.notify = fds["notify"]
+        config.pagemap = fds.get("pagemap", -1)
         out = ffi.new("us_pager_t **")
         check(lib.us_pager_open(out, config), "us_pager_open")
         self._pager = out[0]
@@ -341,7 +342,10 @@ class Loop:
             ),
             "add",
         )
-        return {"region": region, "first": first[0], "entries": entries[0]}
+        plain = 0
+        if m["plain"]:
+            plain = check(lib.us_pager_plain(self._pager, region), "plain")
+        return {"region": region, "first": first[0], "entries": entries[0], "plain": plain}
 
     async def _activate(self, m: wire.Message) -> None:
         check(lib.us_pager_activate(self._pager, m["region"]), "activate")

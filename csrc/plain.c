@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Plain memory: the part of a region that is not registered yet.
+ *
+ * Memory that fits need not be paged, and what is not registered costs nothing: the kernel gives a page, or a
+ * huge page, at the first touch, and nobody else is asked. So as much of a new region as the limit has room for
+ * stays plain, from its start on, and the pager registers it when it wants that room: a piece at a time,
+ * before it looks for victims. The piece's pages that are there become resident blocks, which were changed as
+ * far as anybody knows; the others were never touched, and their room is free at once.
+ *
+ *       plain_from                plain_to
+ *           v                        v
+ *    [ registered | plain             | registered from the start ]       a region
+ *
+ * Until then plain memory counts as resident, touched or not: the pager does not see it grow, and so must have
+ * promised all of it. What has been registered stays so.
+ *
+ * Nothing can be missed. A touch of a missing page that comes before the piece is registered ends before that
+ * does, since registering has the address space's lock for itself; one that comes later is a fault, and the loop,
+ * which is in here, looks at it when the entries are right. Pages do not go away but by the user's own advice, and a
+ * RESIDENT block whose page is missing reads as zeros (see entry.c).
+ */
+#include "pager.h"
+
+#include <string.h>
+
+#include "sys.h"
+
+/* HUGE: no huge page lies on both sides of a border. PIECE: about 100 us. AGAIN_NS: after registering failed. */
+enum { HUGE = 2 << 20, PIECE = 16 << 20, AGAIN_NS = 50 * 1000 * 1000 };
+
+static uint64_t bytes_of(const us_region_t *r, uint32_t from, uint32_t to) {
+    return us_min((uint64_t)to << r->shift, r->len) - us_min((uint64_t)from << r->shift, r->len);
+}
+
+static void set(us_pager_t *p, us_region_t *r, uint32_t from, uint32_t to) {
+    p->plain -= bytes_of(r, r->plain_from, r->plain_to);
+    r->plain_from = from;
+    r->plain_to = to;
+    p->plain += bytes_of(r, from, to);
+    p->s->plain = p->plain;
+}
+
+uint64_t us_plain_begin(us_pager_t *p, us_region_t *r) {
+    const bool there = p->space.table[r->first].state == US_RESIDENT; /* and counted already */
+    const uint64_t others = p->resident - (there ? r->len : 0);
+    const uint64_t room = p->cfg.limit - us_min(p->cfg.limit, others);
+    uint64_t len = r->len;
+    if (p->cfg.pagemap < 0)
+        return 0;
+    if (len > room) {
+        const uint64_t end = (r->addr + room) & ~(uint64_t)(HUGE - 1);
+        len = end > r->addr ? end - r->addr : 0;
+        len &= ~((1ull << r->shift) - 1); /* a region may begin anywhere, and blocks are counted from there */
+    }
+    const uint32_t blocks = (uint32_t)((len + (1ull << r->shift) - 1) >> r->shift);
+    for (uint32_t k = 0; k < blocks; k++)
+        us_entry_plain(p, r, r->first + k);
+    set(p, r, 0, blocks);
+    return len;
+}
+
+/* Registers a piece from the start of what is plain of a region. */
+static int end_piece(us_pager_t *p, us_region_t *r) {
+    uint8_t there[PIECE >> US_BLOCK_MIN_SHIFT];
+    const uint32_t from = r->plain_from, to = (uint32_t)us_min(r->plain_to, from + (uint64_t)(PIECE >> r->shift));
+    const uint64_t addr = us_block_addr(r, r->first + from), len = bytes_of(r, from, to);
+    const int err = us_sys_register(p->cfg.uffd, addr, len);
+    US_DELAY(US_D_PLAIN);
+    if (err == -EINVAL) /* unmapped by the user, or something else by now: there is nothing to page */
+        memset(there, 0, to - from);
+    else if (err != 0)
+        return err;
+    else if (us_present(p->cfg.pagemap, addr, len, 1u << r->shift, there) != 0)
+        memset(there, 1, to - from); /* can't be told: what is missing will turn out to be zeros */
+    set(p, r, to, r->plain_to);
+    for (uint32_t k = from; k < to; k++)
+        us_entry_registered(p, r, r->first + k, there[k - from] != 0);
+    return 0;
+}
+
+bool us_plain_end_some(us_pager_t *p) {
+    if (p->plain_until != 0 && us_now_ns() < p->plain_until)
+        return false;
+    for (uint32_t k = 0; k < p->live; k++) {
+        us_region_t *r = p->byfirst[k];
+        if (r->plain_from == r->plain_to || !r->active || r->frozen)
+            continue;
+        const int err = end_piece(p, r);
+        p->plain_until = err != 0 ? us_now_ns() + AGAIN_NS : 0;
+        return err == 0;
+    }
+    return false;
+}
+
+int us_plain_end(us_pager_t *p, us_region_t *r, uint32_t first, uint32_t last) {
+    if (r->frozen || r->plain_from == r->plain_to || first >= r->plain_to || last <= r->plain_from)
+        return US_DONE;
+    const int err = end_piece(p, r);
+    return err == 0 || err == -ENOMEM ? US_AGAIN : err; /* and is asked again, when others had their turn */
+}
+
+void us_plain_forget(us_pager_t *p, us_region_t *r) { set(p, r, 0, 0); }
