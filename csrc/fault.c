@@ -69,6 +69,57 @@ bool us_fault_intact(us_pager_t *p, us_region_t *r, uint32_t i) {
     return US_CODEC_OF(e) == US_CODEC_NONE ? US_LENGTH_OF(e) == len : bytes_of(p, e, len) != NULL;
 }
 
+void us_fault_bring_job(us_pager_t *p, us_region_t *r, us_job_t *j, uint32_t i, bool clean) {
+    j->kind = US_JOB_BRING;
+    j->clean = clean;
+    j->entry = i;
+    j->region = r->id;
+    j->raw = us_block_len(r, i);
+    j->dst = us_block_addr(r, i);
+    j->gen = p->space.table[i].gen;
+    j->word = 0;
+    j->src = NULL;
+    j->slot = 0;
+}
+
+/* Where a worker finds the bytes of a block that is EMPTY, FILLED or POOLED. */
+static void bytes_for(us_pager_t *p, us_job_t *j, uint32_t i) {
+    const us_entry_t e = p->space.table[i];
+    if (e.state == US_POOLED) {
+        j->codec = (uint8_t)US_CODEC_OF(e);
+        j->len = US_LENGTH_OF(e);
+        j->src = us_object(p, e);
+    } else {
+        j->codec = US_FILL;
+        j->word = e.state == US_FILLED ? e.where : 0;
+    }
+}
+
+/* The same with the pager's lock given back while the bytes are decompressed and copied in, for the other server. */
+static int install_apart(us_pager_t *p, us_region_t *r, uint32_t i, bool write) {
+    us_worker_t *hand = p->servers.hand;
+    us_job_t j = {0};
+    us_fault_bring_job(p, r, &j, i, !write && us_policy_clean(r));
+    bytes_for(p, &j, i);
+    us_entry_reserve(p, r, i);
+    r->jobs++;
+    us_server_unlock(p);
+    us_worker_bring(hand, &j);
+    us_server_lock(p, hand);
+    US_DELAY(US_D_COMMIT);
+    r->jobs--;
+    const bool wake = (p->space.table[i].flags & US_F_WAKE) != 0;
+    us_entry_unreserve(p, r, i);
+    int res = US_DONE;
+    if (j.status == 0)
+        us_entry_bring(p, r, i, j.clean);
+    else /* a page was there, or the kernel had no time, or there is nothing that can be read back */
+        res = us_fault_install(p, r, i, write);
+    if (wake)
+        us_sys_wake(p->cfg.uffd, j.dst, j.raw);
+    return res;
+}
+
 /* ---- bytes that can't be had ------------------------------------------------------------------------ */
 
 /* A touch of the range is SIGBUS from here on, but for pages that a copy which was cut short has left. */
@@ -153,35 +204,14 @@ static int zero_page(us_pager_t *p, uint64_t page, bool protect) {
     return err == -EAGAIN || err == -ENOMEM ? US_AGAIN : US_DONE;
 }
 
-void us_fault_bring_job(us_pager_t *p, us_region_t *r, us_job_t *j, uint32_t i, bool clean) {
-    j->kind = US_JOB_BRING;
-    j->clean = clean;
-    j->entry = i;
-    j->region = r->id;
-    j->raw = us_block_len(r, i);
-    j->dst = us_block_addr(r, i);
-    j->gen = p->space.table[i].gen;
-    j->word = 0;
-    j->src = NULL;
-    j->slot = 0;
-}
-
 /* Hands block i to a worker. false: it can't be had now without waiting. */
 bool us_fault_ahead(us_pager_t *p, us_region_t *r, uint32_t i, bool clean) {
-    const us_entry_t e = p->space.table[i];
     const uint32_t len = us_block_len(r, i);
     if (p->crew.idle_n <= US_JOBS / 4 || p->resident + len > p->cfg.limit)
         return false;
     us_job_t *j = us_crew_job(&p->crew);
     us_fault_bring_job(p, r, j, i, clean);
-    if (e.state == US_POOLED) {
-        j->codec = (uint8_t)US_CODEC_OF(e);
-        j->len = US_LENGTH_OF(e);
-        j->src = us_object(p, e);
-    } else {
-        j->codec = US_FILL;
-        j->word = e.state == US_FILLED ? e.where : 0;
-    }
+    bytes_for(p, j, i);
     us_entry_reserve(p, r, i);
     r->jobs++;
     us_crew_post(&p->crew, j);
@@ -331,7 +361,8 @@ int us_fault_serve(us_pager_t *p, const us_event_t *f) {
         p->want_progress = true;
         return US_WAIT_ROOM;
     }
-    int res = us_fault_install(p, r, i, write);
+    const bool apart = kind != US_KIND_OUTBOX && us_server_shared(&p->servers);
+    int res = apart ? install_apart(p, r, i, write) : us_fault_install(p, r, i, write);
     if (res == US_AGAIN)
         return US_AGAIN;
     if (res == US_DONE) {

@@ -18,6 +18,14 @@
  * few turns of the asyncio loop, and who comes by uffd meanwhile must not have all the turns. */
 enum { ROUNDS = 512, ROUNDS_PARKED = 8, MAX_BLOCK = 1 << US_BLOCK_MAX_SHIFT };
 
+/* What Python calls has the pager's lock from here to the end of the function. */
+static us_pager_t *locked(us_pager_t *p) {
+    us_server_lock(p, &p->servers.loop);
+    return p;
+}
+static void unlocked(us_pager_t **p) { us_server_unlock(*p); }
+#define LOCKED(p) us_pager_t *guard_ __attribute__((cleanup(unlocked), unused)) = locked(p)
+
 /* ---- life ------------------------------------------------------------------------------------------- */
 
 static void set_marks(us_pager_t *p) {
@@ -75,6 +83,8 @@ static int open_all(us_pager_t *p) {
     const int wakes[US_WAKES] = {p->cfg.uffd, p->cfg.notify, p->worker_fd, -1};
     if (err == 0 && p->cfg.follow)
         err = us_place_start(&p->place, p->cfg.client_pid, p->cfg.mover_tid, wakes);
+    if (err == 0 && p->cfg.servers > 1)
+        err = us_server_start(p);
     return err;
 }
 
@@ -85,7 +95,9 @@ int us_pager_open(us_pager_t **out, const us_pager_config_t *cfg) {
     memset(p, 0, sizeof *p);
     p->cfg = *cfg;
     p->worker_fd = -1;
-    int err = open_all(p);
+    int err = us_server_open(p);
+    if (err == 0)
+        err = open_all(p);
     if (err < 0) {
         us_pager_close(p);
         return err;
@@ -101,6 +113,7 @@ static void unreserve(void *m, uint64_t len) {
 }
 
 void us_pager_close(us_pager_t *p) {
+    us_server_close(p);
     us_place_stop(&p->place);
     us_store_close(p);
     us_crew_stop(&p->crew);
@@ -211,6 +224,7 @@ static void erase(us_region_t **a, uint32_t n, const us_region_t *r) {
 
 int us_pager_add(us_pager_t *p, uint64_t addr, uint64_t len, uint32_t block, int resident,
                  uint64_t *first_entry, uint64_t *entries) {
+    LOCKED(p);
     if (len == 0 || addr % US_PAGE != 0 || len % US_PAGE != 0 || (block & (block - 1)) != 0 ||
         block < (1u << US_BLOCK_MIN_SHIFT) || block > MAX_BLOCK)
         return -EINVAL;
@@ -262,6 +276,7 @@ static us_region_t *region(us_pager_t *p, int id) {
 }
 
 int64_t us_pager_plain(us_pager_t *p, int id) {
+    LOCKED(p);
     us_region_t *r = region(p, id);
     if (r == NULL || r->active)
         return -EINVAL;
@@ -269,6 +284,7 @@ int64_t us_pager_plain(us_pager_t *p, int id) {
 }
 
 int us_pager_activate(us_pager_t *p, int id) {
+    LOCKED(p);
     us_region_t *r = region(p, id);
     if (r == NULL)
         return -EINVAL;
@@ -277,6 +293,7 @@ int us_pager_activate(us_pager_t *p, int id) {
 }
 
 int us_pager_freeze(us_pager_t *p, int id) {
+    LOCKED(p);
     us_region_t *r = region(p, id);
     if (r == NULL)
         return -EINVAL;
@@ -290,6 +307,7 @@ static bool is_settled(const us_pager_t *p, uint32_t i) {
 }
 
 int us_pager_remove(us_pager_t *p, int id) {
+    LOCKED(p);
     us_region_t *r = region(p, id);
     if (r == NULL)
         return -EINVAL;
@@ -338,6 +356,8 @@ static void publish(us_pager_t *p) {
     s->decompressions = us_codec_unpressed(p->codec);
     for (int i = 0; i < p->crew.n; i++)
         s->decompressions += us_codec_unpressed(p->crew.worker[i].codec);
+    if (p->servers.on)
+        s->decompressions += us_codec_unpressed(p->servers.loop.codec) + us_codec_unpressed(p->servers.second.codec);
 }
 
 /* ---- range calls ------------------------------------------------------------------------------------ */
@@ -348,6 +368,7 @@ static us_region_t *range(us_pager_t *p, int id, const uint32_t *cursor, uint32_
 }
 
 int us_pager_evict(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
+    LOCKED(p);
     us_region_t *r = range(p, id, cursor, last);
     if (r == NULL)
         return -EINVAL;
@@ -362,6 +383,7 @@ static void want(us_pager_t *p) {
 
 /* A block that was settled once is not looked at again: other threads may keep the range busy for ever. */
 int us_pager_settle(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
+    LOCKED(p);
     us_region_t *r = range(p, id, cursor, last);
     if (r == NULL)
         return -EINVAL;
@@ -374,6 +396,9 @@ int us_pager_settle(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
 }
 
 int us_pager_move(us_pager_t *p, int id, uint32_t *cursor, uint32_t last, int to) {
+    LOCKED(p);
+    if (region(p, id) == NULL) /* released meanwhile */
+        return -ECANCELED;
     us_region_t *r = range(p, id, cursor, last);
     if (r == NULL || to < 1 || to >= US_TIERS || p->tier[to].ops == NULL)
         return -EINVAL;
@@ -409,6 +434,9 @@ int us_pager_move(us_pager_t *p, int id, uint32_t *cursor, uint32_t last, int to
 }
 
 int us_pager_moved(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
+    LOCKED(p);
+    if (region(p, id) == NULL) /* released meanwhile */
+        return -ECANCELED;
     us_region_t *r = range(p, id, cursor, last);
     if (r == NULL)
         return -EINVAL;
@@ -424,6 +452,7 @@ int us_pager_moved(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
 }
 
 int us_pager_prefetch(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
+    LOCKED(p);
     us_region_t *r = range(p, id, cursor, last);
     if (r == NULL)
         return -EINVAL;
@@ -457,6 +486,9 @@ int us_pager_prefetch(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
 }
 
 int us_pager_verify(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
+    LOCKED(p);
+    if (region(p, id) == NULL) /* released meanwhile */
+        return -ECANCELED;
     us_region_t *r = range(p, id, cursor, last);
     if (r == NULL)
         return -EINVAL;
@@ -568,16 +600,19 @@ static int hold_range(us_pager_t *p, int id, uint32_t *cursor, uint32_t last, bo
 }
 
 int us_pager_pin(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
+    LOCKED(p);
     us_region_t *r = range(p, id, cursor, last);
     const int plain = r == NULL ? -EINVAL : us_plain_end(p, r, *cursor, last);
     return plain != US_DONE ? plain : hold_range(p, id, cursor, last, true);
 }
 
 int us_pager_restore(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
+    LOCKED(p);
     return hold_range(p, id, cursor, last, false);
 }
 
 int us_pager_unpin(us_pager_t *p, int id, uint32_t first, uint32_t last) {
+    LOCKED(p);
     us_region_t *r = range(p, id, &first, last);
     if (r == NULL)
         return -EINVAL;
@@ -623,36 +658,39 @@ static bool tidy(us_pager_t *p) {
     return more;
 }
 
+void us_message(us_pager_t *p, const us_msg_t *msg, uint64_t now) {
+    us_event_t f = {.since = now, .addr = msg->addr, .flags = msg->flags, .tid = msg->tid};
+    p->s->messages++;
+    us_server_seen(p, msg->tid, now);
+    const int res = us_fault_serve(p, &f);
+    if (res == US_DONE)
+        return;
+    us_region_t *r = us_region_at(p, f.addr);
+    f.entry = r == NULL ? US_NONE : r->first + (uint32_t)((f.addr - r->addr) >> r->shift);
+    f.kind = US_EV_FAULT;
+    p->parked++;
+    p->s->stray += res == US_STRAY;
+    us_event(p, f);
+}
+
 /* Returns how many messages there were; negative when the client is gone. */
 static int drain(us_pager_t *p) {
     us_msg_t msg[16];
+    const bool shared = us_server_shared(&p->servers); /* then one at a time, and the loop stays where it is */
     us_place_step(&p->place, true);
-    int n = us_sys_read(p->cfg.uffd, msg, 16);
+    int n = us_sys_read(p->cfg.uffd, msg, shared ? 1 : 16);
     if (n <= 0) {
         us_place_step(&p->place, false);
         return n;
     }
     p->s->read_batches++;
-    p->s->messages += (uint64_t)n;
-    us_event_t f = {.since = us_now_ns()};
+    const uint64_t now = us_now_ns();
     for (int k = 0; k < n; k++) {
         if (k == n - 1)
             us_place_step(&p->place, false);
-        p->s->cpu_moves += us_place_fault(&p->place, msg[k].tid, f.since);
-        f.kind = 0;
-        f.addr = msg[k].addr;
-        f.flags = msg[k].flags;
-        f.tid = msg[k].tid;
-        int res = us_fault_serve(p, &f);
-        if (res != US_DONE) {
-            us_region_t *r = us_region_at(p, f.addr);
-            f.entry = r == NULL ? US_NONE : r->first + (uint32_t)((f.addr - r->addr) >> r->shift);
-            f.kind = US_EV_FAULT;
-            p->parked++;
-            if (res == US_STRAY)
-                p->s->stray++;
-            us_event(p, f);
-        }
+        if (!shared)
+            p->s->cpu_moves += us_place_fault(&p->place, msg[k].tid, now);
+        us_message(p, &msg[k], now);
     }
     return n;
 }
@@ -689,6 +727,7 @@ void us_pager_rung(us_pager_t *p, int fd) {
 }
 
 int us_pager_step(us_pager_t *p, us_event_t *ev, int max) {
+    LOCKED(p);
     us_ring_t *ring = p->space.ring;
     bool more = false;
     p->in_step = true;
@@ -735,14 +774,19 @@ int us_pager_step(us_pager_t *p, us_event_t *ev, int max) {
 }
 
 int us_pager_serve(us_pager_t *p, const us_event_t *fault) {
+    LOCKED(p);
     int res = us_fault_serve(p, fault);
     p->parked -= res == US_DONE;
     return res;
 }
 
-void us_pager_drop(us_pager_t *p) { p->parked--; }
+void us_pager_drop(us_pager_t *p) {
+    LOCKED(p);
+    p->parked--;
+}
 
 int us_pager_pending(us_pager_t *p) {
+    LOCKED(p);
     return p->head != p->seen || us_crew_busy(&p->crew) > 0 || p->events > 0;
 }
 
@@ -769,6 +813,7 @@ static bool check_object(void *ctx, uint64_t off, uint32_t len, uint32_t owner, 
 
 /* 0 and errno = the number of the broken invariant (EN of types.h), else 1. */
 int us_pager_is_valid(us_pager_t *p) {
+    LOCKED(p);
     uint64_t resident = 0, queued = 0, free_to_leave = 0, plain = 0;
     us_check_t c = {.p = p, .ok = true};
     for (uint32_t k = 0; k < p->live; k++) {

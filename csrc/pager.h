@@ -7,9 +7,11 @@
 #define US_PAGER_H
 
 #include "place.h"
+#include "server.h"
 #include "space.h"
 #include "store.h"
 #include "tier.h"
+#include "sys.h"
 #include "worker.h"
 
 enum { US_STREAMS = 4, US_BATCH = 256 };
@@ -114,6 +116,7 @@ typedef struct us_pager {
     int worker_fd;
 
     us_place_t place;
+    us_servers_t servers;
 } us_pager_t;
 
 /* ---- regions ---- */
@@ -126,6 +129,9 @@ static inline uint32_t us_block_len(const us_region_t *r, uint32_t i) {
 }
 us_region_t *us_region_at(us_pager_t *p, uint64_t addr);
 us_region_t *us_region_of(us_pager_t *p, uint32_t entry);
+
+/* A message of the userfaultfd: served, or handed to Python as an event. */
+void us_message(us_pager_t *p, const us_msg_t *msg, uint64_t now);
 
 /* ---- events ---- */
 void us_event(us_pager_t *p, us_event_t ev);

@@ -130,7 +130,7 @@ static int stat_fd(us_place_t *l, uint32_t tid) {
 }
 
 /* The 39th field: the CPU the thread last ran on. */
-static int cpu_of(us_place_t *l, uint32_t tid) {
+int us_place_cpu(us_place_t *l, uint32_t tid) {
     char text[512];
     const int fd = stat_fd(l, tid);
     const ssize_t n = fd < 0 ? -1 : pread(fd, text, sizeof text - 1, 0);
@@ -166,7 +166,7 @@ uint32_t us_place_fault(us_place_t *l, uint32_t tid, uint64_t now) {
     if (!l->on || tid == 0 || ++l->count < l->every)
         return 0;
     l->count = 0;
-    const int cpu = cpu_of(l, tid);
+    const int cpu = us_place_cpu(l, tid);
     if (cpu < 0 || cpu == l->cpu || cpu >= CPU_SETSIZE) {
         const bool yields = atomic_load_explicit(&l->yielding, memory_order_relaxed) != 0;
         l->every = (uint32_t)us_min(l->every * 2, yields ? LOOK_YIELDING : LOOK_MAX);

@@ -52,6 +52,9 @@ void us_place_stop(us_place_t *l);
 /* A fault of thread tid is about to be served. Returns 1 when the loop moved, else 0. */
 uint32_t us_place_fault(us_place_t *l, uint32_t tid, uint64_t now);
 
+/* The CPU on which thread tid of the client last ran; -1: it is not known. */
+int us_place_cpu(us_place_t *l, uint32_t tid);
+
 /* A read that a thread stands still for began at `since` and has not ended: is it worth keeping the CPU? */
 bool us_place_spins(us_place_t *l, uint64_t since, uint64_t now);
 /* Such a read is done; it took so long. */

@@ -131,6 +131,7 @@ typedef struct us_stats {
     uint64_t compactions, compacted;
     uint64_t cpu_moves;               /* the loop followed a thread to another CPU */
     uint64_t read_batches, messages;
+    uint64_t second_server;           /* of these: read by the second server */
     uint64_t stray;                   /* faults at addresses of no region */
     uint64_t loop_cpu_ns, worker_cpu_ns;
 } us_stats_t;
@@ -272,6 +273,7 @@ typedef struct us_pager_config {
     int workers;
     int take;                /* US_TAKE_MOVE or US_TAKE_COPY */
     int follow;              /* move to the faulting thread's CPU */
+    int servers;             /* 2: a thread serves faults beside the loop while several threads fault */
     us_layout_t layout;
 } us_pager_config_t;
 
@@ -318,13 +320,13 @@ int us_pager_freeze(us_pager_t *p, int id);
 int us_pager_evict(us_pager_t *p, int id, uint32_t *cursor, uint32_t last);
 int us_pager_prefetch(us_pager_t *p, int id, uint32_t *cursor, uint32_t last);
 /* Moves what is out in another tier to tier `to`, whichever it is. -EINVAL: there is no such tier; -ENOSPC: it
- * has no room, and none is being made; -ECANCELED: the region is frozen. */
+ * has no room, and none is being made; -ECANCELED: the region is frozen, or no more. */
 int us_pager_move(us_pager_t *p, int id, uint32_t *cursor, uint32_t last, int to);
 /* Done when each block was seen with no move of it under way. */
 int us_pager_moved(us_pager_t *p, int id, uint32_t *cursor, uint32_t last);
 /* Reads what is out of RAM where it is, and leaves it there: a STORED block is read and checked as a fault
  * would, a POOLED one decompressed. What can't be read back is LOST from then on. The last reads are done
- * when the range is settled. -ECANCELED: the region is frozen. */
+ * when the range is settled. -ECANCELED: the region is frozen, or no more. */
 int us_pager_verify(us_pager_t *p, int id, uint32_t *cursor, uint32_t last);
 /* Done when each block was seen neither locked, leaving nor in the outbox; a frozen region also has no jobs. */
 int us_pager_settle(us_pager_t *p, int id, uint32_t *cursor, uint32_t last);

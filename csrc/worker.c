@@ -128,7 +128,7 @@ static void recode(us_worker_t *w, us_job_t *j) {
     j->status = 1;
 }
 
-static void bring(us_worker_t *w, us_job_t *j) {
+void us_worker_bring(us_worker_t *w, us_job_t *j) {
     const void *from = j->src;
     if (j->codec == US_FILL) {
         from = w->crew->zero;
@@ -194,7 +194,7 @@ static void *worker_main(void *arg) {
         else if (j->kind == US_JOB_RECODE)
             recode(w, j);
         else
-            bring(w, j);
+            us_worker_bring(w, j);
         US_DELAY(US_D_PRESSED);
         uint32_t head = atomic_load_explicit(&w->done_head, memory_order_relaxed);
         w->done[head % US_JOBS] = (uint16_t)(j - c->job);
@@ -210,6 +210,20 @@ static void *worker_main(void *arg) {
 
 /* ---- life ------------------------------------------------------------------------------------------- */
 
+int us_worker_open(us_worker_t *w, us_crew_t *c, uint32_t max_block) {
+    w->crew = c;
+    w->scratch = us_sys_reserve(max_block);
+    return w->scratch == NULL ? -ENOMEM : us_codec_ctx_new(&w->codec, max_block);
+}
+
+void us_worker_close(us_worker_t *w, uint32_t max_block) {
+    us_codec_ctx_free(w->codec);
+    if (w->scratch != NULL)
+        munmap(w->scratch, max_block);
+    w->codec = NULL;
+    w->scratch = NULL;
+}
+
 int us_crew_start(us_crew_t *c, int workers, uint32_t max_block) {
     if (workers < 1 || workers > US_WORKERS_MAX)
         return -EINVAL;
@@ -219,6 +233,8 @@ int us_crew_start(us_crew_t *c, int workers, uint32_t max_block) {
     if (c->worker == NULL || c->job == NULL || c->idle == NULL)
         return -ENOMEM;
     memset(c->worker, 0, sizeof *c->worker * (size_t)workers);
+    c->made = workers;
+    c->max_block = max_block;
     for (int i = US_JOBS - 1; i >= 0; i--)
         c->idle[c->idle_n++] = (uint16_t)i;
     sigset_t all, old;
@@ -227,14 +243,7 @@ int us_crew_start(us_crew_t *c, int workers, uint32_t max_block) {
     int err = 0;
     for (int i = 0; i < workers && err == 0; i++) {
         us_worker_t *w = &c->worker[i];
-        w->crew = c;
-        w->scratch = mmap(NULL, max_block, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (w->scratch == MAP_FAILED) {
-            w->scratch = NULL;
-            err = -ENOMEM;
-        }
-        if (err == 0)
-            err = us_codec_ctx_new(&w->codec, max_block);
+        err = us_worker_open(w, c, max_block);
         if (err == 0)
             err = -pthread_create(&w->thread, NULL, worker_main, w);
         if (err == 0)
@@ -250,7 +259,9 @@ void us_crew_stop(us_crew_t *c) {
     futex_wake(&c->bell, INT_MAX);
     for (int i = 0; i < c->n; i++) {
         pthread_join(c->worker[i].thread, NULL);
-        us_codec_ctx_free(c->worker[i].codec);
+    }
+    for (int i = 0; c->worker != NULL && i < c->made; i++) {
+        us_worker_close(&c->worker[i], c->max_block);
     }
     free(c->worker);
     free(c->job);

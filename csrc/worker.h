@@ -58,7 +58,8 @@ typedef struct us_crew {
     int codec, level;
     us_ring_t *ring;      /* for loop_asleep and urgent */
     const uint8_t *zero;  /* 2 MiB of zeros */
-    int n;
+    int n, made;          /* running; of worker[] */
+    uint32_t max_block;
     us_worker_t *worker;
     us_job_t *job;        /* US_JOBS of them */
     uint16_t *idle;       /* the loop's stack of free jobs */
@@ -75,6 +76,11 @@ typedef struct us_crew {
 
 int us_crew_start(us_crew_t *c, int workers, uint32_t max_block);
 void us_crew_stop(us_crew_t *c);
+/* A context and a scratch buffer, without a thread. After a failure us_worker_close takes back what there is. */
+int us_worker_open(us_worker_t *w, us_crew_t *c, uint32_t max_block);
+void us_worker_close(us_worker_t *w, uint32_t max_block);
+/* Decompresses and copies in, as the job says; its status tells how that went. */
+void us_worker_bring(us_worker_t *w, us_job_t *job);
 /* A free job, or NULL. */
 us_job_t *us_crew_job(us_crew_t *c);
 void us_crew_post(us_crew_t *c, us_job_t *job); /* the bell is rung by us_crew_ring */

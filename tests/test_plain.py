@@ -93,10 +93,9 @@ def grows() -> None:
             assert stats.plain == stats.resident <= stats.limit
             memoryview(more)[:] = models[more]
             pager.check()
-            for region in models:
-                assert registered(region) == region.length, "all had to make room"
+            assert registered(first) == first.length, "the oldest has to make room"
             stats = pager.stats()
-            assert stats.plain == 0
+            assert stats.plain < stats.limit // 2
             assert stats.peak_resident <= stats.limit
             # What nobody has touched was never there; a touch brings 2 MiB where there are huge pages.
             assert touched.residency().empty >= 12 * MIB

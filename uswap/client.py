@@ -195,6 +195,7 @@ class Pager:
             "workers": o.workers or max(1, min(4, len(os.sched_getaffinity(0)) - 1)),
             "take": lib.US_TAKE_MOVE if self._take == "move" else lib.US_TAKE_COPY,
             "follow": 1,
+            "servers": o.servers or min(2, len(os.sched_getaffinity(0))),
             "delays": delays,
             "inject": [row for row in inject if row[0] not in _IO_OPS],
             "io": o.io,
@@ -304,6 +305,15 @@ class Pager:
             _alive.discard(self)
             lib.us_client_watch(self._client, -1)  # its end is expected from here on
             self._undo.close()
+
+    def _refuse_overlap(self, address: int, length: int) -> None:
+        """Raise OSError (EBUSY) if another pager of this process has some of it."""
+        for other in list(_alive):
+            if other is self:
+                continue  # the pager process looks
+            for begin, n, _entries, _huge in list(other._spans.values()):
+                if begin < address + length and address < begin + n:
+                    raise OSError(errno.EBUSY, "another pager has it")
 
     def _end_span(self, number: int, *, restore: bool, mapped: bool = True) -> None:
         if number not in self._spans:

@@ -50,6 +50,7 @@ class Options:
     codec: str
     level: int
     workers: int
+    servers: int
     readahead: int
     take: str
     drop: str
@@ -301,6 +302,14 @@ OPTIONS: tuple[Option, ...] = (
         "integer",
         "threads of the pager that compress; 0 is chosen from the CPUs",
         _integer(0, 256),
+    ),
+    Option(
+        "servers",
+        0,
+        "integer",
+        "threads that serve faults: 1, or a second beside the loop while several threads fault; 0 is "
+        "chosen from the CPUs",
+        _integer(0, 2),
     ),
     Option(
         "readahead",

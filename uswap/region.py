@@ -13,6 +13,7 @@ import errno
 import mmap
 import os
 import sys
+import threading
 import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -36,6 +37,10 @@ _LOST = bytes([STATES.index("lost")])
 _PLAIN = bytes([lib.US_PLAIN])
 
 
+# Plain memory is not registered, so the kernel does not refuse to let a second pager have it.
+_registering = threading.RLock()
+
+
 class _Probe:
     """Learns what sys.getrefcount says in __del__ of an object whose last reference has gone."""
 
@@ -46,6 +51,15 @@ class _Probe:
 
 
 _Probe()
+
+
+def _in_child() -> None:
+    """Another thread of the parent may have had it."""
+    global _registering
+    _registering = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_in_child)
 
 
 class at_exit:  # noqa: N801 - a flag that is one name in every module
@@ -111,8 +125,9 @@ class Region:
         self.block = block
         self._huge = huge
         self._pid = os.getpid()
-        with pager._lock:
+        with _registering, pager._lock:
             pager._check_open()
+            pager._refuse_overlap(address, length)
             made = pager._call(
                 "add",
                 _whole=True,

@@ -139,6 +139,8 @@ class Stats:
     """How often the loop followed a thread to another CPU."""
     read_batches: int
     messages: int
+    second_server: int
+    """Of these, the faults that a second thread took while several threads faulted."""
     stray: int
     """Faults at addresses of no region."""
     loop_cpu_ns: int

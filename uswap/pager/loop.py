@@ -93,7 +93,7 @@ class Loop:
         config = ffi.new("us_pager_config_t *")
         for name in ("client_pid", "mover_tid", "staging", "staging_len", "limit"):
             setattr(config, name, hello[name])
-        for name in ("readahead", "workers", "take", "follow"):
+        for name in ("readahead", "workers", "take", "follow", "servers"):
             setattr(config, name, hello[name])
         for pool, (size, codec, level) in zip(config.pool, hello["pools"], strict=False):
             pool.budget, pool.codec, pool.level = size, codecs.CODECS[codec], level

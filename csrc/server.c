@@ -1,0 +1,164 @@
+/* SPDX-License-Identifier: MIT */
+#include "server.h"
+
+#include <limits.h>
+#include <linux/futex.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "pager.h"
+#include "sys.h"
+
+/* MIXED: a change of thread counts this much against each fault that is none. */
+enum { MIXED = 4, MIXED_ON = 64, MIXED_MAX = 128, LOOK = 16, QUIET_MS = 20 };
+#define QUIET_NS (QUIET_MS * 1000000ull)
+
+void us_server_lock(us_pager_t *p, us_worker_t *hand) {
+    pthread_mutex_lock(&p->servers.lock);
+    p->servers.hand = hand;
+}
+
+void us_server_unlock(us_pager_t *p) { pthread_mutex_unlock(&p->servers.lock); }
+
+static void set_active(us_servers_t *s, bool on) {
+    atomic_store(&s->active, on);
+    if (on)
+        syscall(SYS_futex, &s->active, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+}
+
+void us_server_seen(us_pager_t *p, uint32_t tid, uint64_t now) {
+    us_servers_t *s = &p->servers;
+    if (now - s->last > QUIET_NS)
+        s->mixed = 0;
+    s->last = now;
+    if (tid != s->last_tid)
+        s->mixed = (uint32_t)us_min(s->mixed + MIXED, MIXED_MAX);
+    else
+        s->mixed -= s->mixed > 0;
+    s->last_tid = tid;
+    if (!s->on)
+        return;
+    if (!us_server_shared(s) && s->mixed >= MIXED_ON)
+        set_active(s, true);
+    else if (us_server_shared(s) && s->mixed == 0)
+        set_active(s, false);
+}
+
+/* On the CPU of the thread that it serves, but not on the loop's. */
+static void follow(us_pager_t *p, uint32_t tid) {
+    us_servers_t *s = &p->servers;
+    if (s->count++ % LOOK != 0)
+        return;
+    int cpu = us_place_cpu(&p->place, tid);
+    if (cpu < 0 || cpu == p->place.cpu || cpu >= CPU_SETSIZE) {
+        if (s->cpu >= 0 && s->cpu != p->place.cpu)
+            return;
+        for (cpu = 0; cpu < CPU_SETSIZE - 1; cpu++) {
+            if (CPU_ISSET((size_t)cpu, &p->place.allowed) && cpu != p->place.cpu)
+                break;
+        }
+    }
+    if (cpu == s->cpu)
+        return;
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    CPU_SET((size_t)cpu, &set);
+    if (sched_setaffinity(0, sizeof set, &set) == 0)
+        s->cpu = cpu;
+}
+
+static void serve(us_pager_t *p) {
+    us_servers_t *s = &p->servers;
+    us_msg_t msg;
+    int n;
+    while ((n = us_sys_read(p->cfg.uffd, &msg, 1)) > 0) {
+        us_server_lock(p, &s->second);
+        follow(p, msg.tid);
+        us_pump(p);
+        p->s->second_server++;
+        us_message(p, &msg, us_now_ns());
+        us_server_unlock(p);
+    }
+    if (n < 0) { /* the client is gone: the loop finds that out as well */
+        us_server_lock(p, &s->second);
+        set_active(s, false);
+        us_server_unlock(p);
+    }
+}
+
+static void *second_main(void *arg) {
+    us_pager_t *p = arg;
+    us_servers_t *s = &p->servers;
+    prctl(PR_SET_NAME, "uswap-server");
+    while (atomic_load(&s->stop) == 0) {
+        if (!us_server_shared(s)) {
+            syscall(SYS_futex, &s->active, FUTEX_WAIT_PRIVATE, 0, NULL, NULL, 0);
+            continue;
+        }
+        struct pollfd f = {.fd = p->cfg.uffd, .events = POLLIN};
+        if (poll(&f, 1, QUIET_MS) > 0) {
+            serve(p);
+            continue;
+        }
+        us_server_lock(p, &s->second);
+        if (us_now_ns() - s->last > QUIET_NS)
+            set_active(s, false);
+        us_server_unlock(p);
+    }
+    return NULL;
+}
+
+/* ---- life ------------------------------------------------------------------------------------------- */
+
+int us_server_open(us_pager_t *p) {
+    us_servers_t *s = &p->servers;
+    pthread_mutexattr_t kind;
+    pthread_mutexattr_init(&kind);
+    pthread_mutexattr_settype(&kind, PTHREAD_MUTEX_ADAPTIVE_NP);
+    const int err = pthread_mutex_init(&s->lock, &kind);
+    pthread_mutexattr_destroy(&kind);
+    s->has_lock = err == 0;
+    s->cpu = -1;
+    s->hand = &s->loop;
+    return -err;
+}
+
+int us_server_start(us_pager_t *p) {
+    us_servers_t *s = &p->servers;
+    if (CPU_COUNT(&p->place.allowed) < 2)
+        return 0;
+    int err = us_worker_open(&s->loop, &p->crew, 1 << US_BLOCK_MAX_SHIFT);
+    if (err == 0)
+        err = us_worker_open(&s->second, &p->crew, 1 << US_BLOCK_MAX_SHIFT);
+    if (err != 0)
+        return err;
+    sigset_t all, old;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    err = -pthread_create(&s->second.thread, NULL, second_main, p);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    s->on = err == 0;
+    return err;
+}
+
+void us_server_close(us_pager_t *p) {
+    us_servers_t *s = &p->servers;
+    if (s->on) {
+        atomic_store(&s->stop, 1);
+        set_active(s, true);
+        pthread_join(s->second.thread, NULL);
+        s->on = false;
+    }
+    us_worker_close(&s->loop, 1 << US_BLOCK_MAX_SHIFT);
+    us_worker_close(&s->second, 1 << US_BLOCK_MAX_SHIFT);
+    if (s->has_lock)
+        pthread_mutex_destroy(&s->lock);
+    s->has_lock = false;
+}
