@@ -41,16 +41,12 @@
 enum { TRIES = 16, RESUME_ALIGN = 4096, DROP_ALIGN = 64 << 10 };
 enum { READER, ANY, CLASSES }; /* of threads: reads only; reads, then writes */
 
-/* Of io_uring's set-up. Random O_DIRECT reads of 16 KiB, one at a time, from submission to the eventfd: p50
- * over that of pread in the same run, three runs each (Linux 6.18, virtual disk, 2 CPUs, not idle; measured
- * by `io_test bench`): COOP 1.04 to 1.05, none 1.03 to 1.06, DEFER 1.03 to 1.04; the threads engine 1.15 to
- * 1.24. So AUTO is io_uring. Its set-ups do not differ beyond the noise; COOP reaps from the mapped ring,
- * DEFER needs an io_uring_enter for each batch. */
-enum { SETUP_COOP = 1 << 8, SETUP_TASKRUN = 1 << 9, SETUP_SINGLE = 1 << 12, SETUP_DEFER = 1 << 13 };
-#ifndef US_IO_SETUP
-#define US_IO_SETUP (SETUP_COOP | SETUP_TASKRUN | SETUP_SINGLE)
-#endif
-enum { SQ_TASKRUN = 1 << 2, CQ_EVENTFD_DISABLED = 1 };
+/* io_uring is set up with no flags, since two threads may submit, one at a time: SINGLE_ISSUER forbids that, and what
+ * COOP_TASKRUN puts off waits for the thread that submitted. Random O_DIRECT reads of 16 KiB, one at a time, from
+ * submission to the eventfd: p50 over that of pread in the same run, three runs each (Linux 6.18, virtual disk, 2 CPUs,
+ * not idle; measured by `io_test bench`): none 1.03 to 1.06, COOP with SINGLE 1.04 to 1.05, DEFER 1.03 to 1.04; the
+ * threads engine 1.15 to 1.24. So AUTO is io_uring. */
+enum { CQ_EVENTFD_DISABLED = 1 };
 
 /* tail <= head <= tail + the slots of that kind, and the array has no fewer: so a position is not written
  * again before it was taken. */
@@ -89,7 +85,7 @@ struct us_io {
     size_t rings_len, sqes_len;
     struct io_uring_sqe *sqes;
     struct io_uring_cqe *cqes;
-    _Atomic uint32_t *k_sq_head, *k_sq_tail, *k_sq_flags, *k_cq_head, *k_cq_tail, *k_cq_flags;
+    _Atomic uint32_t *k_sq_head, *k_sq_tail, *k_cq_head, *k_cq_tail, *k_cq_flags;
     uint32_t *sq_array;
     uint32_t sq_mask, cq_mask, sq_tail, cq_head;
 
@@ -270,17 +266,11 @@ static bool cq_has(us_io_t *io) {
     return io->cq_head != atomic_load_explicit(io->k_cq_tail, memory_order_acquire);
 }
 
-static bool has_task_work(us_io_t *io) {
-    return (atomic_load_explicit(io->k_sq_flags, memory_order_relaxed) & SQ_TASKRUN) != 0;
-}
-
 static us_io_req_t *uring_done(us_io_t *io) {
     for (;;) {
         if (!cq_has(io)) {
             if (io->owed) /* now, as the caller may be about to sleep */
                 uring_flush(io);
-            if (!cq_has(io) && has_task_work(io))
-                enter(io, 0, 0, IORING_ENTER_GETEVENTS);
             if (!cq_has(io))
                 return NULL;
         }
@@ -336,19 +326,11 @@ static int uring_try(us_io_t *io) {
 }
 
 static int uring_open(us_io_t *io) {
-    const unsigned want[] = {US_IO_SETUP, 0}; /* the second for kernels that know less */
     const unsigned room = (io->slots[US_IO_READ] + io->slots[US_IO_WRITE]) * (io->drops ? 2 : 1);
-    struct io_uring_params p;
-    int err = 0;
-    for (unsigned i = 0; i < 2; i++) {
-        p = (struct io_uring_params){.flags = want[i]};
-        io->uring = (int)syscall(__NR_io_uring_setup, room, &p);
-        err = io->uring < 0 ? -errno : 0;
-        if (err != -EINVAL)
-            break;
-    }
-    if (err != 0)
-        return err;
+    struct io_uring_params p = {0};
+    io->uring = (int)syscall(__NR_io_uring_setup, room, &p);
+    if (io->uring < 0)
+        return -errno;
     if (!(p.features & IORING_FEAT_SINGLE_MMAP) || !(p.features & IORING_FEAT_NODROP)) {
         uring_free(io);
         return -ENOSYS;
@@ -366,7 +348,6 @@ static int uring_open(us_io_t *io) {
     uint8_t *r = io->rings;
     io->k_sq_head = (void *)(r + p.sq_off.head);
     io->k_sq_tail = (void *)(r + p.sq_off.tail);
-    io->k_sq_flags = (void *)(r + p.sq_off.flags);
     io->sq_array = (void *)(r + p.sq_off.array);
     io->k_cq_head = (void *)(r + p.cq_off.head);
     io->k_cq_tail = (void *)(r + p.cq_off.tail);
@@ -374,7 +355,7 @@ static int uring_open(us_io_t *io) {
     io->cqes = (void *)(r + p.cq_off.cqes);
     io->sq_mask = p.sq_entries - 1;
     io->cq_mask = p.cq_entries - 1;
-    err = uring_try(io);
+    int err = uring_try(io);
     if (err != 0) {
         uring_free(io);
         return err;
@@ -650,7 +631,7 @@ void us_io_listen(us_io_t *io, bool on) {
 
 bool us_io_ready(us_io_t *io) {
     if (io->engine == US_IO_URING)
-        return cq_has(io) || has_task_work(io) || io->owed;
+        return cq_has(io) || io->owed;
     return io->ready != NULL || atomic_load(&io->done) != NULL; /* after asleep was stored */
 }
 

@@ -84,6 +84,7 @@ static void serve(us_pager_t *p) {
         us_pump(p);
         p->s->second_server++;
         us_message(p, &msg, us_now_ns());
+        us_store_flush(p);
         us_server_unlock(p);
     }
     if (n < 0) { /* the client is gone: the loop finds that out as well */

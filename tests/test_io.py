@@ -19,9 +19,6 @@ WARNINGS = ["-std=gnu11", "-Wall", "-Wextra", "-Wshadow", "-Werror", "-pthread"]
 BUILDS = {
     "sanitized": ["-O1", "-g", f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all"],
     "released": ["-O2"],
-    # As on kernels that know fewer flags of io_uring's set-up.
-    "plain ring": ["-O2", "-DUS_IO_SETUP=0"],
-    "unknown flags": ["-O2", "-DUS_IO_SETUP=(1u<<31)"],
 }
 
 

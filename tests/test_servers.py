@@ -24,7 +24,10 @@ THREADS = 3
 def faulting(seconds: float, options: dict[str, Any], block: int) -> dict[str, int]:
     """What the children run: sweeps and touches in C, each thread on parts of its own."""
     size = 24 * MIB
-    with uswap.Pager(limit=size // 4, pool=2 * size, block=block, **options) as pager:
+    if "swapfile" in options:
+        options |= {"pool": 2 * MIB, "swap": 4 * size, "segment": "256KiB"}
+    options = {"pool": 2 * size} | options
+    with uswap.Pager(limit=size // 4, block=block, **options) as pager:
         region = pager.region(size)
         array = np.frombuffer(region, np.uint64)
         rng = np.random.default_rng(1)
@@ -92,6 +95,9 @@ def faulting(seconds: float, options: dict[str, Any], block: int) -> dict[str, i
         ({"delays": "all:300"}, 16 * KIB),
         ({"delays": "serve:500,served:500,commit:500"}, 4 * KIB),
         ({"delays": "bring:1000,brought:1000"}, 16 * KIB),
+        ({"swapfile": "."}, 16 * KIB),
+        ({"swapfile": ".", "io": "threads", "delays": "commit:200,served:200"}, 4 * KIB),
+        ({"swapfile": ".", "inject": "read:SLOW:3,write:SLOW:2"}, 16 * KIB),
         ({"inject": "copy:EAGAIN:7"}, 16 * KIB),
         ({"inject": "copy:EAGAIN:3,read:EINTR:5", "delays": "brought:200"}, 4 * KIB),
     ],
