@@ -117,6 +117,10 @@ static int install_apart(us_pager_t *p, us_region_t *r, uint32_t i, bool write) 
         res = us_fault_install(p, r, i, write);
     if (wake)
         us_sys_wake(p->cfg.uffd, j.dst, j.raw);
+    if (r->frozen && p->want_progress) { /* who ends the region waits for its last job */
+        p->want_progress = false;
+        us_event(p, (us_event_t){.kind = US_EV_PROGRESS});
+    }
     return res;
 }
 

@@ -676,7 +676,7 @@ void us_message(us_pager_t *p, const us_msg_t *msg, uint64_t now) {
 /* Returns how many messages there were; negative when the client is gone. */
 static int drain(us_pager_t *p) {
     us_msg_t msg[16];
-    const bool shared = us_server_shared(&p->servers); /* then one at a time, and the loop stays where it is */
+    const bool shared = us_server_shared(&p->servers); /* then one at a time */
     us_place_step(&p->place, true);
     int n = us_sys_read(p->cfg.uffd, msg, shared ? 1 : 16);
     if (n <= 0) {
@@ -688,8 +688,7 @@ static int drain(us_pager_t *p) {
     for (int k = 0; k < n; k++) {
         if (k == n - 1)
             us_place_step(&p->place, false);
-        if (!shared)
-            p->s->cpu_moves += us_place_fault(&p->place, msg[k].tid, now);
+        p->s->cpu_moves += us_place_fault(&p->place, msg[k].tid, now, shared ? p->servers.cpu : -1);
         us_message(p, &msg[k], now);
     }
     return n;

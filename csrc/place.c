@@ -87,7 +87,8 @@ static void *warden_main(void *arg) {
             f[k] = (struct pollfd){.fd = l->fd[k], .events = POLLIN};
         const bool all = atomic_load_explicit(&l->parked, memory_order_relaxed) != 0; /* or reads */
         const bool wants =
-            atomic_load_explicit(&l->busy, memory_order_relaxed) != 0 || poll(f, all ? US_WAKES : 1, 0) > 0;
+            atomic_load_explicit(&l->busy, memory_order_relaxed) != 0 ||
+            atomic_load_explicit(&l->held_up, memory_order_relaxed) != 0 || poll(f, all ? US_WAKES : 1, 0) > 0;
         quiet = same && !wants ? quiet + 1 : 0;
         const bool starved = same && wants && waiting;
         waiting = wants;
@@ -159,7 +160,7 @@ static void keep_away(us_place_t *l, int cpu) {
         sched_setaffinity(tid, sizeof set, &set);
 }
 
-uint32_t us_place_fault(us_place_t *l, uint32_t tid, uint64_t now) {
+uint32_t us_place_fault(us_place_t *l, uint32_t tid, uint64_t now, int taken) {
     if (now - l->last > IDLE_NS) /* who knows where the thread is by now */
         l->every = 1;
     l->last = now;
@@ -167,7 +168,7 @@ uint32_t us_place_fault(us_place_t *l, uint32_t tid, uint64_t now) {
         return 0;
     l->count = 0;
     const int cpu = us_place_cpu(l, tid);
-    if (cpu < 0 || cpu == l->cpu || cpu >= CPU_SETSIZE) {
+    if (cpu < 0 || cpu == l->cpu || cpu == taken || cpu >= CPU_SETSIZE) {
         const bool yields = atomic_load_explicit(&l->yielding, memory_order_relaxed) != 0;
         l->every = (uint32_t)us_min(l->every * 2, yields ? LOOK_YIELDING : LOOK_MAX);
         l->unrest -= l->unrest > 0;

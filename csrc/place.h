@@ -42,6 +42,7 @@ typedef struct us_place {
     _Atomic uint32_t yielding; /* futex: 1 while the loop is SCHED_IDLE */
     _Atomic uint32_t steps;    /* drains begun */
     _Atomic uint32_t busy;     /* the loop has a fault in hand whose thread it has not begun to wake */
+    _Atomic uint32_t held_up;  /* the second server waits for the lock, which the loop may have */
     _Atomic uint32_t parked;   /* tasks wait for what the eventfds tell */
     _Atomic uint64_t starved;  /* ns: when the warden last had to help */
     _Atomic uint32_t stop;
@@ -49,8 +50,9 @@ typedef struct us_place {
 
 int us_place_start(us_place_t *l, int client_pid, int mover_tid, const int fd[US_WAKES]);
 void us_place_stop(us_place_t *l);
-/* A fault of thread tid is about to be served. Returns 1 when the loop moved, else 0. */
-uint32_t us_place_fault(us_place_t *l, uint32_t tid, uint64_t now);
+/* A fault of thread tid is about to be served. Returns 1 when the loop moved, else 0. taken: a CPU that it leaves to
+ * others, or -1. */
+uint32_t us_place_fault(us_place_t *l, uint32_t tid, uint64_t now, int taken);
 
 /* The CPU on which thread tid of the client last ran; -1: it is not known. */
 int us_place_cpu(us_place_t *l, uint32_t tid);

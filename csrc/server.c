@@ -21,8 +21,16 @@ enum { MIXED = 4, MIXED_ON = 64, MIXED_MAX = 128, LOOK = 16, QUIET_MS = 20 };
 #define QUIET_NS (QUIET_MS * 1000000ull)
 
 void us_server_lock(us_pager_t *p, us_worker_t *hand) {
-    pthread_mutex_lock(&p->servers.lock);
-    p->servers.hand = hand;
+    us_servers_t *s = &p->servers;
+    if (hand == &s->second && pthread_mutex_trylock(&s->lock) != 0) {
+        /* A loop that yields may have been pushed aside with the lock held: the warden sees to that. */
+        atomic_store_explicit(&p->place.held_up, 1, memory_order_relaxed);
+        pthread_mutex_lock(&s->lock);
+        atomic_store_explicit(&p->place.held_up, 0, memory_order_relaxed);
+    } else if (hand != &s->second) {
+        pthread_mutex_lock(&s->lock);
+    }
+    s->hand = hand;
 }
 
 void us_server_unlock(us_pager_t *p) { pthread_mutex_unlock(&p->servers.lock); }
@@ -35,6 +43,8 @@ static void set_active(us_servers_t *s, bool on) {
 
 void us_server_seen(us_pager_t *p, uint32_t tid, uint64_t now) {
     us_servers_t *s = &p->servers;
+    if (tid == (uint32_t)p->cfg.mover_tid)
+        return;
     if (now - s->last > QUIET_NS)
         s->mixed = 0;
     s->last = now;
