@@ -191,6 +191,55 @@ int us_touch(const uint64_t *addr, uint64_t n, int write, uint64_t *ns);
  * flips the lowest bit of each as well. len is rounded down to a multiple of 32. */
 uint64_t us_sweep(uint64_t addr, uint64_t len, int write);
 
+/* The accesses of `uswap bench peers`, by what is done to a page of 4 KiB. */
+enum {
+    US_ACCESS_READ = 0,  /* all of it is read, and its sum compared */
+    US_ACCESS_FLIP = 1,  /* the same, and the lowest bit of each word is flipped */
+    US_ACCESS_WORD = 2,  /* its first word is read */
+    US_ACCESS_WRITE = 3  /* all of it is overwritten */
+};
+
+typedef struct us_access {
+    int kind;               /* US_ACCESS_* */
+    uint64_t addr;          /* of page 0; 4096-aligned */
+    uint64_t *sums;         /* of each page: the sum of its 8-byte words modulo 2^64, as it must be; kept up to date */
+    const uint32_t *page;   /* which pages, in order; gone through again at its end */
+    uint64_t pages;         /* entries of it */
+    uint64_t first;         /* the entry to begin with */
+    const void *from;       /* US_ACCESS_WRITE: from_pages pages to write, in turn, and their sums */
+    const uint64_t *from_sums;
+    uint64_t from_pages;
+    uint64_t count, until;  /* ends after so many accesses, or at that us_now_ns() */
+    uint32_t *ns;           /* out: of each of the first ns_room accesses, nanoseconds */
+    uint64_t ns_room;
+    uint64_t done;          /* out: accesses */
+    uint64_t wrong;         /* out: of these, pages whose sum was another */
+    uint64_t seen;          /* out: sum of the words of US_ACCESS_WORD */
+    uint64_t elapsed;       /* out: nanoseconds, all together */
+} us_access_t;
+/* On the caller's thread. -EINVAL: no such kind, or a list without entries. */
+int us_access(us_access_t *a);
+/* Fills sums, as above, for so many pages. */
+void us_page_sums(uint64_t addr, uint64_t pages, uint64_t *sums);
+/* The value that stands at place k when n values are in ascending order. Reorders them, and takes no memory,
+ * so that it can be asked where memory is short. pre: k < n. */
+uint32_t us_select(uint32_t *values, uint64_t n, uint64_t k);
+/* Keeps a CPU busy, and touches no memory, until us_now_ns() says so. */
+void us_spin(uint64_t until);
+
+/* A pager as one writes it at first, to compare with: fresh memory of `bytes`, of which `limit` bytes may be
+ * resident. The codec must have been loaded into this process. See naive.c. */
+typedef struct us_naive us_naive_t;
+typedef struct us_naive_stats {
+    uint64_t faults, evicted; /* pages */
+    uint64_t kept_raw, kept;  /* bytes that are out; bytes of RAM they take */
+} us_naive_stats_t;
+int us_naive_open(us_naive_t **out, uint64_t bytes, uint64_t limit, int codec);
+uint64_t us_naive_address(const us_naive_t *n);
+/* 0, or what its thread has ended with: then a touch waits for ever. */
+int us_naive_stats(us_naive_t *n, us_naive_stats_t *out);
+void us_naive_close(us_naive_t *n); /* no thread may be in a fault */
+
 typedef struct us_codec_run {
     int codec, level;
     uint32_t block;

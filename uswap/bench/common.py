@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import mmap
 import os
@@ -153,13 +154,26 @@ def _text(length: int) -> bytes:
     return " ".join(chosen).encode()[:length]
 
 
+def _walk(length: int) -> bytes:
+    steps = random.Random(SEED)
+    walk = itertools.accumulate(steps.gauss(0, 1) for _ in range(-(-length // 8)))
+    return array("d", walk).tobytes()[:length]
+
+
+def _normal(length: int) -> bytes:
+    values = random.Random(SEED)
+    return array("f", (values.gauss(0, 1) for _ in range(-(-length // 4)))).tobytes()[:length]
+
+
 def _random(length: int) -> bytes:
     return random.Random(SEED).randbytes(length)
 
 
-#: Kinds of data by name.
+#: Kinds of data by name: integers below 1000; a random walk of float64; normally distributed float32; ...
 DATA: dict[str, Callable[[int], bytes]] = {
     "int64": _integers(1000),
+    "walk": _walk,
+    "float32": _normal,
     "text": _text,
     "random": _random,
 }

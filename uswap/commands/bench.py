@@ -17,6 +17,7 @@ from ..options import parse_block, parse_segment
 from ..reporters import json as json_reporter
 from ..reporters.progress import ProgressLine
 from ..sizes import parse_size
+from . import bench_peers
 from .base import Command
 
 __all__ = ["BenchCommand"]
@@ -36,6 +37,18 @@ class BenchCommand(Command):
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the benchmarks and their arguments."""
         benches = parser.add_subparsers(dest="bench", metavar="BENCH", required=True)
+        beside = benches.add_parser(
+            "peers",
+            help="uswap beside zram, zswap, np.memmap, a naive pager and memory without a limit",
+            description=(
+                "The same workloads on the same data with the same limit: on uswap's memory, on the kernel's "
+                "with swap to zram or to a file with zswap, on np.memmap, on a naive userfaultfd pager, and "
+                "on memory without a limit. They take turns. The kernel's are set up and undone here, "
+                "which needs root; without it they are left out."
+            ),
+        )
+        beside.set_defaults(measure=bench_peers.run)
+        bench_peers.add_arguments(beside)
         latency = benches.add_parser(
             "latency",
             help="how long a thread stands at a fault, by the kind of the fault",
@@ -54,7 +67,8 @@ class BenchCommand(Command):
             "--data",
             choices=[*DATA],
             default="int64",
-            help="int64: integers below 1000 (default); text; random, which does not compress",
+            help="int64: integers below 1000 (default); walk: a random walk of float64; float32: normally "
+            "distributed; text; random, which does not compress",
         )
         latency.add_argument(
             "--threads",
@@ -85,7 +99,7 @@ class BenchCommand(Command):
             "--data",
             choices=["halved", *DATA],
             default="halved",
-            help="halved: integers that the codec halves (default); int64: below 1000; text; random",
+            help="halved: integers that the codec halves (default); int64: below 1000; walk; float32; text; random",
         )
         throughput.add_argument(
             "--write", action="store_true", help="measure read-modify-write as well"
@@ -145,7 +159,7 @@ class BenchCommand(Command):
             "--data",
             choices=["halved", *DATA],
             default="halved",
-            help="halved: integers that the codec halves (default); int64: below 1000; text; random",
+            help="halved: integers that the codec halves (default); int64: below 1000; walk; float32; text; random",
         )
 
         overwrite = benches.add_parser(

@@ -1,0 +1,418 @@
+# SPDX-License-Identifier: MIT
+"""The kernel's own paging, set up for a benchmark and undone after it.
+
+Three things, each a context manager: a memory cgroup with a limit, swap to compressed RAM (zram), and
+swap to a file with zswap before it. They are the whole machine's, not a process's, so all that is
+changed is put back in reverse order however the benchmark ends, SIGINT and SIGTERM included; a signal
+that comes in the middle of a change is heard when the change is complete. Only SIGKILL leaves things
+behind: :func:`foreign_swap` then says what is on, and the next run refuses to mix its figures with it.
+
+All of it needs root.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import itertools
+import os
+import shutil
+import signal
+import struct
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from .._core import lib
+from ..sizes import format_size
+
+__all__ = [
+    "NAME",
+    "Cgroup",
+    "Unavailable",
+    "Zram",
+    "Zswap",
+    "cgroup",
+    "foreign_swap",
+    "shielded",
+    "terminable",
+    "why_no_cgroup",
+    "why_no_zram",
+    "why_no_zswap",
+    "zram",
+    "zswap",
+]
+
+#: What cgroups and files of this module are called, with a number behind.
+NAME = "uswap-peers"
+
+PAGE = 4096
+CGROUPS = Path("/sys/fs/cgroup")
+ZRAM_CONTROL = Path("/sys/class/zram-control")
+ZSWAP = Path("/sys/module/zswap/parameters")
+COMPRESSORS = ("lz4", "lzo-rle", "lzo")  # of zswap, the first that the kernel has
+GONE = 10.0  # seconds for the kernel to let go of something
+
+_SIGNALS = {signal.SIGINT, signal.SIGTERM}
+_numbers = itertools.count()
+
+
+class Unavailable(OSError):
+    """This machine has not what was asked for; the message says what and why."""
+
+
+# ---- signals
+
+
+@contextlib.contextmanager
+def shielded() -> Iterator[None]:
+    """Let SIGINT and SIGTERM wait until the block is done."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """Make SIGTERM an exception (SystemExit with status 143), so that what was set up is undone.
+
+    Outside of the main thread, which alone hears signals, nothing is changed.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(_number: int, _frame: object) -> None:
+        raise SystemExit(128 + signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _Undo:
+    """Steps and what undoes them. A step and its undoing are never torn apart by a signal."""
+
+    def __init__(self) -> None:
+        self._steps: list[Callable[[], object]] = []
+
+    def step(self, do: Callable[[], object], undo: Callable[[], object]) -> None:
+        """Do it, and undo it at the end."""
+        with shielded():
+            do()
+            self._steps.append(undo)
+
+    def __enter__(self) -> _Undo:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Undo all, last first, also when one of them fails; then raise the first failure."""
+        failures = []
+        with shielded():
+            while self._steps:
+                try:
+                    self._steps.pop()()
+                except OSError as exc:
+                    failures.append(exc)
+        if failures:
+            raise failures[0]
+
+
+def _retry(do: Callable[[], object]) -> None:
+    """Do it again while the kernel says that it is busy, for a time."""
+    end = time.monotonic() + GONE
+    while True:
+        try:
+            do()
+            return
+        except OSError as exc:
+            if exc.errno not in (errno.EBUSY, errno.EAGAIN) or time.monotonic() > end:
+                raise
+        time.sleep(0.02)
+
+
+# ---- swap
+
+
+def _libc(call: str, *arguments: bytes | int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if getattr(libc, call)(*arguments) != 0:
+        number = ctypes.get_errno()
+        shown = " ".join(os.fsdecode(one) for one in arguments if isinstance(one, bytes))
+        raise OSError(number, f"{call} {shown}: {os.strerror(number)}")
+
+
+def _make_swap(path: Path) -> None:
+    """Write what mkswap writes: one page that says how many others there are."""
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        pages = os.lseek(fd, 0, os.SEEK_END) // PAGE
+        header = bytearray(PAGE)
+        struct.pack_into("<III", header, 1024, 1, pages - 1, 0)  # version, last page, bad pages
+        header[1036:1052] = os.urandom(16)  # UUID
+        header[-10:] = b"SWAPSPACE2"
+        os.pwrite(fd, header, 0)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def foreign_swap() -> list[str]:
+    """Say what the machine swaps to now."""
+    with open("/proc/swaps", encoding="utf-8", errors="replace") as file:
+        return [line.split()[0] for line in file.readlines()[1:]]
+
+
+def _swapped_on(undo: _Undo, path: Path) -> None:
+    _make_swap(path)
+    name = os.fsencode(path)
+    undo.step(lambda: _libc("swapon", name, 0), lambda: _libc("swapoff", name))
+
+
+# ---- a memory cgroup
+
+
+@dataclass(frozen=True)
+class Cgroup:
+    """A memory cgroup that is there now.
+
+    Attributes:
+        version: 1 or 2.
+        path: its directory.
+    """
+
+    version: int
+    path: Path
+
+    @property
+    def procs(self) -> str:
+        """The file that takes a process in which writes its number there."""
+        return str(self.path / "cgroup.procs")
+
+
+def _memory_root() -> tuple[int, Path]:
+    """The version of cgroups that limits memory here, and the directory where one is made.
+
+    Raises:
+        Unavailable: there is none, or it is not ours to use.
+    """
+    if os.geteuid() != 0:
+        raise Unavailable("a memory cgroup needs root")
+    for version, root, sign in (
+        (1, CGROUPS / "memory", "memory.limit_in_bytes"),
+        (2, CGROUPS, "cgroup.controllers"),
+    ):
+        if (root / sign).exists():
+            if not os.access(root, os.W_OK):
+                raise Unavailable(f"no memory cgroup: {root} is read-only")
+            if version == 2 and "memory" not in (root / sign).read_text().split():
+                raise Unavailable(f"no memory cgroup: {root / sign} lacks memory")
+            return version, root
+    raise Unavailable(f"no memory cgroup: neither version 1 nor 2 is mounted at {CGROUPS}")
+
+
+@contextlib.contextmanager
+def cgroup(limit: int) -> Iterator[Cgroup]:
+    """Make a memory cgroup; `limit` is in bytes. It goes when its last process has.
+
+    Swap is not limited. Of zswap's compressed copies version 2 takes account, version 1 does not.
+
+    Raises:
+        Unavailable: there is no memory cgroup here, or it is not ours to use.
+    """
+    version, root = _memory_root()
+    path = root / f"{NAME}-{os.getpid()}-{next(_numbers)}"
+    with _Undo() as undo:
+        if version == 2:
+            control = root / "cgroup.subtree_control"
+            if "memory" not in control.read_text().split():
+                undo.step(
+                    lambda: control.write_text("+memory"),
+                    lambda: control.write_text("-memory"),
+                )
+        undo.step(path.mkdir, lambda: _retry(path.rmdir))
+        limits = path / ("memory.limit_in_bytes" if version == 1 else "memory.max")
+        limits.write_text(str(limit))
+        yield Cgroup(version, path)
+
+
+def why_no_cgroup() -> str | None:
+    """Say why :func:`cgroup` would not work here; None where it would."""
+    try:
+        with cgroup(1 << 30):
+            return None
+    except OSError as exc:
+        return str(exc)
+
+
+# ---- zram
+
+
+@dataclass(frozen=True)
+class Zram:
+    """A zram device that is swapped to."""
+
+    name: str
+    compressor: str
+
+    @property
+    def statistics(self) -> str:
+        """The file with bytes before compression, after, and of RAM in use, in this order."""
+        return f"/sys/block/{self.name}/mm_stat"
+
+
+@contextlib.contextmanager
+def zram(size: int, compressor: str = "lz4") -> Iterator[Zram]:
+    """Swap to a new zram device of so many bytes.
+
+    Raises:
+        Unavailable: there is no zram, or it is not ours to use.
+    """
+    why = why_no_zram()
+    if why is not None:
+        raise Unavailable(why)
+    with _Undo() as undo:
+        number = -1
+
+        def add() -> None:
+            nonlocal number
+            number = int((ZRAM_CONTROL / "hot_add").read_text())
+
+        undo.step(
+            add, lambda: _retry(lambda: (ZRAM_CONTROL / "hot_remove").write_text(str(number)))
+        )
+        device = Path(f"/sys/block/zram{number}")
+        try:
+            (device / "comp_algorithm").write_text(compressor)
+        except OSError:
+            known = (device / "comp_algorithm").read_text().strip()
+            raise Unavailable(f"zram has no {compressor} here; it has {known}") from None
+        (device / "disksize").write_text(str(size))
+        _swapped_on(undo, Path(f"/dev/zram{number}"))
+        yield Zram(f"zram{number}", compressor)
+
+
+def why_no_zram() -> str | None:
+    """Say why :func:`zram` would not work here; None where it should."""
+    if os.geteuid() != 0:
+        return "zram needs root"
+    if not ZRAM_CONTROL.exists() and shutil.which("modprobe"):
+        subprocess.run(
+            ["modprobe", "zram", "num_devices=0"], capture_output=True, timeout=60, check=False
+        )
+    if not ZRAM_CONTROL.exists():
+        return "the kernel has no zram (modprobe zram)"
+    if not os.access(ZRAM_CONTROL / "hot_add", os.R_OK) or not os.access(
+        ZRAM_CONTROL / "hot_remove", os.W_OK
+    ):
+        return f"{ZRAM_CONTROL} can't be used"
+    return None
+
+
+# ---- zswap
+
+
+@dataclass(frozen=True)
+class Zswap:
+    """Swap to a file, with zswap before it.
+
+    Attributes:
+        compressor: that is in use.
+        pool: bytes of RAM that zswap may use, at most.
+    """
+
+    file: Path
+    compressor: str
+    pool: int
+
+    @staticmethod
+    def held() -> tuple[int, int]:
+        """Bytes that zswap holds, before compression, and bytes of RAM they take."""
+        found = {}
+        with open("/proc/meminfo", encoding="ascii") as file:
+            for line in file:
+                name, _, value = line.partition(":")
+                if name in ("Zswap", "Zswapped"):
+                    found[name] = int(value.split()[0]) << 10
+        return found["Zswapped"], found["Zswap"]
+
+
+@contextlib.contextmanager
+def zswap(directory: str, size: int, *, percent: int = 1) -> Iterator[Zswap]:
+    """Swap to a new file of so many bytes, with zswap before it.
+
+    Args:
+        percent: of the machine's RAM that zswap may use.
+
+    Raises:
+        Unavailable: there is no zswap, or it is not ours to use.
+    """
+    why = why_no_zswap()
+    if why is not None:
+        raise Unavailable(why)
+    with _Undo() as undo:
+        for name, values in (
+            ("max_pool_percent", (str(percent),)),
+            ("compressor", COMPRESSORS),
+            ("enabled", ("Y",)),
+        ):
+            _set_parameter(undo, name, values)
+        path = Path()
+
+        def make() -> None:
+            nonlocal path
+            handle, name = tempfile.mkstemp(prefix=f"{NAME}-", suffix=".swap", dir=directory)
+            path = Path(name)
+            try:
+                # No holes: the kernel refuses them.
+                error = lib.us_file_reserve(handle, size)
+                if error < 0:
+                    path.unlink()
+                    raise OSError(
+                        -error,
+                        f"a swap file of {format_size(size)} in {directory}: {os.strerror(-error)}",
+                    )
+            finally:
+                os.close(handle)
+
+        undo.step(make, lambda: path.unlink())
+        _swapped_on(undo, path)
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        compressor = (ZSWAP / "compressor").read_text().strip()
+        yield Zswap(path, compressor, memory * percent // 100)
+
+
+def _set_parameter(undo: _Undo, name: str, values: tuple[str, ...]) -> None:
+    """Give a parameter of zswap the first of some values that the kernel takes."""
+    file = ZSWAP / name
+    before = file.read_text().strip()
+    for value in values:
+        try:
+            undo.step(lambda value=value: file.write_text(value), lambda: file.write_text(before))  # type: ignore[misc]
+            return
+        except OSError:
+            pass
+    raise Unavailable(f"zswap takes none of {', '.join(values)} as {name}")
+
+
+def why_no_zswap() -> str | None:
+    """Say why :func:`zswap` would not work here; None where it should."""
+    if os.geteuid() != 0:
+        return "zswap needs root"
+    if not ZSWAP.exists():
+        return "the kernel has no zswap"
+    if not os.access(ZSWAP / "enabled", os.W_OK):
+        return f"{ZSWAP} is read-only"
+    with open("/proc/meminfo", encoding="ascii") as file:
+        if "Zswapped:" not in file.read():
+            return "the kernel does not say what zswap holds (Linux 5.19)"
+    return None

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: MIT
+"""The result of `uswap bench peers` as text."""
+
+from __future__ import annotations
+
+from ..bench import peers as _peers
+from ..bench.common import Spread
+from ..sizes import format_size
+from . import table
+from .bench import machine_line, noise_line
+
+__all__ = ["GROUPS", "VERDICTS", "figure", "note_of", "peers"]
+
+#: What each group is called.
+GROUPS = {"pooled": "Data that are out stay in RAM", "disk": "Most of what is out is on a disk"}
+VERDICTS = {True: "reached", False: "missed", None: "not measured"}
+
+
+def peers(result: _peers.Result) -> str:
+    """What `uswap bench peers` prints: a table for each case, then a line for each goal."""
+    lines: list[str] = []
+    for case in result.cases():
+        lines += [*_heading(result, case), "", _table(result, case), ""]
+    lines += [
+        "Medians of the rounds (lowest to highest); a ratio is the median of the ratios of the rounds.",
+        machine_line(result.machine),
+        *noise_line(result.others),
+    ]
+    lines += [f"{name}: {text}" for name, text in result.about.items()]
+    lines += [f"{name} left out: {text}" for name, text in result.skipped.items()]
+    lines += [
+        f"note: {run}: ended by the kernel, out of memory; it counts in no figure"
+        for run in result.killed
+    ]
+    verdicts = result.verdicts()
+    if verdicts:
+        several = len({(one.data, one.over, one.column) for one in verdicts if one.over}) > 1
+        rows: list[list[str | None]] = [
+            [
+                one.text,
+                note_of(one) if several else "",
+                figure(one.ratio.median),
+                f"{figure(one.ratio.low)} to {figure(one.ratio.high)}",
+                f"{'>=' if one.least else '<='} {one.bound:g}",
+                VERDICTS[one.reached],
+            ]
+            for one in verdicts
+            if one.ratio is not None
+        ]
+        lines += ["", table.render(["goal", "", ">ratio", "(rounds)", ">goal", ""], rows)]
+    return "\n".join(lines)
+
+
+def note_of(verdict: _peers.Verdict) -> str:
+    """Which data, overcommitment and uswap it is about."""
+    parts = [verdict.data]
+    if verdict.over is not None:
+        parts.append(f"{verdict.over}x")
+    if verdict.column != "uswap":
+        parts.append(verdict.column.removeprefix("uswap "))
+    return ", ".join(parts)
+
+
+def figure(value: float) -> str:
+    """A number in three digits."""
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:,.0f}"
+
+
+def _heading(result: _peers.Result, case: tuple[str, str, int]) -> list[str]:
+    group, data, over = case
+    config = result.config
+    size, limit = config.size_of(group), config.limit_of(group, over)
+    lines = [
+        f"{GROUPS[group]}: {data}, {format_size(size)}, of which {format_size(limit)} may be resident "
+        f"({over}x overcommitted)"
+    ]
+    parts = [
+        f"{peer} {part.median:.0%}"
+        for peer in result.columns(group)
+        if (part := result.on_disk(case, peer)) is not None
+    ]
+    if parts:
+        lines.append(
+            f"on the disk, of what was out when the data were filled in: {', '.join(parts)}"
+        )
+    return lines
+
+
+def _table(result: _peers.Result, case: tuple[str, str, int]) -> str:
+    group = case[0]
+    columns = result.columns(group)
+    ratios = [
+        (one, other)
+        for one in result.uswaps(group)
+        for other in columns
+        if not other.startswith("uswap")
+    ]
+    headings = ["", "unit"]
+    for peer in columns:
+        headings += [f">{peer}", "(rounds)"]
+    headings += [f">{one}/{other}" for one, other in ratios]
+    rows = []
+    for key, row in _peers.ROWS.items():
+        spreads = [result.spread(case, peer, key) for peer in columns]
+        if any(spreads):
+            rows.append(
+                [
+                    row.label,
+                    row.unit,
+                    *_cells(spreads, row.scale),
+                    *_ratios(result, case, key, ratios),
+                ]
+            )
+    spreads = [result.spread(case, peer, "density") for peer in columns]
+    if any(spreads):
+        label = "bytes of data kept for a byte of RAM"
+        rows.append([label, "", *_cells(spreads, 1.0), *_ratios(result, case, "density", ratios)])
+    return table.render(headings, rows)
+
+
+def _cells(spreads: list[Spread | None], scale: float) -> list[str | None]:
+    cells: list[str | None] = []
+    for spread in spreads:
+        if spread is None:
+            cells += [None, ""]
+        else:
+            low, high = figure(spread.low * scale), figure(spread.high * scale)
+            cells += [figure(spread.median * scale), f"({low} to {high})"]
+    return cells
+
+
+def _ratios(
+    result: _peers.Result,
+    case: tuple[str, str, int],
+    key: str,
+    ratios: list[tuple[str, str]],
+) -> list[str | None]:
+    found = (result.ratio(case, (one, key), (other, key)) for one, other in ratios)
+    return [
+        None
+        if ratio is None
+        else f"{ratio.median:.2g}"
+        if ratio.median < 0.1
+        else figure(ratio.median)
+        for ratio in found
+    ]
