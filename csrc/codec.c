@@ -74,6 +74,8 @@ static const symbol_t zstd_symbols[] = {
 struct us_codec_ctx {
     lz4_fn_t lz4;   /* copies: a codec that is loaded again must not meet the old library's state */
     zstd_fn_t zstd; /* compress == NULL: not loaded when the context was made */
+    us_filter_fn_t filter; /* the same of shuffle */
+    void *filtered, *spare; /* max_block each, if there are filters */
     uint32_t max_block;
     void *lz4_state;
     void *zstd_cspace; /* holds the compression context; ZSTD never allocates beside it */
@@ -135,6 +137,12 @@ static int zstd_grow(us_codec_ctx_t *ctx, int level)
 
 static int ctx_init(us_codec_ctx_t *ctx)
 {
+    if (ctx->filter.shuffle) {
+        ctx->filtered = alloc_aligned(ctx->max_block);
+        ctx->spare = alloc_aligned(ctx->max_block);
+        if (!ctx->filtered || !ctx->spare)
+            return -ENOMEM;
+    }
     if (ctx->lz4.compress) {
         ctx->lz4_state = alloc_aligned((size_t)ctx->lz4.sizeof_state());
         if (!ctx->lz4_state)
@@ -155,7 +163,8 @@ static int ctx_init(us_codec_ctx_t *ctx)
     return 0;
 }
 
-static int ctx_new(us_codec_ctx_t **out, uint32_t max_block, const codec_fn_t *lz4, const codec_fn_t *zstd)
+static int ctx_new(us_codec_ctx_t **out, uint32_t max_block, const codec_fn_t *lz4, const codec_fn_t *zstd,
+                   us_filter_fn_t filter)
 {
     *out = NULL;
     if (max_block == 0 || max_block > US_CODEC_MAX)
@@ -164,6 +173,7 @@ static int ctx_new(us_codec_ctx_t **out, uint32_t max_block, const codec_fn_t *l
     if (!ctx)
         return -ENOMEM;
     ctx->max_block = max_block;
+    ctx->filter = filter;
     if (lz4->ready)
         ctx->lz4 = lz4->lz4;
     if (zstd->ready)
@@ -179,7 +189,7 @@ static int ctx_new(us_codec_ctx_t **out, uint32_t max_block, const codec_fn_t *l
 
 int us_codec_ctx_new(us_codec_ctx_t **out, uint32_t max_block)
 {
-    return ctx_new(out, max_block, &table[US_CODEC_LZ4], &table[US_CODEC_ZSTD]);
+    return ctx_new(out, max_block, &table[US_CODEC_LZ4], &table[US_CODEC_ZSTD], us_filter_functions());
 }
 
 void us_codec_ctx_free(us_codec_ctx_t *ctx)
@@ -189,6 +199,8 @@ void us_codec_ctx_free(us_codec_ctx_t *ctx)
     free(ctx->lz4_state);
     free(ctx->zstd_cspace);
     free(ctx->zstd_dspace);
+    free(ctx->filtered);
+    free(ctx->spare);
     free(ctx);
 }
 
@@ -222,7 +234,16 @@ int us_compress(us_codec_ctx_t *ctx, int codec, int level, const void *src, uint
         return -EINVAL;
     if (cap > INT32_MAX)
         cap = INT32_MAX;
-    switch (codec) {
+    const int filter = us_codec_filter(codec);
+    if (filter != US_FILTER_NONE) {
+        if (!us_codec_known(codec) || !ctx->filter.shuffle)
+            return -ENOSYS;
+        if (n % US_FILTER_UNIT != 0)
+            return -EINVAL;
+        us_filter_do(&ctx->filter, filter, src, ctx->filtered, ctx->spare, n);
+        src = ctx->filtered;
+    }
+    switch (us_codec_base(codec)) {
     case US_CODEC_NONE:
         if (n > cap)
             return 0;
@@ -241,17 +262,18 @@ int us_compress(us_codec_ctx_t *ctx, int codec, int level, const void *src, uint
     }
 }
 
+void *us_codec_spare(us_codec_ctx_t *ctx)
+{
+    return ctx->spare;
+}
+
 uint64_t us_codec_unpressed(const us_codec_ctx_t *ctx)
 {
     return atomic_load_explicit(&ctx->unpressed, memory_order_relaxed);
 }
 
-int us_decompress(us_codec_ctx_t *ctx, int codec, const void *src, uint32_t n, void *dst, uint32_t raw)
+static int unpress(us_codec_ctx_t *ctx, int codec, const void *src, uint32_t n, void *dst, uint32_t raw)
 {
-    if (n > INT32_MAX || raw > INT32_MAX)
-        return -EILSEQ;
-    if (codec != US_CODEC_NONE)
-        atomic_store_explicit(&ctx->unpressed, us_codec_unpressed(ctx) + 1, memory_order_relaxed);
     switch (codec) {
     case US_CODEC_NONE:
         if (n != raw)
@@ -269,6 +291,25 @@ int us_decompress(us_codec_ctx_t *ctx, int codec, const void *src, uint32_t n, v
     default:
         return -ENOSYS;
     }
+}
+
+int us_decompress(us_codec_ctx_t *ctx, int codec, const void *src, uint32_t n, void *dst, uint32_t raw)
+{
+    if (n > INT32_MAX || raw > INT32_MAX)
+        return -EILSEQ;
+    if (codec != US_CODEC_NONE)
+        atomic_store_explicit(&ctx->unpressed, us_codec_unpressed(ctx) + 1, memory_order_relaxed);
+    const int filter = us_codec_filter(codec);
+    if (filter == US_FILTER_NONE)
+        return unpress(ctx, codec, src, n, dst, raw);
+    if (!us_codec_known(codec) || !ctx->filter.shuffle)
+        return -ENOSYS;
+    if (raw > ctx->max_block || raw % US_FILTER_UNIT != 0)
+        return -EILSEQ;
+    const int err = unpress(ctx, us_codec_base(codec), src, n, ctx->filtered, raw);
+    if (err == 0)
+        us_filter_undo(&ctx->filter, filter, ctx->filtered, dst, ctx->spare, raw);
+    return err;
 }
 
 /* --- Loading, and the proof --- */
@@ -344,7 +385,7 @@ static int prove(int codec, const codec_fn_t *fn)
     static const codec_fn_t nothing;
     us_codec_ctx_t *ctx = NULL;
     int rc = ctx_new(&ctx, PROOF_MAX, codec == US_CODEC_LZ4 ? fn : &nothing,
-                     codec == US_CODEC_ZSTD ? fn : &nothing);
+                     codec == US_CODEC_ZSTD ? fn : &nothing, (us_filter_fn_t){0});
     if (rc)
         return rc;
     const size_t room = us_codec_bound(PROOF_MAX) + ALIGN;
@@ -390,7 +431,10 @@ int us_codec_load(int codec, const char *path)
 
 bool us_codec_ready(int codec)
 {
-    return codec == US_CODEC_NONE || (codec > 0 && codec < US_CODECS && table[codec].ready);
+    if (!us_codec_known(codec))
+        return false;
+    return codec == US_CODEC_NONE ||
+           (table[us_codec_base(codec)].ready && (us_codec_filter(codec) == US_FILTER_NONE || us_filter_functions().shuffle));
 }
 
 /* --- Blocks of one repeated word --- */
@@ -449,10 +493,14 @@ void us_fill(void *p, size_t n, uint64_t word)
  */
 enum { SAMPLE = 1024 };
 
+/* By its filter or without: what a region's filter is no good for may be text among numbers. */
 static bool sample_compresses(us_codec_ctx_t *ctx, int codec, const void *p)
 {
     unsigned char out[SAMPLE];
-    return us_compress(ctx, codec, 1, p, SAMPLE, out, SAMPLE - SAMPLE / 32) > 0;
+    const uint32_t cap = SAMPLE - SAMPLE / 32;
+    return us_compress(ctx, codec, 1, p, SAMPLE, out, cap) > 0 ||
+           (us_codec_filter(codec) != US_FILTER_NONE &&
+            us_compress(ctx, us_codec_base(codec), 1, p, SAMPLE, out, cap) > 0);
 }
 
 bool us_probe_worth(us_probe_t *probe, us_codec_ctx_t *ctx, int codec, const void *p, uint32_t n)

@@ -18,7 +18,29 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "filter.h"
+
 enum { US_CODEC_NONE = 0, US_CODEC_LZ4 = 1, US_CODEC_ZSTD = 2, US_CODECS = 8 };
+
+/*
+ * How an object is compressed is a byte: the codec, and a filter (filter.h) that is undone after it.
+ *
+ *     7      4 3      0
+ *   +--------+--------+
+ *   | filter | codec  |     0 is not compressed, and then there is no filter either
+ *   +--------+--------+
+ *
+ * Where a codec is asked for below such a byte may be given, but to us_codec_load.
+ */
+static inline int us_codec_with(int codec, int filter) { return codec | filter << 4; }
+static inline int us_codec_base(int codec) { return codec & 15; }
+static inline int us_codec_filter(int codec) { return codec >> 4; }
+/* Is there such a one at all, whether or not it is loaded? */
+static inline bool us_codec_known(int codec) {
+    const int base = us_codec_base(codec), filter = us_codec_filter(codec);
+    return codec == US_CODEC_NONE ||
+           ((base == US_CODEC_LZ4 || base == US_CODEC_ZSTD) && filter >= 0 && filter < US_FILTERS);
+}
 
 /* The largest max_block of a context: blocks are at most 2 MiB, packed runs of them no more than this. */
 enum { US_CODEC_MAX = 1 << 30 };
@@ -38,7 +60,7 @@ typedef struct us_codec_ctx us_codec_ctx_t;
  */
 int us_codec_load(int codec, const char *path);
 
-/* Is the codec in the table? US_CODEC_NONE always is. */
+/* Can contexts that are made now do it? US_CODEC_NONE they always can. */
 bool us_codec_ready(int codec);
 
 /*
@@ -60,16 +82,20 @@ uint32_t us_codec_bound(uint32_t n);
  * caller says by cap what is worth keeping (n - n / 16). level: for lz4 the acceleration, 1 or more
  * (anything less is 1); for zstd the level.
  *
- *   -EINVAL  n is out of range
- *   -ENOSYS  the context has no such codec
+ *   -EINVAL  n is out of range, or with a filter no multiple of US_FILTER_UNIT
+ *   -ENOSYS  the context has no such codec or filter
  *   -ENOMEM  zstd at a high level
  *   -EIO     the library failed in a way it should not
  */
 int us_compress(us_codec_ctx_t *ctx, int codec, int level, const void *src, uint32_t n, void *dst,
                 uint32_t cap);
 
-/* Decompresses n bytes into exactly raw bytes. 0, -EILSEQ when the input does not give that, -ENOSYS. */
+/* Decompresses n bytes into exactly raw bytes. 0, -EILSEQ when the input does not give that, -ENOSYS: the
+ * context has no such codec or filter. */
 int us_decompress(us_codec_ctx_t *ctx, int codec, const void *src, uint32_t n, void *dst, uint32_t raw);
+
+/* max_block bytes that are free between two calls with the context; NULL where it has no filters. */
+void *us_codec_spare(us_codec_ctx_t *ctx);
 
 /* How often that was done with the context. Any thread may ask. */
 uint64_t us_codec_unpressed(const us_codec_ctx_t *ctx);

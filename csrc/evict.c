@@ -354,6 +354,7 @@ static void commit_command(us_pager_t *p, us_posted_t q, const us_cmd_t *c, int 
     j->slot = c->slot;
     j->src = p->space.outbox + (uint64_t)c->slot * US_PAGE;
     j->out = p->outbox.press + (uint64_t)c->slot * US_PAGE;
+    j->choice = &r->choice[0];
     us_crew_post(&p->crew, j);
 }
 
@@ -391,6 +392,7 @@ static bool commit_press(us_pager_t *p, us_region_t *r, us_job_t *j) {
     p->s->compressed_blocks++;
     p->s->compressed_raw += j->raw;
     p->s->compressed_out += j->codec == US_FILL ? 0 : j->len;
+    p->s->shuffled_blocks += j->codec != US_FILL && us_codec_filter(j->codec) != US_FILTER_NONE;
     p->s->incompressible_blocks += j->codec == US_CODEC_NONE && j->status > 0;
     p->s->skipped_blocks += j->status == 2;
     return true;

@@ -45,6 +45,8 @@ static int open_outbox(us_pager_t *p) {
 }
 
 static int open_all(us_pager_t *p) {
+    if (p->cfg.shuffle != 0 && us_filter_functions().shuffle == NULL)
+        return -EINVAL;
     int err = us_space_map(&p->space, p->cfg.space_fd, true);
     if (err < 0)
         return err;
@@ -222,7 +224,7 @@ static void erase(us_region_t **a, uint32_t n, const us_region_t *r) {
     }
 }
 
-int us_pager_add(us_pager_t *p, uint64_t addr, uint64_t len, uint32_t block, int resident,
+int us_pager_add(us_pager_t *p, uint64_t addr, uint64_t len, uint32_t block, uint32_t item, int resident,
                  uint64_t *first_entry, uint64_t *entries) {
     LOCKED(p);
     if (len == 0 || addr % US_PAGE != 0 || len % US_PAGE != 0 || (block & (block - 1)) != 0 ||
@@ -251,6 +253,8 @@ int us_pager_add(us_pager_t *p, uint64_t addr, uint64_t len, uint32_t block, int
                        .first = first,
                        .count = (uint32_t)count,
                        .shift = (uint8_t)__builtin_ctz(block)};
+    for (int pool = 0; pool < US_POOLS; pool++)
+        us_choice_init(&r->choice[pool], p->cfg.shuffle != 0, item);
     p->region[id] = r;
     insert(p->byaddr, p->live, upto(p->byaddr, p->live, addr, true), r);
     insert(p->byfirst, p->live, upto(p->byfirst, p->live, first, false), r);

@@ -35,6 +35,7 @@ typedef struct us_region {
     uint32_t clock;
     uint32_t write_bias; /* 0..US_BIAS_MAX: how often a clean block of ours is written soon */
     us_stream_t stream[US_STREAMS];
+    us_choice_t choice[US_POOLS]; /* the workers': how its blocks are compressed for each pool */
 } us_region_t;
 
 typedef struct us_node {

@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "codec.h"
 #include "crc32c.h"
 #include "uswap.h"
 
@@ -151,7 +152,8 @@ static bool fsck_each(void *ctx, uint64_t off, const us_obj_header_t *h, const v
     (void)payload;
     if (f->n < f->max)
         f->out[f->n++] = (us_fsck_obj_t){
-            .off = off, .entry = h->entry, .length = h->length, .raw = h->raw, .gen = h->gen, .codec = h->codec, .ok = ok};
+            .off = off, .entry = h->entry, .length = h->length, .raw = h->raw, .gen = h->gen, .codec = h->codec, .ok = ok,
+            .known = us_codec_known(h->codec), .filtered = us_codec_filter(h->codec) != US_FILTER_NONE};
     f->good += ok;
     return true;
 }

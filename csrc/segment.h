@@ -52,6 +52,7 @@
  *   | 0                             |
  *   +-------------------------------+
  *
+ *   cod      how the payload is compressed: codec and filter, see codec.h
  *   crc      crc32c of the header with 0 in this field; an object's goes on over the payload
  *   space    random, one for each run of a pager: tells a former use of the file apart
  *   sequence rises with every segment that is packed, so of two copies of an entry the higher is newer

@@ -104,7 +104,7 @@ static int pool_store(us_pager_t *p, us_tier_t *t, us_region_t *r, uint32_t i, c
     const int room = us_tier_ask(p, t, len);
     if (room != US_DONE)
         return room;
-    if (t->id == 1 || t->codec == (int)US_CODEC_OF(e) || t->codec == US_CODEC_NONE) {
+    if (t->id == 1 || t->codec == us_codec_base((int)US_CODEC_OF(e)) || t->codec == US_CODEC_NONE) {
         us_entry_moving(p, i);
         return settle_in(p, t, i, e.gen, e.where, e.size, payload) == -ENOSPC ? -ENOSPC : US_DONE;
     }
@@ -126,6 +126,7 @@ static int pool_store(us_pager_t *p, us_tier_t *t, us_region_t *r, uint32_t i, c
     j->slot = (uint32_t)(c - p->recode);
     j->src = c->in;
     j->out = c->out;
+    j->choice = &r->choice[t->id - 1];
     us_entry_moving(p, i);
     p->recodes++;
     t->coming += len;

@@ -86,7 +86,7 @@ typedef struct us_entry {
     uint8_t state;
     uint8_t flags; /* US_F_* */
     uint16_t gen;
-    uint32_t size; /* codec << 24 | stored length in bytes */
+    uint32_t size; /* codec << 24 | stored length in bytes; the codec's filter is part of it, see codec.h */
     uint64_t where;
 } __attribute__((aligned(16))) us_entry_t;
 
@@ -104,7 +104,7 @@ enum {
     US_F_WAKE = 64    /* a fault came while a worker brings it in: wake when done */
 };
 
-enum { US_FILL = 0x7f }; /* the codec of one repeated word */
+enum { US_FILL = 0x7f }; /* the codec of one repeated word; no filter has a number as high as 7 */
 
 #define US_SIZE(codec, len) ((uint32_t)(codec) << 24 | (uint32_t)(len))
 #define US_CODEC_OF(e) ((e).size >> 24)

@@ -120,6 +120,7 @@ typedef struct us_stats {
     uint64_t taken_blocks;            /* of these: taken out to the outbox */
     uint64_t readahead_blocks, readahead_empty_blocks;
     uint64_t compressed_blocks, compressed_raw, compressed_out;
+    uint64_t shuffled_blocks;         /* of these, with a filter */
     uint64_t incompressible_blocks, skipped_blocks; /* stored raw; of these not even tried */
     uint64_t refused_pinned;          /* the kernel would not move it (EBUSY) */
     uint64_t refused_noroom;          /* no tier had room: stayed resident */
@@ -241,7 +242,7 @@ int us_naive_stats(us_naive_t *n, us_naive_stats_t *out);
 void us_naive_close(us_naive_t *n); /* no thread may be in a fault */
 
 typedef struct us_codec_run {
-    int codec, level;
+    int codec, level;  /* codec: with a filter, or without (codec.h) */
     uint32_t block;
     int scattered;     /* decompress in an order that no cache likes, else one after the other */
     const void *src;   /* of len / block blocks */
@@ -323,6 +324,7 @@ typedef struct us_pager_config {
     int take;                /* US_TAKE_MOVE or US_TAKE_COPY */
     int follow;              /* move to the faulting thread's CPU */
     int servers;             /* 2: a thread serves faults beside the loop while several threads fault */
+    int shuffle;             /* filters are chosen for what is compressed; us_filter_load was called */
     us_layout_t layout;
 } us_pager_config_t;
 
@@ -354,9 +356,9 @@ int us_pager_step(us_pager_t *p, us_event_t *ev, int max);
 int us_pager_serve(us_pager_t *p, const us_event_t *fault);
 /* A task gives up on a fault without US_DONE: a stray one. */
 void us_pager_drop(us_pager_t *p);
-/* Adds a region; resident: its bytes are in the client's pages now (a wrapped buffer). Inactive until
- * us_pager_activate. Returns the region's id. */
-int us_pager_add(us_pager_t *p, uint64_t addr, uint64_t len, uint32_t block, int resident,
+/* Adds a region; item: bytes of an item of what it holds, 0 if that is not known; resident: its bytes are in
+ * the client's pages now (a wrapped buffer). Inactive until us_pager_activate. Returns the region's id. */
+int us_pager_add(us_pager_t *p, uint64_t addr, uint64_t len, uint32_t block, uint32_t item, int resident,
                  uint64_t *first_entry, uint64_t *entries);
 /* Of an inactive region: as much from its start as the limit has room for becomes plain memory, which the pager
  * registers when it wants the room. Returns the bytes; a multiple of 2 MiB unless it is all of it. */
@@ -391,6 +393,7 @@ int us_pager_is_valid(us_pager_t *p); /* 1, or 0 with the broken invariant's num
 /* ---- codecs (codec.h says more) -------------------------------------------------------------------- */
 
 int us_codec_load(int codec, const char *path);
+int us_filter_load(const char *path); /* the library that shuffles (filter.h says more) */
 
 /* ---- swap files ------------------------------------------------------------------------------------ */
 
@@ -414,8 +417,10 @@ typedef struct us_fsck_obj {
     uint32_t length; /* of the payload, bytes */
     uint32_t raw;    /* bytes of the block */
     uint16_t gen;
-    uint8_t codec;
+    uint8_t codec;   /* codec.h says what is in it */
     uint8_t ok;      /* 0: the checksum is wrong, and no other field can be trusted */
+    uint8_t known;   /* 0: it is as it was packed, but its codec or filter is none of this version's */
+    uint8_t filtered;
 } us_fsck_obj_t;
 
 typedef struct us_fsck_seg {

@@ -90,18 +90,15 @@ static void press(us_worker_t *w, us_job_t *j) {
     }
     const int codec = w->crew->codec;
     if (codec != US_CODEC_NONE) {
-        if (us_probe_worth(&w->probe, w->codec, codec, j->src, j->raw)) {
-            int n = us_compress(w->codec, codec, w->crew->level, j->src, j->raw, j->out, j->raw - j->raw / 16);
-            us_probe_result(&w->probe, n > 0);
-            if (n > 0) {
-                j->codec = (uint8_t)codec;
-                j->len = (uint32_t)n;
-                return;
-            }
-            j->status = 1;
-        } else {
-            j->status = 2;
+        int how = codec;
+        const int n = us_press(j->choice, &w->probe, w->codec, &how, w->crew->level, j->src, j->raw, j->out,
+                               j->raw - j->raw / 16);
+        if (n > 0) {
+            j->codec = (uint8_t)how;
+            j->len = (uint32_t)n;
+            return;
         }
+        j->status = n == US_PRESS_SKIPPED ? 2 : 1;
     }
     j->codec = US_CODEC_NONE;
     j->len = j->raw;
@@ -117,13 +114,12 @@ static void recode(us_worker_t *w, us_job_t *j) {
             return; /* the next fault finds that out as well */
         raw = w->scratch;
     }
-    if (!us_probe_worth(&w->reprobe, w->codec, j->to_codec, raw, j->raw))
-        return;
-    const int n = us_compress(w->codec, j->to_codec, j->to_level, raw, j->raw, j->out, j->len - j->len / 16);
-    us_probe_result(&w->reprobe, n > 0);
+    int how = j->to_codec;
+    const int n = us_press(j->choice, &w->reprobe, w->codec, &how, j->to_level, raw, j->raw, j->out,
+                           j->len - j->len / 16);
     if (n <= 0)
         return;
-    j->codec = j->to_codec;
+    j->codec = (uint8_t)how;
     j->len = (uint32_t)n;
     j->status = 1;
 }

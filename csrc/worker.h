@@ -14,8 +14,10 @@
 
 #include <pthread.h>
 
-#include "codec.h"
+#include "choice.h"
 #include "types.h"
+
+_Static_assert(US_FILTERS <= US_FILL >> 4, "a filled block is told apart from a filtered one");
 
 enum { US_JOBS = 1024, US_WORKERS_MAX = 16 };
 enum { US_JOB_BRING = 0, US_JOB_PRESS = 1, US_JOB_RECODE = 2, US_JOB_KINDS = 3 };
@@ -24,7 +26,7 @@ enum { US_QUEUED = 0, US_BUSY = 1, US_CANCELLED = 2 };
 typedef struct us_job {
     uint8_t kind;
     uint8_t codec;        /* PRESS: out; BRING: how it is; RECODE: how it is, then how it is in out, or as it was */
-    uint8_t to_codec;     /* RECODE */
+    uint8_t to_codec;     /* RECODE; without a filter */
     int32_t to_level;
     bool clean;           /* BRING: install write-protected */
     _Atomic uint8_t phase;
@@ -38,6 +40,7 @@ typedef struct us_job {
     uint64_t word;        /* a filled block's */
     const void *src;
     void *out;            /* PRESS, RECODE: room for raw bytes */
+    us_choice_t *choice;  /* PRESS, RECODE: the region's, for the pool it goes to */
 } us_job_t;
 
 typedef struct us_worker {

@@ -17,7 +17,8 @@ from uswap import codecs
 
 ROOT = Path(__file__).resolve().parents[1]
 WARNINGS = ["-std=gnu11", "-g", "-O1", "-Wall", "-Wextra", "-Wshadow", "-Werror"]
-SOURCES = [ROOT / "tests/c/codec_test.c", ROOT / "csrc/codec.c", ROOT / "csrc/alloc.c"]
+CODECS = [ROOT / f"csrc/{name}.c" for name in ("codec", "filter", "alloc")]
+SOURCES = [ROOT / "tests/c/codec_test.c", *CODECS]
 SEEDS = [1, random.randrange(2**32)]
 MISSING = 77  # the program's exit status when it cannot load the library
 

@@ -46,6 +46,7 @@ def packed(
     *,
     space: int = SPACE,
     version: int = 1,
+    codec: int = 1,
 ) -> bytes:
     """A segment of (entry, payload) pairs; a payload of 4096 bytes or more is page-aligned."""
     body = bytearray(64)
@@ -55,7 +56,7 @@ def packed(
             0x6A624F75,
             entry,
             7,
-            1,
+            codec,
             0,
             len(payload),
             2 * len(payload),
@@ -168,6 +169,23 @@ def test_other_version(swapfile: Path) -> None:
     data[SEGMENT : 2 * SEGMENT] = packed(1, 3, [(1, b"x")], version=2)
     swapfile.write_bytes(data)
     assert fsck.check(swapfile).segments[1].problem == "version 2"
+
+
+def test_filters(swapfile: Path) -> None:
+    """Objects that were shuffled are counted; a codec or filter that does not exist is a problem."""
+    data = bytearray(swapfile.read_bytes())
+    data[SEGMENT : 2 * SEGMENT] = packed(1, 3, [(1, b"x"), (2, b"y")], codec=0x31)
+    swapfile.write_bytes(data)
+    report = fsck.check(swapfile)
+    assert [s.shuffled for s in report.segments] == [0, 2, 0, 0]
+    assert report.bad == 0
+    for codec in (0x71, 0x7F, 0x30, 0x03):
+        data[SEGMENT : 2 * SEGMENT] = packed(1, 3, [(1, b"x")], codec=codec)
+        swapfile.write_bytes(data)
+        second = fsck.check(swapfile).segments[1]
+        assert (second.state, second.bad, second.unknown, second.shuffled) == ("bad", 0, 1, 0)
+        assert second.problem == f"objects of an unknown codec or filter: 1 ({codec:#04x})"
+    assert main(["fsck", str(swapfile)]) == 1
 
 
 def test_json(swapfile: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -46,6 +46,7 @@ def test_defaults() -> None:
         block=16 << 10,
         codec="lz4",
         level=0,
+        shuffle="auto",
         workers=0,
         servers=0,
         readahead=1 << 20,

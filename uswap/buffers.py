@@ -58,6 +58,7 @@ __all__ = [
     "describe",
     "export",
     "forbid_hugepages",
+    "itemsize",
     "locate",
     "restore_hugepages",
     "taken",
@@ -145,6 +146,15 @@ def export(obj: object, name: str = "buffer") -> memoryview:
         return pickle.PickleBuffer(view).raw()
     view.release()
     raise _refused(name, describe(obj), *refusal)
+
+
+def itemsize(obj: object) -> int:
+    """Bytes of a number of a buffer, as it says of itself; 1 of plain bytes, 0 of a mixture.
+
+    The buffer must be one that `export` takes.
+    """
+    with memoryview(obj) as view:  # type: ignore[arg-type]
+        return view.itemsize if len(view.format.lstrip("@=<>!")) == 1 else 0
 
 
 def describe(obj: object) -> str:

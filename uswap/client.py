@@ -19,6 +19,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import errno
+import operator
 import os
 import socket
 import subprocess
@@ -44,7 +45,7 @@ from .errors import (
     UnsupportedKernelError,
 )
 from .region import OwnRegion, Region, WrappedRegion, at_exit
-from .sizes import format_size, parse_size
+from .sizes import format_size, is_bool, parse_size
 from .stats import Stats
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ TABLE = 1 << 28  # entries that the sparse table has room for: 1 TiB in blocks o
 LIMIT_MIN = 1 << 20  # and at least this many blocks of a region:
 LIMIT_BLOCKS = 16
 
+_NUMBERS = "iufcmM"  # kinds of dtypes whose items are one number each
 _IO_OPS = {"read": 0, "write": 1}
 _IO_ERRORS = {"SHORT": 1000, "FLIP": 1001, "LATE": 1002, "SLOW": 1003}
 _UFFD = {"auto": 0, "device": 1, "syscall": 2, "user-mode": 3}
@@ -198,6 +200,7 @@ class Pager:
             "servers": o.servers or min(2, len(os.sched_getaffinity(0))),
             "delays": delays,
             "inject": [row for row in inject if row[0] not in _IO_OPS],
+            "shuffle": o.shuffle,
             "io": o.io,
             "io_inject": [(_IO_OPS[op], err, n) for op, err, n in inject if op in _IO_OPS],
         }
@@ -396,12 +399,17 @@ class Pager:
 
     # ---- regions
 
-    def region(self, size: int | str, *, block: int | str | None = None) -> OwnRegion:
+    def region(
+        self, size: int | str, *, block: int | str | None = None, itemsize: int | None = None
+    ) -> OwnRegion:
         """Make a paged region of zeros.
 
         Args:
             size: bytes, or "1GiB".
             block: bytes that come and go as one, a power of two from "4KiB" to "2MiB".
+            itemsize: bytes of the numbers that it will hold, if they are of one type. With 2, 4 or 8
+                no other size is tried when it is found out how they compress best (see the option
+                ``shuffle``); with any other, or without, all three are.
 
         Returns:
             A region: a writable buffer of `size` bytes, page-aligned.
@@ -411,9 +419,11 @@ class Pager:
         """
         self._check_open()
         length = parse_size(size, "size", minimum=1)
-        return OwnRegion._make(self, length, self._block(block))
+        return OwnRegion._make(self, length, self._block(block), _itemsize(itemsize) or 0)
 
-    def wrap(self, buffer: Any, *, block: int | str | None = None) -> WrappedRegion:
+    def wrap(
+        self, buffer: Any, *, block: int | str | None = None, itemsize: int | None = None
+    ) -> WrappedRegion:
         """Page a buffer where it lies, until the region is released.
 
         Paged are the whole pages inside the buffer; what lies before the first and after the last
@@ -423,12 +433,13 @@ class Pager:
             buffer: writable, contiguous, private memory: numpy.ndarray, bytearray, array.array, a
                 private anonymous mmap, ...
             block: as for region().
+            itemsize: as for region(); by default what the buffer says of itself.
 
         Raises:
             BufferRefusedError: it can't be paged; says why. Nothing was changed.
         """
         self._check_open()
-        return WrappedRegion._make(self, buffer, self._block(block))
+        return WrappedRegion._make(self, buffer, self._block(block), _itemsize(itemsize))
 
     def empty(
         self,
@@ -461,7 +472,9 @@ class Pager:
             nbytes *= int(n)
         if nbytes == 0:
             return numpy.empty(shape, kind, order)  # type: ignore[no-any-return]
-        region = self.region(nbytes, block=block)
+        region = self.region(
+            nbytes, block=block, itemsize=kind.itemsize if kind.kind in _NUMBERS else None
+        )
         return numpy.ndarray(shape, kind, buffer=region, order=order)  # type: ignore[no-any-return]
 
     def zeros(self, *args: Any, **kwargs: Any) -> np.ndarray[Any, Any]:
@@ -546,7 +559,10 @@ class Pager:
         return self._tiers.names
 
     def about(self) -> dict[str, str]:
-        """How this pager works here: uffd, take, drop, codec and where its library comes from."""
+        """How this pager works here: uffd, take, drop, codec and where its library comes from.
+
+        ``shuffle`` is where the library that shuffles is from, "none" if there is none, or "off".
+        """
         how = {number: name for name, number in _UFFD.items()}
         return {
             "uffd": how[int(self._uffd.how)],
@@ -554,6 +570,7 @@ class Pager:
             "drop": self._drop,
             "codec": ", ".join(codec for _size, codec, _level in self._pools),
             "codec_from": self._about["codec"],
+            "shuffle": self._about["shuffle"],
             "io": self._about["io"],
             "swapfile": self._swapfile.about if self._swapfile is not None else "none",
         }
@@ -664,6 +681,18 @@ def _parse_delays(text: str) -> list[tuple[str, int]]:
         point, _, usec = part.partition(":")
         out.append((point, int(usec)))
     return out
+
+
+def _itemsize(value: int | None) -> int | None:
+    if value is None:
+        return None
+    accepted = "accepted: bytes of a number, from 1 to 65536; 2, 4 and 8 are of use"
+    if is_bool(value) or not hasattr(value, "__index__"):
+        raise TypeError(f"itemsize={value!r} is a {type(value).__name__}; {accepted}")
+    size = operator.index(value)
+    if not 1 <= size <= 1 << 16:
+        raise ValueError(f"itemsize={value!r} is out of range; {accepted}")
+    return size
 
 
 def _parse_inject(text: str) -> list[tuple[str, int, int]]:

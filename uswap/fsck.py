@@ -56,8 +56,12 @@ class Segment:
     objects: int = 0
     live: int = 0
     dead: int = 0
+    shuffled: int = 0
+    """Objects whose bytes or bits were shuffled before they were compressed."""
     bad: int = 0
     """Objects whose checksum is wrong, and those that are missing."""
+    unknown: int = 0
+    """Objects that are as they were written, but by a codec or filter that this version does not have."""
     live_bytes: int = 0
     """Of its newest copies, with their headers."""
     problem: str | None = None
@@ -83,8 +87,8 @@ class Report:
 
     @property
     def bad(self) -> int:
-        """Bad objects, a bad header counting as one."""
-        return sum(max(s.bad, 1) for s in self.segments if s.state == "bad")
+        """Bad objects and those of an unknown codec, a bad header counting as one."""
+        return sum(max(s.bad + s.unknown, 1) for s in self.segments if s.state == "bad")
 
     def total(self, field: str) -> int:
         """Return the sum of a number over the present run's segments."""
@@ -222,6 +226,7 @@ def _check(fd: int, path: str, progress: Callable[[str, float], None]) -> Report
         report.segments.append(segment)
         if segment.state != "stale" and not header.error:
             _count(report.segments, reader, header, newest)
+            _judge_codecs(segment, reader, header)
     last = max((segment.sequence for segment in report.current), default=0)
     for segment in report.current:
         if segment.bad and segment.sequence > last - IN_FLIGHT:
@@ -284,6 +289,18 @@ def _count(segments: list[Segment], reader: _Reader, header: _Header, newest: _N
             segments[other].live -= 1
             segments[other].dead += 1
             segments[other].live_bytes -= lost
+
+
+def _judge_codecs(segment: Segment, reader: _Reader, header: _Header) -> None:
+    """No pager of this version could read what has an unknown codec, though it is as it was written."""
+    unknown = [one.codec for one in _good(reader, header) if not one.known]
+    segment.shuffled = sum(one.known and one.filtered for one in _good(reader, header))
+    if unknown:
+        segment.state = "bad"
+        segment.unknown = len(unknown)
+        names = ", ".join(f"{codec:#04x}" for codec in sorted(set(unknown)))
+        problem = f"objects of an unknown codec or filter: {len(unknown)} ({names})"
+        segment.problem = f"{segment.problem}; {problem}" if segment.problem else problem
 
 
 def _good(reader: _Reader, header: _Header) -> Iterator[Any]:

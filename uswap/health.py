@@ -128,6 +128,7 @@ class Facts:
     io_uring_disabled: int | None
     """kernel.io_uring_disabled; None where there is no such setting."""
     codecs: tuple[Codec, ...] = field(default=())
+    shuffle: Codec = Codec("shuffle", None)
 
     @property
     def uffd(self) -> str | None:
@@ -222,14 +223,16 @@ def gather() -> Facts:
         thp_shmem=_chosen(_read("/sys/kernel/mm/transparent_hugepage/shmem_enabled")),
         io_uring_errno=-lib.us_probe_io_uring(),
         io_uring_disabled=int(disabled) if disabled else None,
-        codecs=tuple(
-            Codec(
-                one.codec,
-                one.candidate.origin if one.candidate else None,
-                tuple(f"{candidate.origin}: {why}" for candidate, why in one.errors),
-            )
-            for one in codecs.load_all(lib)
-        ),
+        codecs=tuple(_codec(one) for one in codecs.load_all(lib)),
+        shuffle=_codec(codecs.load_shuffle(lib)),
+    )
+
+
+def _codec(one: codecs.Loaded) -> Codec:
+    return Codec(
+        one.codec,
+        one.candidate.origin if one.candidate else None,
+        tuple(f"{candidate.origin}: {why}" for candidate, why in one.errors),
     )
 
 
@@ -286,6 +289,7 @@ def judge(facts: Facts) -> list[Finding]:
         _judge_huge_pages(facts),
         _judge_io_uring(facts),
         *(_judge_codec(codec) for codec in facts.codecs),
+        _judge_shuffle(facts.shuffle),
     ]
 
 
@@ -594,6 +598,27 @@ def _judge_codec(codec: Codec) -> Finding:
         cost = f"Pager(codec={codec.name!r}) can't be used."
     mend = f"{shlex.quote(sys.executable)} -m pip install {_WHEELS.get(codec.name, codec.name)}"
     return Finding(name, f"missing ({why})", Status.DEGRADED, cost, (mend,))
+
+
+def _judge_shuffle(shuffle: Codec) -> Finding:
+    """An extra: without it nothing is wrong, but if it is there and can't be used."""
+    if shuffle.origin is not None:
+        return Finding("shuffle", shuffle.origin)
+    mend = f"{shlex.quote(sys.executable)} -m pip install 'blosc2>=4'"
+    gain = (
+        "arrays of numbers would take about half the room in the pool (int64 below 1000: ratio 4.5 in place of "
+        "2.3), and be decompressed two to three times as fast"
+    )
+    if not shuffle.errors:
+        return Finding("shuffle", f"not installed; with it {gain} ({mend})")
+    why = "; ".join(shuffle.errors)
+    return Finding(
+        "shuffle",
+        f"can't be used ({why})",
+        Status.DEGRADED,
+        f"Blocks are compressed as they are; else {gain}.",
+        (mend.replace("install", "install --force-reinstall"),),
+    )
 
 
 # ---- trying it

@@ -49,6 +49,7 @@ class Options:
     block: int
     codec: str
     level: int
+    shuffle: str
     workers: int
     servers: int
     readahead: int
@@ -295,6 +296,14 @@ OPTIONS: tuple[Option, ...] = (
             min(low for low, _, _ in _LEVELS.values()),
             max(high for _, high, _ in _LEVELS.values()),
         ),
+    ),
+    Option(
+        "shuffle",
+        "auto",
+        "auto, off",
+        "whether the bytes of numbers are shuffled before they are compressed, where that helps; needs "
+        "the blosc2 package (the extra uswap[shuffle])",
+        _choice("auto", "off"),
     ),
     Option(
         "workers",

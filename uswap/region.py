@@ -117,7 +117,15 @@ class Region:
     # ---- begin and end
 
     def _begin(
-        self, pager: Pager, address: int, length: int, block: int, *, resident: bool, huge: bool
+        self,
+        pager: Pager,
+        address: int,
+        length: int,
+        block: int,
+        *,
+        item: int,
+        resident: bool,
+        huge: bool,
     ) -> None:
         self.pager = pager
         self.address = address
@@ -134,6 +142,7 @@ class Region:
                 address=address,
                 length=length,
                 block=block,
+                item=item,
                 resident=int(resident),
                 plain=int(pager.options.register == "late"),
             )
@@ -393,13 +402,14 @@ class OwnRegion(Region, mmap.mmap):
     _size: int
 
     @classmethod
-    def _make(cls, pager: Pager, size: int, block: int) -> OwnRegion:
+    def _make(cls, pager: Pager, size: int, block: int, item: int) -> OwnRegion:
         self = cls.__new__(
             cls, -1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
         )
         address = int(ffi.cast("uintptr_t", ffi.from_buffer(self)))
         self._size = size
-        self._begin(pager, address, -(-size // PAGE) * PAGE, block, resident=False, huge=False)
+        length = -(-size // PAGE) * PAGE
+        self._begin(pager, address, length, block, item=item, resident=False, huge=False)
         return self
 
     def _view(self) -> memoryview:
@@ -459,9 +469,11 @@ class WrappedRegion(Region):
     _buffer: memoryview | None = None
 
     @classmethod
-    def _make(cls, pager: Pager, buffer: Any, block: int) -> WrappedRegion:
+    def _make(cls, pager: Pager, buffer: Any, block: int, item: int | None) -> WrappedRegion:
         self = cls.__new__(cls)
         view = buffers.export(buffer)
+        if item is None:
+            item = buffers.itemsize(buffer)
         try:
             span = buffers.locate(view, block=block)
             self.head, self.tail = span.head, span.tail
@@ -472,6 +484,7 @@ class WrappedRegion(Region):
                     span.address,
                     span.length,
                     block,
+                    item=item,
                     resident=True,
                     huge=buffers.wants_hugepages(span),
                 )

@@ -116,6 +116,8 @@ class Stats:
     compressed_blocks: int
     compressed_raw: int
     compressed_out: int
+    shuffled_blocks: int
+    """Of the compressed: their bytes or bits were shuffled first (see the option ``shuffle``)."""
     incompressible_blocks: int
     """Stored as they are."""
     skipped_blocks: int

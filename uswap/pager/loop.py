@@ -89,6 +89,7 @@ class Loop:
         self._lost_blocks = 0
         found = {codec: self._load_codec(codec) for _size, codec, _level in hello["pools"]}
         self._codec = ", ".join(found.values())
+        self._shuffle = self._load_shuffle(hello["shuffle"])
         self._failed_writes = 0
         config = ffi.new("us_pager_config_t *")
         for name in ("client_pid", "mover_tid", "staging", "staging_len", "limit"):
@@ -97,6 +98,7 @@ class Loop:
             setattr(config, name, hello[name])
         for pool, (size, codec, level) in zip(config.pool, hello["pools"], strict=False):
             pool.budget, pool.codec, pool.level = size, codecs.CODECS[codec], level
+        config.shuffle = self._shuffle not in ("off", "none")
         config.uffd = fds["uffd"]
         config.space_fd = fds["space"]
         config.doorbell = fds["doorbell"]
@@ -147,10 +149,21 @@ class Loop:
             errors.append(f"{candidate.origin}: {os.strerror(-error)}")
         raise OSError(38, f"codec {wanted} can't be loaded ({'; '.join(errors)})")
 
+    def _load_shuffle(self, wanted: str) -> str:
+        """Where what shuffles is from; "none" if it is nowhere, "off" if it is not wanted."""
+        if wanted == "off":
+            return "off"
+        loaded = codecs.load_shuffle(lib)
+        for candidate, why in loaded.errors:
+            self._say(
+                f"{candidate.origin} can't be used to shuffle: {why}; blocks are compressed as they are"
+            )
+        return loaded.candidate.origin if loaded.candidate else "none"
+
     def about(self) -> wire.Message:
         """What the client is told when the pager is ready."""
         engine = {1: "io_uring", 2: "threads"}.get(lib.us_pager_io_engine(self._pager), "none")
-        return {"pid": os.getpid(), "codec": self._codec, "io": engine}
+        return {"pid": os.getpid(), "codec": self._codec, "shuffle": self._shuffle, "io": engine}
 
     async def run(self) -> None:
         """Serve until the client says bye, or is gone."""
@@ -338,7 +351,14 @@ class Loop:
         first, entries = ffi.new("uint64_t *"), ffi.new("uint64_t *")
         region = check(
             lib.us_pager_add(
-                self._pager, m["address"], m["length"], m["block"], m["resident"], first, entries
+                self._pager,
+                m["address"],
+                m["length"],
+                m["block"],
+                m["item"],
+                m["resident"],
+                first,
+                entries,
             ),
             "add",
         )
