@@ -236,6 +236,30 @@ def test_throughput() -> None:
     assert answer["memory"][0] > 0
 
 
+def test_filter() -> None:
+    """With --filter numbers are shuffled, by the pager and for the codec alone."""
+    argv = ["bench", "throughput", "--size=16MiB", "--rounds=1", "--block=16KiB", "--data=int64"]
+    answer = json.loads(run_child(run_main, args=[*argv, "--filter=byte8", "--json"]).stdout)
+    (row,) = answer["blocks"]
+    assert answer["filter"] == "byte8"
+    assert row["ratio"] > 4
+    stats = row["stats"]["evicted"]
+    assert stats["shuffled_blocks"] == stats["compressed_blocks"] >= 1024
+    argv = ["bench", "latency", "--size=4MiB", "--rounds=1", "--threads=1", "--filter=byte8"]
+    assert json.loads(run_child(run_main, args=[*argv, "--json"]).stdout)["ratio"] > 4
+
+
+def test_missing_filter(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without the library the command says so, and points to the doctor."""
+    assert main(["bench", "latency", "--filter=bit8", "--codec=none"]) == 2
+    assert "filter bit8 is of no use without a codec" in capsys.readouterr().err
+    monkeypatch.setattr(common.codecs, "find_shuffle", list)
+    assert main(["bench", "latency", "--filter=bit8"]) == 2
+    assert "filter bit8 can't be loaded; `uswap doctor`" in capsys.readouterr().err
+
+
 def test_throughput_of_a_file(tmp_path: Path) -> None:
     """With --dir it is the swap file that is read, many blocks at a time."""
     argv = [

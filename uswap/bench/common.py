@@ -33,6 +33,7 @@ __all__ = [
     "make_data",
     "plain_memory",
     "run_codec",
+    "shuffle",
     "touch",
 ]
 
@@ -247,18 +248,30 @@ def touch(
 # ---- codecs
 
 
-def load_codec(codec: str) -> str:
-    """Load a codec into this process and return where it is from.
+def load_codec(codec: str, filter: str = "none") -> str:
+    """Load a codec, and what a filter needs, into this process; return where the codec is from.
 
     Raises:
         OSError: there is none.
     """
+    if codec == "none" and filter != "none":
+        raise OSError(f"filter {filter} is of no use without a codec; accepted: lz4 or zstd")
+    if filter != "none" and not codecs.load_shuffle(lib).ready:
+        raise OSError(f"filter {filter} can't be loaded; `uswap doctor` says what to install")
     if codec == "none":
         return "none"
     for candidate in codecs.find(codec):
         if lib.us_codec_load(codecs.CODECS[codec], os.fsencode(candidate.path)) == 0:
             return candidate.origin
     raise OSError(f"codec {codec} can't be loaded; `uswap doctor` says what to install")
+
+
+def shuffle(filter: str) -> dict[str, str]:
+    """The option of a pager that is measured beside a codec alone with that filter.
+
+    Which filter the pager takes it finds out by itself.
+    """
+    return {"shuffle": "off" if filter == "none" else "auto"}
 
 
 @dataclass(frozen=True)
@@ -277,11 +290,18 @@ class CodecRun:
 
 
 def run_codec(
-    codec: str, data: Any, block: int, *, level: int = 0, scattered: bool = False
+    codec: str,
+    data: Any,
+    block: int,
+    *,
+    filter: str = "none",
+    level: int = 0,
+    scattered: bool = False,
 ) -> CodecRun:
     """Compress and decompress `data` block by block on this thread; load_codec() must have been called.
 
     Args:
+        filter: what is done to a block before it is compressed, and undone after; of codecs.FILTERS.
         scattered: decompress in an order that no cache likes, as random faults do.
     """
     count = len(data) // block
@@ -290,7 +310,7 @@ def run_codec(
     run = ffi.new(
         "us_codec_run_t *",
         {
-            "codec": codecs.CODECS[codec],
+            "codec": codecs.number(codec, filter),
             "level": level,
             "block": block,
             "scattered": int(scattered),

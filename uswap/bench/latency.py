@@ -48,6 +48,7 @@ from .common import (
     make_data,
     plain_memory,
     run_codec,
+    shuffle,
     touch,
 )
 
@@ -106,6 +107,7 @@ class Latency:
     data: str = "int64"
     threads: Sequence[int] = (1, 2)
     codec: str = "lz4"
+    filter: str = "none"
 
 
 @dataclass
@@ -190,6 +192,7 @@ class Result:
             "rounds": c.rounds,
             "data": c.data,
             "codec": c.codec,
+            "filter": c.filter,
             "ratio": self.ratio,
             "criterion": {"goal": GOAL, "of_block": 4096, **(ratio._asdict() if ratio else {})},
             "series": [one.as_dict() for one in self.series.values()],
@@ -203,11 +206,11 @@ def quantile(values: Sequence[int], q: float) -> int:
 
 def measure(config: Latency, progress: Progress = lambda _what, _part: None) -> Result:
     """Measure; all kinds take turns in each round."""
-    load_codec(config.codec)
+    load_codec(config.codec, config.filter)
     load = Load()
     progress("data", 0.0)
     source = make_data(DATA[config.data], config.size)
-    ratio = run_codec(config.codec, source[: 4 << 20], config.block).ratio
+    ratio = run_codec(config.codec, source[: 4 << 20], config.block, filter=config.filter).ratio
     result = Result(config, Machine.here(), ratio, "", {})
     steps = config.rounds * (1 + len(config.threads))
     for number in range(config.rounds):
@@ -246,7 +249,7 @@ def _round_beside(config: Latency, result: Result, source: bytes) -> None:
     if error < 0:
         raise OSError(-error, f"the floor: {os.strerror(-error)}")
     _add(result, "floor", 1, ffi.unpack(ns, count)[LEAD:])
-    run = run_codec(config.codec, source, config.block, scattered=True)
+    run = run_codec(config.codec, source, config.block, filter=config.filter, scattered=True)
     _add(result, "codec", 1, run.unpress_ns[LEAD:])
 
 
@@ -266,7 +269,7 @@ def _round_of(config: Latency, result: Result, source: bytes, number: int, threa
         "limit": 4 * size + (16 << 20),
         "pool": 4 * size + (16 << 20),
         "readahead": 0,
-    }
+    } | shuffle(config.filter)
     with Pager(**options) as pager:
         result.uffd = pager.about()["uffd"]
 

@@ -262,6 +262,7 @@ def _case(config: Overwrite, part: float, pattern: str, step: Callable[[float], 
         swap=config.swap,
         segment=config.segment,
         block=config.block,
+        shuffle="off",
         readahead=0,
     ) as pager:
         region = pager.region(blocks * config.block)

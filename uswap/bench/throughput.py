@@ -31,6 +31,7 @@ from .common import (
     make_data,
     plain_memory,
     run_codec,
+    shuffle,
 )
 
 __all__ = ["CASES", "GOAL", "Result", "Row", "Throughput", "WrongBytes", "measure"]
@@ -64,6 +65,7 @@ class Throughput:
     rounds: int = 5
     data: str = "halved"
     codec: str = "lz4"
+    filter: str = "none"
     write: bool = False
     readahead: int | None = None
     workers: int | None = None
@@ -109,6 +111,7 @@ class Result:
             "limit_part": c.part,
             "rounds": c.rounds,
             "codec": c.codec,
+            "filter": c.filter,
             "directory": c.directory,
             "memory": self.memory,
             "memory_rmw": self.memory_write,
@@ -127,7 +130,7 @@ class Result:
 
 def measure(config: Throughput, progress: Progress = lambda _what, _part: None) -> Result:
     """Measure; rounds of all block sizes alternate."""
-    load_codec(config.codec)
+    load_codec(config.codec, config.filter)
     load = Load()
     result = Result(config, Machine.here(), [], [], [])
     data = []
@@ -139,7 +142,7 @@ def measure(config: Throughput, progress: Progress = lambda _what, _part: None) 
         else:
             make, name = DATA[config.data], config.data
         data.append(make_data(make, config.size))
-        run = run_codec(config.codec, data[-1][: 4 << 20], block)
+        run = run_codec(config.codec, data[-1][: 4 << 20], block, filter=config.filter)
         result.rows.append(Row(block, name, run.ratio))
     steps = config.rounds * (1 + len(config.blocks))
     for step in range(steps):
@@ -166,7 +169,7 @@ def _round_of_memory(config: Throughput, result: Result) -> None:
 
 
 def _round_of(config: Throughput, row: Row, source: bytes) -> None:
-    alone = run_codec(config.codec, source[: 32 << 20], row.block)
+    alone = run_codec(config.codec, source[: 32 << 20], row.block, filter=config.filter)
     row.rates.setdefault("codec", []).append(alone.raw / sum(alone.unpress_ns) * 1e9)
     size = config.size
     whole = size + max(64 << 20, size // 4)  # a limit that nothing comes near
@@ -176,7 +179,11 @@ def _round_of(config: Throughput, row: Row, source: bytes) -> None:
 
 def _round_within(config: Throughput, row: Row, source: bytes, case: str, limit: int) -> None:
     size = config.size
-    options: dict[str, Any] = {"limit": limit, "pool": 2 * size + (64 << 20), "codec": config.codec}
+    options: dict[str, Any] = {
+        "limit": limit,
+        "pool": 2 * size + (64 << 20),
+        "codec": config.codec,
+    } | shuffle(config.filter)
     if config.readahead is not None:
         options["readahead"] = config.readahead
     if config.workers is not None:
@@ -215,6 +222,8 @@ def _round_within(config: Throughput, row: Row, source: bytes, case: str, limit:
             "throttled": stats.throttled,
             "peak_resident": stats.peak_resident,
             "density": stats.density,
+            "compressed_blocks": stats.compressed_blocks,
+            "shuffled_blocks": stats.shuffled_blocks,
         }
         del region  # given up: closing it would bring it all back in
 

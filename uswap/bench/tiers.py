@@ -354,6 +354,7 @@ def _fault_round(config: Tiers, result: Result, source: bytes, number: int, say:
     with Pager(
         block=block,
         codec=config.codec,
+        shuffle="off",
         limit=size + (16 << 20),  # of this region nothing is evicted but by evict()
         pool=POOL * config.segment,
         segment=config.segment,
@@ -385,6 +386,7 @@ def _fault_round(config: Tiers, result: Result, source: bytes, number: int, say:
     with Pager(
         block=block,
         codec=config.codec,
+        shuffle="off",
         limit=4 * size,
         pool=4 * size,
         segment=config.segment,

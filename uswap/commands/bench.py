@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..bench.common import DATA
+from ..codecs import FILTERS
 from ..errors import LimitError
 from ..options import parse_block, parse_segment
 from ..reporters import json as json_reporter
@@ -70,6 +71,7 @@ class BenchCommand(Command):
             help="int64: integers below 1000 (default); walk: a random walk of float64; float32: normally "
             "distributed; text; random, which does not compress",
         )
+        _filter(latency)
         latency.add_argument(
             "--threads",
             type=_threads,
@@ -104,6 +106,7 @@ class BenchCommand(Command):
         throughput.add_argument(
             "--write", action="store_true", help="measure read-modify-write as well"
         )
+        _filter(throughput)
         throughput.add_argument(
             "--dir",
             type=_directory,
@@ -244,6 +247,7 @@ class BenchCommand(Command):
             data=args.data,
             threads=args.threads,
             codec=args.codec,
+            filter=args.filter,
         )
         with ProgressLine() as progress:
             result = latency.measure(config, progress)
@@ -269,6 +273,7 @@ class BenchCommand(Command):
             rounds=args.rounds,
             data=args.data,
             codec=args.codec,
+            filter=args.filter,
             write=args.write,
             readahead=args.readahead,
             workers=args.workers,
@@ -354,6 +359,16 @@ def _common(
         "--codec", choices=["lz4", "zstd", "none"], default="lz4", help="(default: lz4)"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _filter(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--filter",
+        choices=[*FILTERS],
+        default="none",
+        help="shuffle numbers, as a pager does by itself (default: none); which one is what the codec "
+        "alone is measured with",
+    )
 
 
 def _plot(parser: argparse.ArgumentParser, what: str) -> None:

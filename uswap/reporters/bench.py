@@ -44,7 +44,7 @@ def latency(result: _latency.Result) -> str:
         rows.append(cells)
     lines = [
         f"How long a thread stands at a fault, in microseconds; blocks of "
-        f"{format_size(config.block)}, {config.data} ({config.codec}, ratio {result.ratio:.2f}), "
+        f"{format_size(config.block)}, {config.data} ({_codec(config)}, ratio {result.ratio:.2f}), "
         f"median of {_rounds(config.rounds)}",
         "",
         table.render(columns, rows),
@@ -81,11 +81,21 @@ def _us(ns: float) -> str:
     return f"{us:.2f}" if us < 10 else f"{us:.1f}" if us < 100 else f"{us:,.0f}"
 
 
+def _codec(config: _latency.Latency | _throughput.Throughput) -> str:
+    return config.codec if config.filter == "none" else f"{config.codec} {config.filter}"
+
+
 def throughput(result: _throughput.Result) -> str:
     """What `uswap bench throughput` prints."""
     config = result.config
     cases = [case for case in _throughput.CASES if any(case in row.rates for row in result.rows)]
-    columns = ["block", "data", ">ratio", *(f">{case}" for case in cases), f">{config.codec} alone"]
+    columns = [
+        "block",
+        "data",
+        ">ratio",
+        *(f">{case}" for case in cases),
+        f">{_codec(config)} alone",
+    ]
     rows = []
     for row in result.rows:
         cells: list[str | None] = [format_size(row.block), row.data, f"{row.ratio:.2f}"]
