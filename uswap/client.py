@@ -194,7 +194,7 @@ class Pager:
             "limit": o.limit,
             "pools": self._pools,
             "readahead": o.readahead,
-            "workers": o.workers or max(1, min(4, len(os.sched_getaffinity(0)) - 1)),
+            "workers": o.workers or min(4, len(os.sched_getaffinity(0))),
             "take": lib.US_TAKE_MOVE if self._take == "move" else lib.US_TAKE_COPY,
             "follow": 1,
             "servers": o.servers or min(2, len(os.sched_getaffinity(0))),
