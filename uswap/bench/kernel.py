@@ -39,6 +39,7 @@ __all__ = [
     "Zswap",
     "cgroup",
     "foreign_swap",
+    "settings",
     "shielded",
     "terminable",
     "why_no_cgroup",
@@ -176,6 +177,17 @@ def _swapped_on(undo: _Undo, path: Path) -> None:
     _make_swap(path)
     name = os.fsencode(path)
     undo.step(lambda: _libc("swapon", name, 0), lambda: _libc("swapoff", name))
+
+
+def settings(directory: str) -> str:
+    """Say how the kernel is set to swap, and to read ahead on the disk of a directory."""
+    vm = Path("/proc/sys/vm")
+    found = [f"{name} {(vm / name).read_text().strip()}" for name in ("swappiness", "page-cluster")]
+    device = os.stat(directory).st_dev
+    ahead = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb")
+    if ahead.exists():
+        found.append(f"the disk's read-ahead {format_size(int(ahead.read_text()) << 10)}")
+    return ", ".join(found)
 
 
 # ---- a memory cgroup
