@@ -566,6 +566,7 @@ def main() -> None:
         with open(spec["cgroup"], "w", encoding="ascii") as file:
             file.write(str(os.getpid()))
     with MEMORY[spec["memory"]](spec) as memory:
+        _answer(about=memory.about())  # at the end once more, if it comes to that
         subject.run(memory)
         _answer(about=memory.about())
 
