@@ -26,6 +26,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -289,6 +290,7 @@ class Run:
         out: of the bytes of data that were out once they were filled in, the part that was on a disk; None
             where there is none, or it is not known.
         about: what the peer says of itself at the end.
+        seconds: its process took, preparations included.
     """
 
     group: str
@@ -300,6 +302,7 @@ class Run:
     density: float | None
     out: float | None
     about: dict[str, Any]
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -612,6 +615,7 @@ def run_subject(spec: dict[str, Any], limit: float) -> dict[str, Any]:
     """
     # As the pager is started: what lies in the current directory must not be imported in its place.
     start = f"import sys; sys.path[:] = {sys.path!r}; from uswap.bench.subject import main; main()"
+    started = time.monotonic()
     process: subprocess.Popen[str] | None = None
     with tempfile.TemporaryFile("w+") as errors:
         try:
@@ -636,7 +640,7 @@ def run_subject(spec: dict[str, Any], limit: float) -> dict[str, Any]:
             raise
         errors.seek(0)
         words = errors.read().strip()
-    found: dict[str, Any] = {"work": {}}
+    found: dict[str, Any] = {"work": {}, "seconds": time.monotonic() - started}
     for line in answer.splitlines():
         piece = json.loads(line)
         found["work"] |= piece.pop("work", {})
@@ -783,6 +787,7 @@ def _run(result: Result, case: Case, number: int, chunk: tuple[int, int]) -> Non
             found.get("density"),
             found.get("out"),
             found.get("about", {}),
+            found.get("seconds", 0.0),
         )
     )
 
