@@ -39,6 +39,7 @@ __all__ = [
     "Zswap",
     "cgroup",
     "foreign_swap",
+    "settings",
     "shielded",
     "terminable",
     "why_no_cgroup",
@@ -56,6 +57,7 @@ CGROUPS = Path("/sys/fs/cgroup")
 ZRAM_CONTROL = Path("/sys/class/zram-control")
 ZSWAP = Path("/sys/module/zswap/parameters")
 COMPRESSORS = ("lz4", "lzo-rle", "lzo")  # of zswap, the first that the kernel has
+COUNT = 0.05  # seconds
 GONE = 10.0  # seconds for the kernel to let go of something
 
 _SIGNALS = {signal.SIGINT, signal.SIGTERM}
@@ -178,6 +180,17 @@ def _swapped_on(undo: _Undo, path: Path) -> None:
     undo.step(lambda: _libc("swapon", name, 0), lambda: _libc("swapoff", name))
 
 
+def settings(directory: str) -> str:
+    """Say how the kernel is set to swap, and to read ahead on the disk of a directory."""
+    vm = Path("/proc/sys/vm")
+    found = [f"{name} {(vm / name).read_text().strip()}" for name in ("swappiness", "page-cluster")]
+    device = os.stat(directory).st_dev
+    ahead = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb")
+    if ahead.exists():
+        found.append(f"the disk's read-ahead {format_size(int(ahead.read_text()) << 10)}")
+    return ", ".join(found)
+
+
 # ---- a memory cgroup
 
 
@@ -220,11 +233,41 @@ def _memory_root() -> tuple[int, Path]:
     raise Unavailable(f"no memory cgroup: neither version 1 nor 2 is mounted at {CGROUPS}")
 
 
+class _Counted:
+    """Has the kernel count a cgroup's pages anew, 20 times a second.
+
+    Reclaim decides by counts which the kernel brings up to date every two seconds. A small cgroup is
+    turned over more often than that: then the count says that there are inactive pages enough when there are
+    none, so none are made, reclaim finds nothing, and the process is killed, out of memory, though
+    there is swap enough (seen with Linux 6.18, with zram and zswap, a limit of 64 or 256 MiB). To read the
+    statistics brings the counts up to date.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="uswap-counted")
+
+    def _run(self) -> None:
+        while not self._end.wait(COUNT):
+            self._file.read_bytes()
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End."""
+        self._end.set()
+        self._thread.join()
+
+
 @contextlib.contextmanager
 def cgroup(limit: int) -> Iterator[Cgroup]:
     """Make a memory cgroup; `limit` is in bytes. It goes when its last process has.
 
     Swap is not limited. Of zswap's compressed copies version 2 takes account, version 1 does not.
+    While it is there the kernel is made to keep its counts of the cgroup's pages up to date.
 
     Raises:
         Unavailable: there is no memory cgroup here, or it is not ours to use.
@@ -242,6 +285,8 @@ def cgroup(limit: int) -> Iterator[Cgroup]:
         undo.step(path.mkdir, lambda: _retry(path.rmdir))
         limits = path / ("memory.limit_in_bytes" if version == 1 else "memory.max")
         limits.write_text(str(limit))
+        counted = _Counted(path / "memory.stat")
+        undo.step(counted.start, counted.stop)
         yield Cgroup(version, path)
 
 

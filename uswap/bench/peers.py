@@ -6,8 +6,8 @@ in a process of its own. They take turns: in each round every peer is measured o
 median of the ratios of the rounds.
 
     pooled    data that are out stay in RAM, compressed: uswap's pool, zram, the naive pager
-    disk      most of what is out is on a disk: uswap with a swap file below a pool as large as zswap's,
-              zswap before a swap file, np.memmap
+    disk      data that are out fill a small pool, and what the pool has no room for is on a disk: zswap
+              before a swap file, uswap with a pool as large as zswap's before its own, np.memmap
 
 The kernel's peers and np.memmap run in a memory cgroup with the limit; uswap and the naive pager keep the
 limit themselves. Plain memory has none: it says how far all of them are from having enough.
@@ -26,6 +26,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -84,11 +85,15 @@ START = 120.0  # seconds more
 class SubjectFailed(RuntimeError):
     """The process that ran the workloads has failed, or taken too long; the message has its last words.
 
-    Attributes:
+    Args:
+        found: what it had measured.
         signal: that has ended it, sent by somebody else; 0: none.
     """
 
-    signal = 0
+    def __init__(self, message: str, found: dict[str, Any] | None = None, signal: int = 0) -> None:
+        super().__init__(message)
+        self.found = found or {}
+        self.signal = signal
 
 
 @dataclass(frozen=True)
@@ -249,7 +254,7 @@ class Peers:
     size: int = 256 * MIB
     disk_size: int = 1024 * MIB
     rounds: int = 5
-    seconds: float = 0.5
+    seconds: float = 0.4
     directory: str = "/var/tmp"
     blocks: Sequence[int] = ()
     fits: bool = True
@@ -285,6 +290,7 @@ class Run:
         out: of the bytes of data that were out once they were filled in, the part that was on a disk; None
             where there is none, or it is not known.
         about: what the peer says of itself at the end.
+        seconds: its process took, preparations included.
     """
 
     group: str
@@ -296,6 +302,7 @@ class Run:
     density: float | None
     out: float | None
     about: dict[str, Any]
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -330,7 +337,7 @@ class Result:
     Attributes:
         about: of the kernel's peers, how they were set up.
         skipped: peers and workloads that were left out, and why.
-        killed: runs that the kernel has ended, out of memory; they count in no figure.
+        killed: runs that the kernel has ended, out of memory, and the workloads it left unmeasured.
         fits: by data, and column of the table: rounds of nanoseconds, as subject.fits gives them.
     """
 
@@ -338,7 +345,7 @@ class Result:
     machine: Machine
     about: dict[str, str] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
-    killed: list[str] = field(default_factory=list)
+    killed: dict[str, str] = field(default_factory=dict)
     runs: list[Run] = field(default_factory=list)
     fits: dict[tuple[str, str], list[dict[str, dict[str, list[int]]]]] = field(default_factory=dict)
     others: float | None = None
@@ -608,6 +615,7 @@ def run_subject(spec: dict[str, Any], limit: float) -> dict[str, Any]:
     """
     # As the pager is started: what lies in the current directory must not be imported in its place.
     start = f"import sys; sys.path[:] = {sys.path!r}; from uswap.bench.subject import main; main()"
+    started = time.monotonic()
     process: subprocess.Popen[str] | None = None
     with tempfile.TemporaryFile("w+") as errors:
         try:
@@ -632,12 +640,16 @@ def run_subject(spec: dict[str, Any], limit: float) -> dict[str, Any]:
             raise
         errors.seek(0)
         words = errors.read().strip()
+    found: dict[str, Any] = {"work": {}, "seconds": time.monotonic() - started}
+    for line in answer.splitlines():
+        piece = json.loads(line)
+        found["work"] |= piece.pop("work", {})
+        found |= piece
     if process.returncode != 0:
         last = "\n".join(words.splitlines()[-12:])
-        failure = SubjectFailed(f"exit status {process.returncode}: {last}")
-        failure.signal = max(0, -process.returncode)
-        raise failure
-    found: dict[str, Any] = json.loads(answer)
+        raise SubjectFailed(
+            f"exit status {process.returncode}: {last}", found, max(0, -process.returncode)
+        )
     return found
 
 
@@ -699,6 +711,7 @@ def measure(config: Peers, progress: Progress = lambda _what, _part: None) -> Re
     load = Load()
     result = Result(config, Machine.here())
     result.skipped = _skipped(config)
+    result.about["kernel"] = kernel.settings(config.directory)
     config = replace(config, work=[one for one in config.work if one not in result.skipped])
     with kernel.terminable(), contextlib.ExitStack() as undo:
         steps: list[tuple[str, int, Callable[[], None]]] = []
@@ -758,10 +771,11 @@ def _run(result: Result, case: Case, number: int, chunk: tuple[int, int]) -> Non
         except SubjectFailed as exc:
             # The kernel ends a process of a cgroup when reclaim finds nothing though there is swap enough:
             # seen with zram at its limit. That is the peer's failing, not the benchmark's.
-            if exc.signal == signal.SIGKILL and "cgroup" in spec:
-                result.killed.append(name)
-                return
-            raise SubjectFailed(f"{name}: {exc}") from None
+            if exc.signal != signal.SIGKILL or "cgroup" not in spec:
+                raise SubjectFailed(f"{name}: {exc}") from None
+            found = exc.found
+            missing = [one for one in spec["work"] if one not in found["work"]]
+            result.killed[name] = ", ".join(missing)
     result.runs.append(
         Run(
             case.group,
@@ -770,9 +784,10 @@ def _run(result: Result, case: Case, number: int, chunk: tuple[int, int]) -> Non
             case.column,
             number,
             found["work"],
-            found["density"],
-            found["out"],
-            found["about"],
+            found.get("density"),
+            found.get("out"),
+            found.get("about", {}),
+            found.get("seconds", 0.0),
         )
     )
 

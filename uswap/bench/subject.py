@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The process in which `uswap bench peers` runs its workloads, on memory of one kind.
 
-It reads a specification (JSON) from stdin and writes what it measured to stdout. All that it needs is
+It reads a specification (JSON) from stdin and writes what it measured to stdout, a line of JSON for each
+piece, so that what it has measured is known even if the kernel ends it. All that it needs is
 imported and allocated first. Only then it moves itself into the cgroup with the limit, so that what
 counts there is the data: a page belongs to the cgroup that its process was in at the first touch.
 
@@ -11,7 +12,6 @@ anything else ends the process with an error; no such figure is ever reported.
 
 from __future__ import annotations
 
-import bisect
 import contextlib
 import ctypes
 import gc
@@ -43,13 +43,13 @@ WORKS = (
     "read",
     "rmw",
     "strided",
+    "matmul",
     "random",
     "zipf",
     "write",
     "random2",
     "write2",
     "loaded",
-    "matmul",
     "sort",
 )
 #: What is measured where the data fit.
@@ -63,7 +63,7 @@ WHOLE = 6  # times its time is what a sequential pass may take to be a whole one
 STRIDE = 16  # pages
 ZIPF = 0.99  # exponent, as in YCSB
 PANEL = 256  # rows and columns of a panel
-LEFT = 2  # what is sorted, in units of the limit
+SORTED = 1.25  # times the limit is what is sorted, so that it does not fit
 FOR_EVER = (1 << 64) - 1
 ELEMENTS = 1 << 20  # that are looked at as one
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}
@@ -217,11 +217,8 @@ def _uniform(pages: Sequence[int], rng: random.Random) -> array[int]:
 def _zipf(pages: int, rng: random.Random) -> array[int]:
     order = list(range(pages))
     rng.shuffle(order)
-    sums = array("d", itertools.accumulate(1 / (rank + 1) ** ZIPF for rank in range(pages)))
-    return array(
-        "I",
-        (order[min(pages - 1, bisect.bisect(sums, rng.random() * sums[-1]))] for _ in range(LIST)),
-    )
+    sums = list(itertools.accumulate(1 / (rank + 1) ** ZIPF for rank in range(pages)))
+    return array("I", rng.choices(order, cum_weights=sums, k=LIST))
 
 
 def _strided(pages: int) -> array[int]:
@@ -314,14 +311,13 @@ class Subject:
 
             self.numpy = np
             self._prepare_panels()
-        self.found: dict[str, dict[str, Any]] = {}
 
     def run(self, memory: Memory) -> None:
         """Run the workloads that were asked for."""
         self.memory = memory
         if not self.spec["filled"]:
             self._measure("fill", self._fill)
-        self.density, self.out = memory.density(), memory.out()
+        _answer(density=memory.density(), out=memory.out())
         for work in WORKS[1:]:
             if work in self.spec["work"]:
                 self._measure(work, getattr(self, f"_{work}"))
@@ -331,7 +327,7 @@ class Subject:
         found = run()
         if found is not None:
             found["major_faults"] = resource.getrusage(resource.RUSAGE_SELF).ru_majflt - before
-            self.found[work] = found
+            _answer(work={work: found})
 
     def _fill(self) -> dict[str, Any]:
         view, chunk = self.memory.view, memoryview(self.chunk)
@@ -471,10 +467,10 @@ class Subject:
         return _rate(done, done * length // steps, ns)
 
     def _sort(self) -> dict[str, Any]:
-        """Twice the limit's bytes, or all there are, in place; then they are looked at."""
+        """More than the limit's bytes, or all there are, in place; then they are looked at."""
         np = self.numpy
         kind = np.dtype(NUMBERS.get(self.spec["data"], "int64"))
-        length = min(self.size, LEFT * self.limit) // PAGE * PAGE
+        length = min(self.size, int(SORTED * self.limit)) // PAGE * PAGE
         words = np.frombuffer(self.memory.view[:length], kind)
         start = time.perf_counter_ns()
         words.sort()
@@ -541,6 +537,10 @@ def _fits_once(subject: Subject, pager: Pager, found: dict[str, dict[str, list[i
 # ---- the process
 
 
+def _answer(**found: Any) -> None:
+    print(json.dumps(found), flush=True)  # noqa: T201 - its work
+
+
 def _check(error: int, what: str) -> None:
     if error < 0:
         raise OSError(-error, f"{what}: {os.strerror(-error)}")
@@ -553,24 +553,20 @@ def main() -> None:
     spec = json.load(sys.stdin)
     if os.getppid() != spec["parent"]:
         return
+    for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):
+        os.environ[name] = "1"  # threads that wait for each other measure the machine's other work
     chunk = os.pread(spec["chunk"][0], spec["chunk"][1], 0)
     if spec["memory"] == "fits":
-        json.dump({"fits": fits(spec, chunk)}, sys.stdout)
+        _answer(fits=fits(spec, chunk))
         return
     subject = Subject(spec, chunk)
     if spec.get("cgroup"):
         with open(spec["cgroup"], "w", encoding="ascii") as file:
             file.write(str(os.getpid()))
     with MEMORY[spec["memory"]](spec) as memory:
+        _answer(about=memory.about())  # at the end once more, if it comes to that
         subject.run(memory)
-        about = memory.about()
-    answer = {
-        "work": subject.found,
-        "density": subject.density,
-        "out": subject.out,
-        "about": about,
-    }
-    json.dump(answer, sys.stdout)
+        _answer(about=memory.about())
 
 
 if __name__ == "__main__":

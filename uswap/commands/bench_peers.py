@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_size,
         default=1024 * MIB,
         metavar="SIZE",
-        help="bytes of data where most of what is out is on a disk (default: 1GiB)",
+        help="bytes of data where what is out goes to a disk (default: 1GiB)",
     )
     parser.add_argument(
         "--rounds",
@@ -81,9 +81,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seconds",
         type=_seconds,
-        default=0.5,
+        default=0.4,
         metavar="S",
-        help="of each workload and round; a sequential pass may take 6 times as long (default: 0.5)",
+        help="of each workload and round; a sequential pass may take 6 times as long (default: 0.4)",
     )
     parser.add_argument(
         "--dir",
@@ -144,6 +144,10 @@ def run(args: argparse.Namespace) -> int:
         print(f"uswap bench: {exc}", file=sys.stderr)
         return 1
     print(json_reporter.render(result.as_dict()) if args.json else reporter.peers(result))
+    if args.plot is not None:
+        from ..reporters import plot_peers
+
+        plot_peers.peers(result, args.plot)
     return 0
 
 

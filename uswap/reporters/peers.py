@@ -9,10 +9,13 @@ from ..sizes import format_size
 from . import table
 from .bench import machine_line, noise_line
 
-__all__ = ["GROUPS", "VERDICTS", "figure", "note_of", "peers"]
+__all__ = ["GROUPS", "VERDICTS", "figure", "note_of", "peers", "ratio_of"]
 
 #: What each group is called.
-GROUPS = {"pooled": "Data that are out stay in RAM", "disk": "Most of what is out is on a disk"}
+GROUPS = {
+    "pooled": "What is out stays in RAM",
+    "disk": "What is out goes to a small pool in RAM, then to a disk",
+}
 VERDICTS = {True: "reached", False: "missed", None: "not measured"}
 
 
@@ -29,8 +32,8 @@ def peers(result: _peers.Result) -> str:
     lines += [f"{name}: {text}" for name, text in result.about.items()]
     lines += [f"{name} left out: {text}" for name, text in result.skipped.items()]
     lines += [
-        f"note: {run}: ended by the kernel, out of memory; it counts in no figure"
-        for run in result.killed
+        f"note: {run}: ended by the kernel, out of memory, before it had measured {missing}"
+        for run, missing in result.killed.items()
     ]
     verdicts = result.verdicts()
     if verdicts:
@@ -39,8 +42,8 @@ def peers(result: _peers.Result) -> str:
             [
                 one.text,
                 note_of(one) if several else "",
-                figure(one.ratio.median),
-                f"{figure(one.ratio.low)} to {figure(one.ratio.high)}",
+                ratio_of(one, one.ratio.median),
+                f"{ratio_of(one, one.ratio.low)} to {ratio_of(one, one.ratio.high)}",
                 f"{'>=' if one.least else '<='} {one.bound:g}",
                 VERDICTS[one.reached],
             ]
@@ -59,6 +62,11 @@ def note_of(verdict: _peers.Verdict) -> str:
     if verdict.column != "uswap":
         parts.append(verdict.column.removeprefix("uswap "))
     return ", ".join(parts)
+
+
+def ratio_of(verdict: _peers.Verdict, ratio: float) -> str:
+    """A ratio in as many digits as its goal asks for."""
+    return f"{ratio:.3f}" if verdict.key.startswith("fits ") else figure(ratio)
 
 
 def figure(value: float) -> str:
@@ -95,38 +103,25 @@ def _table(result: _peers.Result, case: tuple[str, str, int]) -> str:
         for other in columns
         if not other.startswith("uswap")
     ]
-    headings = ["", "unit"]
-    for peer in columns:
-        headings += [f">{peer}", "(rounds)"]
+    headings = ["", *(f">{peer}" for peer in columns)]
     headings += [f">{one}/{other}" for one, other in ratios]
     rows = []
-    for key, row in _peers.ROWS.items():
+    for key in (*_peers.ROWS, "density"):
         spreads = [result.spread(case, peer, key) for peer in columns]
         if any(spreads):
-            rows.append(
-                [
-                    row.label,
-                    row.unit,
-                    *_cells(spreads, row.scale),
-                    *_ratios(result, case, key, ratios),
-                ]
-            )
-    spreads = [result.spread(case, peer, "density") for peer in columns]
-    if any(spreads):
-        label = "bytes of data kept for a byte of RAM"
-        rows.append([label, "", *_cells(spreads, 1.0), *_ratios(result, case, "density", ratios)])
+            row = _peers.ROWS.get(key)
+            label = f"{row.label}, {row.unit}" if row else "bytes of data kept for a byte of RAM"
+            scale = row.scale if row else 1.0
+            cells = [_cell(spread, scale, result.config.rounds) for spread in spreads]
+            rows.append([label, *cells, *_ratios(result, case, key, ratios)])
     return table.render(headings, rows)
 
 
-def _cells(spreads: list[Spread | None], scale: float) -> list[str | None]:
-    cells: list[str | None] = []
-    for spread in spreads:
-        if spread is None:
-            cells += [None, ""]
-        else:
-            low, high = figure(spread.low * scale), figure(spread.high * scale)
-            cells += [figure(spread.median * scale), f"({low} to {high})"]
-    return cells
+def _cell(spread: Spread | None, scale: float, rounds: int) -> str | None:
+    if spread is None:
+        return None
+    median, low, high = (figure(value * scale) for value in spread)
+    return median if rounds == 1 else f"{median} ({low} to {high})"
 
 
 def _ratios(
