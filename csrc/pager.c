@@ -682,7 +682,11 @@ static int drain(us_pager_t *p) {
     us_msg_t msg[16];
     const bool shared = us_server_shared(&p->servers); /* then one at a time */
     us_place_step(&p->place, true);
+    if (shared)
+        us_server_unlock(p);
     int n = us_sys_read(p->cfg.uffd, msg, shared ? 1 : 16);
+    if (shared)
+        us_server_lock(p, &p->servers.loop);
     if (n <= 0) {
         us_place_step(&p->place, false);
         return n;

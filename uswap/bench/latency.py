@@ -269,6 +269,7 @@ def _round_of(config: Latency, result: Result, source: bytes, number: int, threa
         "limit": 4 * size + (16 << 20),
         "pool": 4 * size + (16 << 20),
         "readahead": 0,
+        "register": "early",
     } | shuffle(config.filter)
     with Pager(**options) as pager:
         result.uffd = pager.about()["uffd"]
