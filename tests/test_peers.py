@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -470,6 +471,28 @@ def test_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "zswap" not in found
     cases = peers._cases(peers.Peers(), "pooled", "int64", 4, found)
     assert [case.name for case in cases] == ["uswap", "naive", "plain"]
+
+
+def test_cgroup_version_2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under version 2 the memory controller is switched on if need be, and off again; the limit is memory.max."""
+    monkeypatch.setattr(kernel, "CGROUPS", tmp_path)
+    monkeypatch.setattr(kernel, "COUNT", 600.0)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(Path, "rmdir", lambda self: shutil.rmtree(self))
+    controllers, control = tmp_path / "cgroup.controllers", tmp_path / "cgroup.subtree_control"
+    controllers.write_text("cpu io\n")
+    control.write_text("cpu\n")
+    assert kernel.why_no_cgroup() == f"no memory cgroup: {controllers} lacks memory"
+    controllers.write_text("cpu io memory\n")
+    with kernel.cgroup(64 * MIB) as made:
+        assert made.version == 2
+        assert control.read_text() == "+memory"
+        assert (made.path / "memory.max").read_text() == str(64 * MIB)
+        assert made.procs == str(made.path / "cgroup.procs")
+    assert control.read_text() == "-memory"
+    assert not made.path.exists()
+    controllers.unlink()
+    assert "neither version 1 nor 2 is mounted" in str(kernel.why_no_cgroup())
 
 
 def test_undo_goes_on() -> None:
