@@ -18,7 +18,7 @@
 
 #include "sys.h"
 
-enum { READ_TRIES = 3, RUN_MAX = 256 << 10 };
+enum { READ_TRIES = 3, RUN_MAX = 256 << 10, GAP_MAX = 64 << 10 }; /* bytes: of a run of objects; between two of them */
 
 /* us_store_flush hands it over. */
 static bool start_read(us_pager_t *p, us_read_t *rd) {
@@ -66,9 +66,10 @@ static void add_part(us_pager_t *p, us_read_t *rd, uint32_t i) {
     rd->part[rd->parts++] = (us_part_t){
         .off = us_offset_of(e), .entry = i, .length = US_LENGTH_OF(e), .gen = e.gen, .codec = (uint8_t)US_CODEC_OF(e)};
     us_obj_span(us_offset_of(e), US_LENGTH_OF(e), &from, &bytes);
-    if (rd->parts == 1)
-        rd->from = from;
-    rd->bytes = (uint32_t)(from + bytes - rd->from);
+    const uint64_t before = rd->parts == 1 ? from : rd->from;
+    const uint64_t end = rd->parts == 1 ? from + bytes : us_max(rd->from + rd->bytes, from + bytes);
+    rd->from = us_min(before, from);
+    rd->bytes = (uint32_t)(end - rd->from);
 }
 
 /* Its blocks are locked until they have been brought in. */
@@ -110,14 +111,15 @@ bool us_store_fetch(us_pager_t *p, us_region_t *r, uint32_t i, bool write, uint6
     return true;
 }
 
-/* Can block i be brought in, and does it lie behind what rd has? */
+/* Can block i be brought in, and does it lie by what rd has? Several workers compress what leaves, so neighbours lie
+ * next to each other in the file, but not always in their order. */
 static bool goes_on(const us_pager_t *p, const us_read_t *rd, uint32_t i) {
     const us_entry_t e = p->space.table[i];
-    const us_part_t *last = &rd->part[rd->parts - 1];
-    const uint64_t end = last->off + US_OBJ_HEAD + last->length, off = us_offset_of(e);
-    return rd->parts < US_PARTS && e.state == US_STORED && !(e.flags & US_F_LOCKED) && off >= end &&
-           off - end <= US_SEG_ALIGN && off / p->store.segment == last->off / p->store.segment &&
-           off + US_OBJ_HEAD + US_LENGTH_OF(e) - rd->from <= RUN_MAX;
+    const uint64_t from = rd->from, end = rd->from + rd->bytes;
+    const uint64_t off = us_offset_of(e), behind = off + US_OBJ_HEAD + US_LENGTH_OF(e);
+    return rd->parts < US_PARTS && e.state == US_STORED && !(e.flags & US_F_LOCKED) && off <= end + GAP_MAX &&
+           behind + GAP_MAX >= from && off / p->store.segment == rd->part[0].off / p->store.segment &&
+           us_max(behind, end) - us_min(off, from) <= RUN_MAX;
 }
 
 uint32_t us_store_fetch_run(us_pager_t *p, us_region_t *r, uint32_t i, uint32_t end, bool write, uint64_t most) {

@@ -68,7 +68,8 @@ void us_crew_ring(us_crew_t *c) {
 
 us_job_t *us_crew_done(us_crew_t *c) {
     for (int i = 0; i < c->n; i++) {
-        us_worker_t *w = &c->worker[i];
+        us_worker_t *w = &c->worker[c->turn];
+        c->turn = c->turn + 1 == c->n ? 0 : c->turn + 1;
         if (atomic_load_explicit(&w->done_head, memory_order_acquire) != w->done_seen)
             return &c->job[w->done[w->done_seen++ % US_JOBS]];
     }

@@ -63,6 +63,7 @@ typedef struct us_crew {
     const uint8_t *zero;  /* 2 MiB of zeros */
     int n, made;          /* running; of worker[] */
     uint32_t max_block;
+    int turn;             /* whose result is looked for next: they come in about the order in which they were posted */
     us_worker_t *worker;
     us_job_t *job;        /* US_JOBS of them */
     uint16_t *idle;       /* the loop's stack of free jobs */
