@@ -93,7 +93,9 @@ int us_client_register(us_client_t *c, uint64_t addr, uint64_t len, uint64_t pla
     if (!fresh) {
         err = us_sys_register(c->mover.uffd, addr, len);
         if (err == 0 && plain > 0)
-            us_sys_unregister(c->mover.uffd, addr, plain);
+            err = us_sys_unregister(c->mover.uffd, addr, plain);
+        if (err != 0) /* what is registered of it may not stay so */
+            us_sys_unregister(c->mover.uffd, addr, len);
     } else if (plain < len) {
         err = us_sys_register(c->mover.uffd, addr + plain, len - plain);
     }

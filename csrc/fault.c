@@ -103,9 +103,14 @@ static int install_apart(us_pager_t *p, us_region_t *r, uint32_t i, bool write) 
     bytes_for(p, &j, i);
     us_entry_reserve(p, r, i);
     r->jobs++;
+    const bool loop = hand == &p->servers.loop;
+    if (loop) /* pushed aside from here on it keeps others waiting for this block */
+        atomic_store_explicit(&p->place.busy, 1, memory_order_relaxed);
     us_server_unlock(p);
     us_worker_bring(hand, &j);
     us_server_lock(p, hand);
+    if (loop)
+        atomic_store_explicit(&p->place.busy, 0, memory_order_relaxed);
     US_DELAY(US_D_COMMIT);
     r->jobs--;
     const bool wake = (p->space.table[i].flags & US_F_WAKE) != 0;
@@ -117,7 +122,7 @@ static int install_apart(us_pager_t *p, us_region_t *r, uint32_t i, bool write) 
         res = us_fault_install(p, r, i, write);
     if (wake)
         us_sys_wake(p->cfg.uffd, j.dst, j.raw);
-    if (r->frozen && p->want_progress) { /* who ends the region waits for its last job */
+    if (p->want_progress) { /* as after a worker's copy */
         p->want_progress = false;
         us_event(p, (us_event_t){.kind = US_EV_PROGRESS});
     }

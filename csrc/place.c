@@ -212,6 +212,8 @@ void us_place_read(us_place_t *l, uint64_t ns) {
     if (l->spin_of == 0)
         return;
     l->spin_of = 0;
+    if ((int)syscall(SYS_gettid) != l->loop_tid) /* the second server found it done: nothing is known of the loop */
+        return;
     if (switches() != l->switched) {
         l->rest = us_min(us_max(2 * l->rest, SPIN_REST_NS), SPIN_REST_MAX_NS);
         l->spin_from = us_now_ns() + l->rest;

@@ -67,12 +67,14 @@ static int end_piece(us_pager_t *p, us_region_t *r) {
     const uint64_t addr = us_block_addr(r, r->first + from), len = bytes_of(r, from, to);
     const int err = us_sys_register(p->cfg.uffd, addr, len);
     US_DELAY(US_D_PLAIN);
-    if (err == -EINVAL) /* unmapped by the user, or something else by now: there is nothing to page */
+    if (err == -EINVAL) { /* unmapped by the user, or something else by now: there is nothing to page */
         memset(there, 0, to - from);
-    else if (err != 0)
+    } else if (err != 0) { /* of several mappings some may be registered, whose faults would find nobody */
+        us_sys_unregister(p->cfg.uffd, addr, len);
         return err;
-    else if (us_present(p->cfg.pagemap, addr, len, 1u << r->shift, there) != 0)
+    } else if (us_present(p->cfg.pagemap, addr, len, 1u << r->shift, there) != 0) {
         memset(there, 1, to - from); /* can't be told: what is missing will turn out to be zeros */
+    }
     set(p, r, to, r->plain_to);
     for (uint32_t k = from; k < to; k++)
         us_entry_registered(p, r, r->first + k, there[k - from] != 0);
@@ -80,16 +82,21 @@ static int end_piece(us_pager_t *p, us_region_t *r) {
 }
 
 bool us_plain_end_some(us_pager_t *p) {
+    bool failed = false;
     if (p->plain_until != 0 && us_now_ns() < p->plain_until)
         return false;
     for (uint32_t k = 0; k < p->live; k++) {
         us_region_t *r = p->byfirst[k];
         if (r->plain_from == r->plain_to || !r->active || r->frozen)
             continue;
-        const int err = end_piece(p, r);
-        p->plain_until = err != 0 ? us_now_ns() + AGAIN_NS : 0;
-        return err == 0;
+        if (end_piece(p, r) == 0) {
+            p->plain_until = 0;
+            return true;
+        }
+        failed = true; /* another one may do */
     }
+    if (failed)
+        p->plain_until = us_now_ns() + AGAIN_NS;
     return false;
 }
 
@@ -97,7 +104,7 @@ int us_plain_end(us_pager_t *p, us_region_t *r, uint32_t first, uint32_t last) {
     if (r->frozen || r->plain_from == r->plain_to || first >= r->plain_to || last <= r->plain_from)
         return US_DONE;
     const int err = end_piece(p, r);
-    return err == 0 || err == -ENOMEM ? US_AGAIN : err; /* and is asked again, when others had their turn */
+    return err == 0 ? US_AGAIN : err; /* and is asked again, when others had their turn */
 }
 
 void us_plain_forget(us_pager_t *p, us_region_t *r) { set(p, r, 0, 0); }

@@ -45,9 +45,9 @@ void us_server_seen(us_pager_t *p, uint32_t tid, uint64_t now) {
     us_servers_t *s = &p->servers;
     if (tid == (uint32_t)p->cfg.mover_tid)
         return;
-    if (now - s->last > QUIET_NS)
+    if (now > s->last + QUIET_NS)
         s->mixed = 0;
-    s->last = now;
+    s->last = us_max(s->last, now); /* of a batch that was read before the other's */
     if (tid != s->last_tid)
         s->mixed = (uint32_t)us_min(s->mixed + MIXED, MIXED_MAX);
     else
@@ -95,6 +95,7 @@ static void serve(us_pager_t *p) {
         p->s->second_server++;
         us_message(p, &msg, us_now_ns());
         us_store_flush(p);
+        atomic_store_explicit(&p->place.parked, p->parked + p->store.demand, memory_order_relaxed);
         us_server_unlock(p);
     }
     if (n < 0) { /* the client is gone: the loop finds that out as well */
@@ -119,7 +120,7 @@ static void *second_main(void *arg) {
             continue;
         }
         us_server_lock(p, &s->second);
-        if (us_now_ns() - s->last > QUIET_NS)
+        if (us_now_ns() > s->last + QUIET_NS)
             set_active(s, false);
         us_server_unlock(p);
     }

@@ -133,10 +133,12 @@ def test_alone() -> None:
     run_child(alone)
 
 
-def leaves() -> None:
+def leaves(delays: str) -> None:
     """What the child of test_leaves runs."""
     for _ in range(15):
-        with uswap.Pager(limit=2 * MIB, pool=32 * MIB, servers=2, block=4 * KIB) as pager:
+        with uswap.Pager(
+            limit=2 * MIB, pool=32 * MIB, servers=2, block=4 * KIB, delays=delays
+        ) as pager:
             regions = [pager.region(4 * MIB) for _ in range(2)]
             for region in regions:
                 np.frombuffer(region, np.uint64)[:] = 5
@@ -155,6 +157,7 @@ def leaves() -> None:
                 thread.join()
 
 
-def test_leaves() -> None:
+@pytest.mark.parametrize("delays", ["", "brought:300", "serve:200,commit:200"])
+def test_leaves(delays: str) -> None:
     """A region released, and a pager closed, while two servers serve."""
-    run_child(leaves, timeout=90)
+    run_child(leaves, args=[delays], timeout=150)

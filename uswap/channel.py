@@ -59,7 +59,8 @@ class Channel:
             arguments: by name.
             fds: descriptors to send along.
             whole: an exception from a signal handler (Ctrl-C) waits until the answer is there, since
-                half of it would leave client and pager of two minds.
+                half of it would leave client and pager of two minds; the answer is its attribute
+                uswap_answer then.
             timeout: seconds, or as long as it takes.
 
         Raises:
@@ -89,6 +90,7 @@ class Channel:
                     raise
                 late = late or e
         if late is not None:
+            late.uswap_answer = answer.get("ok")  # type: ignore[attr-defined]
             raise late
         if "error" in answer:
             raise OSError(answer["error"], answer["text"])

@@ -136,16 +136,23 @@ class Region:
         with _registering, pager._lock:
             pager._check_open()
             pager._refuse_overlap(address, length)
-            made = pager._call(
-                "add",
-                _whole=True,
-                address=address,
-                length=length,
-                block=block,
-                item=item,
-                resident=int(resident),
-                plain=int(pager.options.register == "late"),
-            )
+            try:
+                made = pager._call(
+                    "add",
+                    _whole=True,
+                    address=address,
+                    length=length,
+                    block=block,
+                    item=item,
+                    resident=int(resident),
+                    plain=int(pager.options.register == "late"),
+                )
+            except BaseException as e:  # such as Ctrl-C, which came first and waited
+                if made := getattr(e, "uswap_answer", None):
+                    pager._call(
+                        "remove", _whole=True, region=made["region"], entries=made["entries"]
+                    )
+                raise
             self._id = made["region"]
             self._first = made["first"]
             self._entries = made["entries"]
@@ -348,7 +355,12 @@ class Region:
         begin = (first + at) * self.block
         length = min((first + end) * self.block, self.length) - begin
         there = ffi.new("uint8_t[]", end - at)
-        error = lib.us_present(self.pager._pagemap, self.address + begin, length, self.block, there)
+        with self.pager._gauges:
+            self._check_paged()
+            self.pager._check_open()
+            error = lib.us_present(
+                self.pager._pagemap, self.address + begin, length, self.block, there
+            )
         if error < 0:
             raise OSError(-error, f"pagemap: {os.strerror(-error)}")
         return states[:at] + bytes(ffi.buffer(there)) + states[end:]

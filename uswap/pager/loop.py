@@ -397,10 +397,14 @@ class Loop:
         def begin(pager: Any, region: int, cursor: Any, last: int) -> int:
             return int(lib.us_pager_move(pager, region, cursor, last, m["tier"]))
 
+        failure: OSError | None = None
         try:
             await self._range(begin, m["region"], at(m["first"]), m["last"])
-        finally:
-            await self._range(lib.us_pager_moved, m["region"], at(m["first"]), m["last"])
+        except OSError as e:  # and nothing else: cancelled, it must not touch the pager any more
+            failure = e
+        await self._range(lib.us_pager_moved, m["region"], at(m["first"]), m["last"])
+        if failure is not None:
+            raise failure
 
     async def _verify(self, m: wire.Message) -> None:
         await self._range(lib.us_pager_verify, m["region"], at(m["first"]), m["last"])
@@ -430,7 +434,10 @@ class Loop:
 
     async def _remove(self, m: wire.Message) -> None:
         await self._freeze(m)
-        check(lib.us_pager_remove(self._pager, m["region"]), "remove")
+        # A last stale fault may be in the second server's hand.
+        while (answer := lib.us_pager_remove(self._pager, m["region"])) == -errno.EBUSY:
+            await self._settle(m["region"], 0, m["entries"])
+        check(answer, "remove")
 
     async def _check(self, _m: wire.Message) -> int:
         ok = lib.us_pager_is_valid(self._pager)
