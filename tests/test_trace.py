@@ -6,6 +6,7 @@ The ring and its writer have a test in C (tests/c/trace_test.c).
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
@@ -23,6 +24,7 @@ import pytest
 import uswap
 from uswap import trace
 from uswap._core import lib
+from uswap.commands import main
 from uswap.stats import KINDS
 from uswap.trace.file import AHEAD, GONE, HEADER, MAGIC, MISSED, MORE, OUT, PRESENT, RECORD, REGION
 
@@ -464,8 +466,132 @@ def test_cut(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_no_trace(content: bytes, message: str, tmp_path: Path) -> None:
-    """What is no trace, or damaged, is said, with what would be accepted."""
+def test_no_trace(
+    content: bytes, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is no trace, or damaged, is said, with what would be accepted; the command ends with 2."""
     path = write(tmp_path / "t", content)
     with pytest.raises(trace.NotATrace, match=message):
         trace.read(path)
+    assert main(["trace", "show", str(path)]) == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_no_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file that is not there is named."""
+    assert main(["trace", "simulate", str(tmp_path / "none")]) == 2
+    assert "none" in capsys.readouterr().err
+
+
+# ---- the command
+
+
+def small(path: Path) -> Path:
+    """A trace with two regions of unlike blocks."""
+    faults = [rec(POOLED, block % 8, 1000 + block, block % 2) for block in range(40)]
+    more = [rec(POOLED, 8 + block % 2, 2000) for block in range(10)]
+    return write(
+        path,
+        header(),
+        region(0, 8),
+        region(8, 2, 1, 65536),
+        *faults,
+        *more,
+        rec(OUT, 0, flags=1),
+        rec(MISSED, 3),
+    )
+
+
+def test_show(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The summary, as text and as JSON."""
+    path = small(tmp_path / "t")
+    assert main(["trace", "show", str(path)]) == 0
+    text = capsys.readouterr().out
+    assert "process 42" in text
+    assert "limit 1 MiB" in text.replace("1.0 MiB", "1 MiB")
+    assert re.search(r"pooled +50 +20", text)
+    assert "evicted: 1, of which 1 were clean" in text
+    assert "3 records are missing" in text
+    assert re.search(r"first access +10 +20\.0%", text)
+    assert re.search(r"4 to 7 +32 +64\.0%", text)
+    assert main(["trace", "show", "--json", str(path)]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["faults"]["pooled"] == 50
+    assert shown["writes"] == 20
+    assert (shown["evicted"], shown["dropped"], shown["missed"]) == (1, 1, 3)
+    assert [(one["touched"], one["accesses"]) for one in shown["regions"]] == [(8, 40), (2, 10)]
+    assert shown["reuse"]["first"] == 10
+    assert shown["reuse"]["distances"][1:4] == [8, 0, 32]
+
+
+def test_simulate_a_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A region of a trace is replayed; a loop over eight blocks in room for four hits never with LRU."""
+    path = small(tmp_path / "t")
+    command = ["trace", "simulate", str(path), "--region", "0", "--json"]
+    assert main([*command, "--limit", "16KiB,8b,1/2", "--policy", "lru,opt"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["block"] == 4096
+    (result,) = found["results"]
+    assert (result["accesses"], result["blocks"]) == (40, 8)
+    assert [(row["size"], row["policy"], row["misses"]) for row in result["rows"]] == [
+        (4, "lru", 40),
+        (4, "opt", 25),
+        (8, "lru", 8),
+        (8, "opt", 8),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "accepted: a FILE, or --pattern"),
+        (["FILE", "--pattern", "zipf"], "accepted: a FILE, or --pattern"),
+        (["FILE"], "blocks of 4 KiB, 64 KiB.*accepted: --region"),
+        (["FILE", "--region", "2"], "--region=2.*accepted: 0 to 1"),
+        (["FILE", "--region", "1", "--limit", "16KiB"], "less than a block of 64 KiB"),
+        (["--pattern", "loop", "--limit", "1MiB"], "no bytes; accepted: parts"),
+    ],
+)
+def test_simulate_refuses(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What can't be replayed is said, with what can."""
+    path = small(tmp_path / "t")
+    words = [str(path) if word == "FILE" else word for word in arguments]
+    assert main(["trace", "simulate", *words]) == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_nothing_to_replay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A trace of nothing is shown, and not replayed."""
+    path = write(tmp_path / "t", header(), region(0, 4))
+    assert main(["trace", "show", str(path)]) == 0
+    capsys.readouterr()
+    assert main(["trace", "simulate", str(path)]) == 2
+    assert "no accesses" in capsys.readouterr().err
+    assert main(["trace", "simulate", str(write(tmp_path / "u", header()))]) == 2
+    assert "no accesses" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--policy", "lru,mru"], "policy='mru' is unknown; accepted: opt, lru"),
+        (["--pattern", "zip"], "pattern='zip' is unknown; accepted: zipf"),
+        (["--limit", "2"], "limit='2'; accepted: a part above 0"),
+        (["--limit", "0b"], "limit='0b'"),
+        (["--limit", "1/0"], "limit='1/0'"),
+        (["--limit", "x"], "limit='x'"),
+        (["--limit", ""], "limit=''"),
+        (["--blocks", "1"], "'1'; accepted: an integer from 2 on"),
+        (["--accesses", "-3"], "'-3'; accepted: an integer from 1 on"),
+    ],
+)
+def test_wrong_arguments(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A wrong argument is named, with what is accepted."""
+    with pytest.raises(SystemExit) as ended:
+        main(["trace", "simulate", *arguments])
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err

@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Traces: what was recorded of a paged program. ``file`` writes and reads them."""
+"""Traces: what was recorded of a paged program, and what other policies would have made of it.
+
+``file`` writes and reads traces, ``patterns`` makes accesses without a program, ``policies`` are the
+policies for replacement, ``simulate`` replays accesses through them, ``reuse`` measures how far apart the
+accesses to a block are.
+"""
 
 from .file import NotATrace, Region, Trace, TraceFile, create, read
 
