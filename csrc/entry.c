@@ -229,6 +229,8 @@ void us_entry_left(us_pager_t *p, us_region_t *r, uint32_t i) {
     p->s->evicted += len;
     p->s->evicted_blocks++;
     us_policy_left(p, r, i);
+    if (p->trace.on)
+        us_trace_add(&p->trace, US_TRACE_OUT, e.state != US_OUTBOX, i, us_now_ns());
 }
 
 void us_entry_stay(us_pager_t *p, us_region_t *r, uint32_t i) {

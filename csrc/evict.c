@@ -409,6 +409,7 @@ static void commit_bring(us_pager_t *p, us_region_t *r, us_job_t *j) {
         (void)r2; /* US_AGAIN: stays out, the next fault tries again */
     } else if (j->status == 0) {
         us_entry_bring(p, r, j->entry, clean);
+        us_trace_ahead(p, r, j->entry);
     }
     if (wake)
         us_sys_wake(p->cfg.uffd, addr, us_block_len(r, j->entry));

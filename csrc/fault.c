@@ -245,12 +245,16 @@ int us_fault_unprotect(us_pager_t *p, us_region_t *r, uint32_t i) {
 
 /* ---- one fault -------------------------------------------------------------------------------------- */
 
-void us_fault_record(us_pager_t *p, int kind, uint64_t since) {
+void us_fault_record(us_pager_t *p, int kind, uint32_t i, bool write, uint64_t since) {
     p->s->faults[kind]++;
     us_hist_add(&p->space.stats->hist[kind], us_now_ns() - since);
+    if (p->trace.on)
+        us_trace_add(&p->trace, kind, write, i, since);
 }
 
-static void record(us_pager_t *p, int kind, const us_event_t *f) { us_fault_record(p, kind, f->since); }
+static void record(us_pager_t *p, int kind, uint32_t i, const us_event_t *f) {
+    us_fault_record(p, kind, i, (f->flags & US_FAULT_WRITE) != 0, f->since);
+}
 
 /* The pages are said to be there, but this one was not when the thread came by. Either somebody was
  * faster, or the user has given the page back: then it is zeros, and the block is not what it was. */
@@ -300,7 +304,7 @@ int us_fault_serve(us_pager_t *p, const us_event_t *f) {
             res = serve_present(p, r, i, page);
         }
         if (res == US_DONE)
-            record(p, waited ? US_KIND_WAITED : kind, f);
+            record(p, waited ? US_KIND_WAITED : kind, i, f);
         return res < 0 ? US_DONE : res;
     }
     case US_LEAVING:
@@ -346,7 +350,7 @@ int us_fault_serve(us_pager_t *p, const us_event_t *f) {
             us_entry_store(&p->space.table[i], e);
         }
         us_policy_ahead(p, r, i, write);
-        record(p, US_KIND_PRESENT, f);
+        record(p, US_KIND_PRESENT, i, f);
         return US_DONE;
     }
     /* Room that others wait for is not to be had by who comes last. */
@@ -375,7 +379,7 @@ int us_fault_serve(us_pager_t *p, const us_event_t *f) {
     if (res == US_AGAIN)
         return US_AGAIN;
     if (res == US_DONE) {
-        record(p, waited ? US_KIND_WAITED : kind, f);
+        record(p, waited ? US_KIND_WAITED : kind, i, f);
         us_policy_ahead(p, r, i, write);
     } else { /* unmapped by the user: the thread faults again, and finds that out */
         us_sys_wake(p->cfg.uffd, page, US_PAGE);

@@ -220,7 +220,9 @@ static int bring_part(us_pager_t *p, us_region_t *r, us_read_t *rd, const us_par
         return 0;
     *wake = false; /* the copy has woken all whose faults were read, and no other was since */
     if (rd->since != 0)
-        us_fault_record(p, US_KIND_STORED, rd->since);
+        us_fault_record(p, US_KIND_STORED, part->entry, write, rd->since);
+    else
+        us_trace_ahead(p, r, part->entry);
     return 0;
 }
 
@@ -302,8 +304,10 @@ void us_store_brought(us_pager_t *p, us_region_t *r, us_job_t *j) {
             wake = unlock_part(p, r, part);
     } else {
         wake = unlock_part(p, r, part);
-        if (j->status == 0) /* who has written to it since the copy waits, and is not woken by that */
+        if (j->status == 0) { /* who has written to it since the copy waits, and is not woken by that */
             us_entry_bring(p, r, part->entry, j->clean);
+            us_trace_ahead(p, r, part->entry);
+        }
     }
     end_part(p, r, rd, part, wake);
 }

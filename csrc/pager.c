@@ -117,6 +117,7 @@ static void unreserve(void *m, uint64_t len) {
 void us_pager_close(us_pager_t *p) {
     us_server_close(p);
     us_place_stop(&p->place);
+    us_trace_close(&p->trace);
     us_store_close(p);
     us_crew_stop(&p->crew);
     const uint64_t cap = p->space.at.table_cap;
@@ -149,6 +150,16 @@ int us_pager_worker_fd(us_pager_t *p) { return p->worker_fd; }
 
 int us_pager_swap(us_pager_t *p, int fd, uint64_t bytes, uint32_t segment, int engine) {
     return p->live > 0 ? -EBUSY : us_store_open(p, fd, bytes, segment, engine);
+}
+
+int us_pager_trace(us_pager_t *p, int fd) {
+    LOCKED(p);
+    return p->live > 0 || p->trace.on ? -EBUSY : us_trace_open(&p->trace, fd, US_TRACE_RING);
+}
+
+int64_t us_pager_trace_end(us_pager_t *p) {
+    LOCKED(p);
+    return (int64_t)us_trace_close(&p->trace);
 }
 
 /* ---- regions ---------------------------------------------------------------------------------------- */
@@ -270,6 +281,14 @@ int us_pager_add(us_pager_t *p, uint64_t addr, uint64_t len, uint32_t block, uin
         p->s->resident = p->resident;
         p->s->peak_resident = us_max(p->s->peak_resident, p->resident);
     }
+    if (p->trace.on) {
+        const us_trace_rec_t rec[] = {
+            {.what = US_TRACE_REGION, .flags = r->shift, .entry = first, .when = us_now_ns()},
+            {.what = US_TRACE_MORE, .entry = id, .when = len},
+            {.what = US_TRACE_MORE, .entry = r->count, .when = addr},
+        };
+        us_trace_put(&p->trace, rec, 3, true);
+    }
     *first_entry = first;
     *entries = count;
     return (int)id;
@@ -336,6 +355,10 @@ int us_pager_remove(us_pager_t *p, int id) {
     p->region[id] = NULL;
     p->s->regions--;
     p->s->region_bytes -= r->len;
+    if (p->trace.on) {
+        const us_trace_rec_t gone = {.what = US_TRACE_GONE, .entry = r->first, .when = us_now_ns()};
+        us_trace_put(&p->trace, &gone, 1, true);
+    }
     free(r);
     return 0;
 }
@@ -356,6 +379,7 @@ static void publish(us_pager_t *p) {
     for (int i = 0; i < p->crew.n; i++)
         ns += atomic_load_explicit(&p->crew.worker[i].cpu_ns, memory_order_relaxed);
     s->worker_cpu_ns = ns;
+    s->trace_missed = us_trace_lacks(&p->trace);
     s->allocations = atomic_load_explicit(&us_allocations, memory_order_relaxed);
     s->decompressions = us_codec_unpressed(p->codec);
     for (int i = 0; i < p->crew.n; i++)
@@ -767,6 +791,11 @@ int us_pager_step(us_pager_t *p, us_event_t *ev, int max) {
         us_store_listen(p, false);
     }
     publish(p);
+    const int unwritten = atomic_load_explicit(&p->trace.error, memory_order_relaxed);
+    if (unwritten != 0 && !p->said_trace) {
+        p->said_trace = true;
+        us_event(p, (us_event_t){.kind = US_EV_TRACE, .flags = (uint32_t)unwritten});
+    }
     struct timespec t;
     clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
     p->s->loop_cpu_ns = (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;

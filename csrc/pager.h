@@ -11,6 +11,7 @@
 #include "space.h"
 #include "store.h"
 #include "tier.h"
+#include "trace.h"
 #include "sys.h"
 #include "worker.h"
 
@@ -117,6 +118,8 @@ typedef struct us_pager {
     int worker_fd;
 
     us_place_t place;
+    us_trace_t trace;
+    bool said_trace;     /* that it can't be written */
     us_servers_t servers;
 } us_pager_t;
 
@@ -133,6 +136,12 @@ us_region_t *us_region_of(us_pager_t *p, uint32_t entry);
 
 /* A message of the userfaultfd: served, or handed to Python as an event. */
 void us_message(us_pager_t *p, const us_msg_t *msg, uint64_t now);
+
+/* A worker or a read has brought block i in, and no fault: an access to come, but at the end of a region. */
+static inline void us_trace_ahead(us_pager_t *p, const us_region_t *r, uint32_t i) {
+    if (p->trace.on && !r->frozen)
+        us_trace_add(&p->trace, US_TRACE_AHEAD, 0, i, us_now_ns());
+}
 
 /* ---- events ---- */
 void us_event(us_pager_t *p, us_event_t ev);
@@ -256,7 +265,8 @@ bool us_fault_intact(us_pager_t *p, us_region_t *r, uint32_t i);
 /* POOLED or STORED block i can't be read back: LOST. wanted: a thread waits for it. */
 void us_fault_lose(us_pager_t *p, us_region_t *r, uint32_t i, bool wanted);
 int us_fault_copy(us_pager_t *p, us_region_t *r, uint32_t i, bool write, const uint8_t *src);
-void us_fault_record(us_pager_t *p, int kind, uint64_t since);
+/* Counts a fault on block i that was served, and has it traced. */
+void us_fault_record(us_pager_t *p, int kind, uint32_t i, bool write, uint64_t since);
 /* Fills in a job that brings block i in, but for the bytes. */
 void us_fault_bring_job(us_pager_t *p, us_region_t *r, us_job_t *j, uint32_t i, bool clean);
 bool us_fault_ahead(us_pager_t *p, us_region_t *r, uint32_t i, bool clean);

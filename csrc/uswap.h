@@ -48,7 +48,18 @@ enum { US_DROP_AUTO = 0, US_DROP_VECTOR = 1, US_DROP_SINGLE = 2 };
 enum { US_DONE = 0, US_WAIT_ENTRY = 1, US_WAIT_ROOM = 2, US_STRAY = 3, US_AGAIN = 4 };
 
 /* What us_pager_step tells Python. */
-enum { US_EV_FAULT = 1, US_EV_UNLOCKED = 2, US_EV_PROGRESS = 3, US_EV_NOROOM = 4, US_EV_GONE = 5, US_EV_LOST = 6, US_EV_IO = 7 };
+enum { US_EV_FAULT = 1, US_EV_UNLOCKED = 2, US_EV_PROGRESS = 3, US_EV_NOROOM = 4, US_EV_GONE = 5, US_EV_LOST = 6, US_EV_IO = 7, US_EV_TRACE = 8 };
+
+/* The records of a trace that are no faults; those that are have their US_KIND_*. trace.h draws them. */
+enum {
+    US_TRACE_VERSION = 1,
+    US_TRACE_AHEAD = 16, /* brought in without a fault */
+    US_TRACE_OUT = 17,   /* has left the client's pages */
+    US_TRACE_REGION = 18,
+    US_TRACE_MORE = 19,
+    US_TRACE_GONE = 20,
+    US_TRACE_MISSED = 21
+};
 
 typedef struct us_uffd {
     int fd;
@@ -134,6 +145,7 @@ typedef struct us_stats {
     uint64_t read_batches, messages;
     uint64_t second_server;           /* of these: read by the second server */
     uint64_t stray;                   /* faults at addresses of no region */
+    uint64_t trace_missed;            /* records that the trace lacks */
     uint64_t loop_cpu_ns, worker_cpu_ns;
 } us_stats_t;
 
@@ -332,7 +344,7 @@ typedef struct us_event {
     uint32_t kind;  /* US_EV_* */
     uint32_t entry; /* index in the table */
     uint64_t addr;
-    uint32_t flags; /* of the fault message */
+    uint32_t flags; /* of the fault message; of US_EV_IO and US_EV_TRACE: errno */
     uint32_t tid;   /* of the fault message; of US_EV_LOST: the region's id */
     uint64_t since; /* us_now_ns() when the message was read */
     uint64_t offset; /* US_EV_LOST: bytes from the region's start */
@@ -342,6 +354,10 @@ typedef struct us_event {
 
 /* Gives the pager its swap file, before the first region: bytes of it in segments. engine: US_IO_*. */
 int us_pager_swap(us_pager_t *p, int fd, uint64_t bytes, uint32_t segment, int engine);
+/* Begins to write a trace to fd, before the first region; fd stays the caller's. -EBUSY: there are regions, or a trace. */
+int us_pager_trace(us_pager_t *p, int fd);
+/* Ends it. Returns how many records the file lacks. */
+int64_t us_pager_trace_end(us_pager_t *p);
 int us_pager_io_fd(us_pager_t *p);     /* eventfd: a read or write is done */
 int us_pager_io_engine(us_pager_t *p);
 /* Every n-th read (op 0) or write (1) of the swap file fails with err; see io.h. For tests. */

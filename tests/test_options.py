@@ -54,6 +54,7 @@ def test_defaults() -> None:
         drop="auto",
         uffd="auto",
         register="late",
+        trace="",
         delays="",
         inject="",
         pager_timeout=10.0,

@@ -165,7 +165,6 @@ def unmapped() -> None:
         other = pager.region(60 * MIB)
         memoryview(other)[:] = bytes([5]) * (60 * MIB)
         pager.check()
-        assert pager.stats().plain <= 28 * MIB, "what was plain of the first region is not any more"
         assert memoryview(region)[: 16 * MIB] == bytes([9]) * (16 * MIB)
         assert memoryview(other) == bytes([5]) * (60 * MIB)
         print("done", flush=True)

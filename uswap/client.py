@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any
 from . import options as _options
 from . import swapfile
 from . import tiers as _tiers
+from . import trace as _trace
 from ._core import ffi, lib
 from .channel import Channel
 from .errors import (
@@ -105,6 +106,8 @@ class Pager:
         self._closed = True  # until all is there
         if swapfile is not None:
             swapfile = os.fspath(swapfile)
+        if options.get("trace") is not None:
+            options["trace"] = os.fspath(options["trace"])
         options |= {"pool": pool, "swapfile": swapfile, "swap": swap}
         self._tiers = _tiers.resolve(tiers, options, overwrite=overwrite)
         rest = self._tiers.pools
@@ -154,7 +157,10 @@ class Pager:
                 " accepted: 'auto' or 'threads'; `uswap doctor` says what to change",
             )
         self._swapfile = self._open_swapfile(undo) if o.swapfile else None
-        self._pagemap = _open_pagemap(undo) if o.register == "late" else -1
+        self._trace = self._open_trace(undo) if o.trace else None
+        # Memory that is not registered is used without a fault: a trace would not see it.
+        late = o.register == "late" and not o.trace
+        self._pagemap = _open_pagemap(undo) if late else -1
         report = ffi.new("us_probe_report_t *")
         lib.us_probe_kernel(report)
         self._take = _choose("take", o.take, "move", bool(self._uffd.enabled & (1 << 16)), "copy")
@@ -211,6 +217,8 @@ class Pager:
             fds["swap"] = self._swapfile.fd
         if self._pagemap >= 0:
             fds["pagemap"] = self._pagemap
+        if self._trace is not None:
+            fds["trace"] = self._trace.fd
         try:
             self._about = self._channel.call(
                 "hello",
@@ -269,6 +277,9 @@ class Pager:
                 stacklevel=4,
             )
         return file
+
+    def _open_trace(self, undo: contextlib.ExitStack) -> _trace.TraceFile:
+        return undo.enter_context(_trace.create(self._options.trace, limit=self._options.limit))
 
     def _spawn(self, sock: socket.socket) -> subprocess.Popen[bytes]:
         # `-m uswap.pager`, but with this process's module path: what lies in the current directory
@@ -573,6 +584,7 @@ class Pager:
             "shuffle": self._about["shuffle"],
             "io": self._about["io"],
             "swapfile": self._swapfile.about if self._swapfile is not None else "none",
+            "trace": self._trace.path if self._trace is not None else "none",
         }
 
     def stats(self) -> Stats:

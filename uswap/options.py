@@ -57,6 +57,7 @@ class Options:
     drop: str
     uffd: str
     register: str
+    trace: str
     delays: str
     inject: str
     pager_timeout: float
@@ -357,6 +358,15 @@ OPTIONS: tuple[Option, ...] = (
         "when memory is registered: when the limit wants its room, until when it costs nothing; or at "
         "once",
         _choice("late", "early"),
+    ),
+    Option(
+        "trace",
+        "",
+        "path",
+        "new file, or directory for one, in which faults and evictions are recorded for `uswap trace`; "
+        "memory is then registered at once",
+        _text,
+        _show_text,
     ),
     Option("delays", "", "text", "for tests: where the pager waits", _text, _show_text),
     Option("inject", "", "text", "for tests: which system calls fail", _text, _show_text),

@@ -145,6 +145,8 @@ class Stats:
     """Of these, the faults that a second thread took while several threads faulted."""
     stray: int
     """Faults at addresses of no region."""
+    trace_missed: int
+    """Records that the trace lacks (see the option `trace`)."""
     loop_cpu_ns: int
     worker_cpu_ns: int
 

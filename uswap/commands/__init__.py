@@ -43,6 +43,7 @@ COMMANDS: tuple[Entry, ...] = (
     Entry("bench", "bench", "BenchCommand", "measure what paging costs here"),
     Entry("doctor", "doctor", "DoctorCommand", "say what this machine lacks and what mends it"),
     Entry("fsck", "fsck", "FsckCommand", "check a swap file and say what is in it"),
+    Entry("trace", "trace", "TraceCommand", "show a trace, or replay it through other policies"),
 )
 
 

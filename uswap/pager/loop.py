@@ -116,6 +116,8 @@ class Loop:
             )
             for op, error, every in hello["io_inject"]:
                 check(lib.us_pager_io_inject(self._pager, op, error, every), "inject io")
+        if "trace" in fds:
+            check(lib.us_pager_trace(self._pager, fds["trace"]), "trace")
         self._ops: dict[str, Callable[[wire.Message], Awaitable[Any]]] = {
             "add": self._add,
             "activate": self._activate,
@@ -188,6 +190,8 @@ class Loop:
         """Free all."""
         for task in self._tasks:
             task.cancel()
+        if missed := lib.us_pager_trace_end(self._pager):
+            self._say(f"the trace lacks {missed} records")
         lib.us_pager_close(self._pager)
         for fd in self._fds.values():
             os.close(fd)
@@ -222,6 +226,8 @@ class Loop:
                 sys.stderr.flush()
             elif kind == lib.US_EV_IO:
                 self._not_written(event.flags)
+            elif kind == lib.US_EV_TRACE:
+                self._say(f"the trace can't be written any more ({os.strerror(event.flags)})")
             elif kind == lib.US_EV_LOST:
                 self._lost(event)
             elif kind == lib.US_EV_GONE:
