@@ -3,21 +3,29 @@
 
 #include <string.h>
 
-enum { SAMPLE = 4096, FIRST = 64 << 10, INTERVAL = 4 << 20 };
+enum { SAMPLE = 4096, FIRST = 64 << 10, INTERVAL = 8 << 20 };
 
 static uint32_t min32(uint32_t a, uint32_t b) { return a < b ? a : b; }
 
-/* Bytes of blocks from the try at `at` to the next. */
+/* Fibonacci hashing: what is near each other gets numbers, below n, that are not. */
+static uint32_t spread(uint64_t at, uint32_t n) {
+    return (uint32_t)((uint64_t)((uint32_t)(at / 4096 + 1) * 2654435769u) * n >> 32);
+}
+
+/* Bytes of blocks from the try at `at` to the next. Up to a quarter less than the interval, lest a region of just so
+ * many bytes that goes out in order be tried at the same block each time. */
 static uint64_t pause_after(uint64_t at) {
     const uint64_t p = 3 * at;
-    return p < FIRST ? FIRST : p > INTERVAL ? INTERVAL : p;
+    return p < FIRST ? FIRST : p < INTERVAL ? p : INTERVAL - spread(at, INTERVAL / 4);
 }
 
 void us_choice_init(us_choice_t *c, bool on, uint32_t item) {
     c->on = on;
     c->item = item == 2 || item == 4 || item == 8 ? (uint8_t)item : 0;
-    if (on && c->item != 0)
-        atomic_store(&c->filter, c->item == 2 ? US_FILTER_BYTE2 : c->item == 4 ? US_FILTER_BYTE4 : US_FILTER_BYTE8);
+    for (int f = US_FILTER_BYTE2; on && f <= US_FILTER_BYTE8; f++) { /* the first guess */
+        if (us_filter_item(f) == c->item)
+            atomic_store(&c->filter, f);
+    }
     atomic_store(&c->usual, 256);
 }
 
@@ -52,9 +60,7 @@ static uint32_t extra(int codec, int filter, uint32_t n) {
 static bool try_all(us_choice_t *c, us_codec_ctx_t *ctx, int codec, int level, const void *p, uint32_t n,
                     uint64_t seen) {
     const uint32_t len = min32(n, SAMPLE);
-    /* Fibonacci hashing walks over the block. */
-    const uint32_t at = (uint32_t)((uint64_t)((uint32_t)(seen / 4096 + 1) * 2654435769u) * (n - len) >> 32) & ~63u;
-    const uint8_t *sample = (const uint8_t *)p + at;
+    const uint8_t *sample = (const uint8_t *)p + (spread(seen, n - len) & ~63u);
     const int now = atomic_load_explicit(&c->filter, memory_order_relaxed);
     uint8_t out[SAMPLE];
     int best = US_FILTER_NONE;
@@ -102,7 +108,8 @@ int us_press(us_choice_t *c, us_probe_t *probe, us_codec_ctx_t *ctx, int *codec,
     uint64_t seen;
     if (c->on && is_due(c, n, &seen)) {
         const int before = atomic_load_explicit(&c->filter, memory_order_relaxed);
-        if (try_all(c, ctx, base, level, p, n, seen) && before != atomic_load_explicit(&c->filter, memory_order_relaxed))
+        const bool compresses = try_all(c, ctx, base, level, p, n, seen);
+        if (compresses && before != atomic_load_explicit(&c->filter, memory_order_relaxed))
             probe->score = 0; /* it was right about another filter */
     }
     const int filter = c->on ? atomic_load_explicit(&c->filter, memory_order_relaxed) : US_FILTER_NONE;

@@ -433,8 +433,9 @@ bool us_codec_ready(int codec)
 {
     if (!us_codec_known(codec))
         return false;
-    return codec == US_CODEC_NONE ||
-           (table[us_codec_base(codec)].ready && (us_codec_filter(codec) == US_FILTER_NONE || us_filter_functions().shuffle));
+    if (us_codec_filter(codec) != US_FILTER_NONE && !us_filter_functions().shuffle)
+        return false;
+    return codec == US_CODEC_NONE || table[us_codec_base(codec)].ready;
 }
 
 /* --- Blocks of one repeated word --- */
