@@ -243,7 +243,7 @@ void us_entry_stay(us_pager_t *p, us_region_t *r, uint32_t i) {
     unlock(p, i, &e);
     put(p, i, e);
     p->leaving -= us_block_len(r, i);
-    us_policy_in(p, r, i);
+    us_policy_back(p, r, i);
 }
 
 int us_entry_pressed(us_pager_t *p, const us_job_t *job) {
@@ -452,6 +452,7 @@ void us_entry_forget(us_pager_t *p, us_region_t *r, uint32_t i) {
     if (e.state != US_EMPTY || e.flags != 0 || e.gen != 0) /* what was never touched stays sparse */
         put(p, i, (us_entry_t){0}); /* no job of the region is left, so the generation may begin anew */
     p->stamp[i] = 0;
+    p->rounds[i] = (us_rounds_t){0};
     if (p->pins[i] != 0)
         p->s->pinned -= len;
     p->pins[i] = 0;

@@ -210,7 +210,7 @@ static uint32_t send(us_pager_t *p, us_pick_t *v, uint32_t n) {
             slot = slot_alloc(&p->outbox, len >> US_PAGE_SHIFT);
             if (slot == US_NONE) { /* the ring's end was too short for it: next time */
                 p->pending -= len;
-                us_policy_in(p, r, i);
+                us_policy_back(p, r, i);
                 left = (uint32_t)us_min(left, i);
                 continue;
             }
@@ -255,8 +255,7 @@ void us_evict_some(us_pager_t *p) {
         } else if (can == NO_SLOT || (can == NO_ROOM && (n > 0 || looked > NO_ROOM_SCAN))) {
             break;
         } else { /* behind a block that can't leave there may be one that can, a clean one at least */
-            passed[p->space.table[i].flags & US_F_MAIN ? US_MAIN : US_SMALL] += us_block_len(r, i);
-            us_policy_requeue(p, r, i);
+            us_policy_pass(p, r, i, passed);
         }
     }
     send(p, v, n);

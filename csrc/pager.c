@@ -60,11 +60,12 @@ static int open_all(us_pager_t *p) {
     p->node = us_sys_reserve(cap * sizeof *p->node);
     p->stamp = us_sys_reserve(cap * sizeof *p->stamp);
     p->pins = us_sys_reserve(cap * sizeof *p->pins);
+    p->rounds = us_sys_reserve(cap * sizeof *p->rounds);
     p->raw = us_sys_reserve(MAX_BLOCK);
     p->filled = us_sys_reserve(MAX_BLOCK);
     p->zero = mmap(NULL, MAX_BLOCK, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (p->node == NULL || p->stamp == NULL || p->pins == NULL || p->raw == NULL || p->filled == NULL ||
-        p->zero == MAP_FAILED)
+    if (p->node == NULL || p->stamp == NULL || p->pins == NULL || p->rounds == NULL || p->raw == NULL ||
+        p->filled == NULL || p->zero == MAP_FAILED)
         return -ENOMEM;
     p->queue[0] = p->queue[1] = (us_queue_t){.head = US_NONE, .tail = US_NONE};
     err = us_codec_ctx_new(&p->codec, MAX_BLOCK);
@@ -138,6 +139,7 @@ void us_pager_close(us_pager_t *p) {
     unreserve(p->node, cap * sizeof *p->node);
     unreserve(p->stamp, cap * sizeof *p->stamp);
     unreserve(p->pins, cap * sizeof *p->pins);
+    unreserve(p->rounds, cap * sizeof *p->rounds);
     unreserve(p->raw, MAX_BLOCK);
     unreserve(p->filled, MAX_BLOCK);
     if (p->zero != MAP_FAILED)

@@ -44,6 +44,13 @@ typedef struct us_node {
 } us_node_t;
 
 enum { US_SMALL = 0, US_MAIN = 1 };
+enum { US_ROUNDS = 7, US_TURNS = 8 }; /* that a block can earn; of blocks that go round for one that leaves */
+
+/* left <= earned <= US_ROUNDS; left > 0 only in the main queue. */
+typedef struct us_rounds {
+    uint8_t earned : 4; /* by coming back lately */
+    uint8_t left : 4;   /* of these, as long as it is queued */
+} us_rounds_t;
 enum { US_BIAS_MAX = 1024, US_BIAS_WRITE = 768, US_STREAM_MIN = 2 };
 
 #define US_SLOT_FREE 0x80000000u
@@ -70,6 +77,7 @@ typedef struct us_pager {
     us_node_t *node;  /* by entry */
     uint32_t *stamp;  /* by entry: policy clock at which it left; 0 never */
     uint16_t *pins;   /* by entry */
+    us_rounds_t *rounds; /* by entry */
     us_queue_t queue[2];
     uint32_t evict_clock; /* pages that have left, ever */
 
@@ -170,9 +178,10 @@ void us_entry_free_object(us_pager_t *p, us_entry_t e);
 
 /* ---- policy.c ---- */
 void us_policy_in(us_pager_t *p, us_region_t *r, uint32_t i);
+void us_policy_back(us_pager_t *p, us_region_t *r, uint32_t i);
 void us_policy_out(us_pager_t *p, us_region_t *r, uint32_t i);
-uint32_t us_policy_victim(us_pager_t *p, const uint64_t passed[2]);
-void us_policy_requeue(us_pager_t *p, us_region_t *r, uint32_t i);
+uint32_t us_policy_victim(us_pager_t *p, uint64_t passed[2]);
+void us_policy_pass(us_pager_t *p, us_region_t *r, uint32_t i, uint64_t passed[2]);
 void us_policy_left(us_pager_t *p, us_region_t *r, uint32_t i);
 void us_policy_ahead(us_pager_t *p, us_region_t *r, uint32_t i, bool write);
 /* Whether a block that a read brings in is installed write-protected. */

@@ -5,12 +5,19 @@
  * Accesses are seen only as faults: a resident block that is used and one that is not look alike. So the
  * queues are FIFOs, as in S3-FIFO (Yang et al., SOSP 2023), with what can be known in place of hit counts:
  *
- *    fault, seen lately  ------------------->  main   --+--> leaves; stamped with the clock
- *    fault, not seen lately  -->  small  --------------+
+ *                                              v----+ a round that it has
+ *    fault, seen lately  ------------------->  main --+--> leaves; stamped with the clock
+ *    fault, not seen lately  -->  small  -------------+
  *
- * "Lately" is: left less than a main queue's worth of evictions ago (the stamp plays the ghost queue). A
- * scan passes through the small queue and leaves the main one alone. The outbox is a second chance: a
- * block that is wanted while it waits there comes back without having been compressed.
+ * "Lately" is: left less than half a limit's worth of evictions ago (the stamp plays the ghost queue). A
+ * scan passes through the small queue and leaves the main one alone. In place of hits, a block earns rounds:
+ * each time that it comes back lately one more, up to seven, and one less when it comes back later. In the
+ * main queue it may go round as often before it leaves; and each round that it has earned makes "lately"
+ * longer by an eighth of the limit, since what was wanted often before is forgiven one long pause. The
+ * outbox is a second chance: a block that is wanted while it waits there comes back without having been
+ * compressed.
+ *
+ * `uswap trace simulate` has the same rules (uswap/trace/policies.py: "pager"), and others to compare with.
  *
  * Read-ahead. A fault next to the last one begins a run. While the run holds, the window doubles, and all
  * of it is brought in by workers but one block, the marker; the fault on the marker tells that the reader
@@ -51,19 +58,38 @@ static void flag(us_pager_t *p, uint32_t i, uint8_t clear, uint8_t set) {
     us_entry_store(&p->space.table[i], e);
 }
 
-static uint32_t limit_pages(const us_pager_t *p) { return (uint32_t)(p->cfg.limit >> US_PAGE_SHIFT); }
+static us_queue_t *queue_of(us_pager_t *p, uint32_t i) {
+    return &p->queue[p->space.table[i].flags & US_F_MAIN ? US_MAIN : US_SMALL];
+}
+
+/* Room for what has come in once: a twentieth, and what is read ahead and must not leave before it is read. */
+static uint64_t small_bytes(const us_pager_t *p) {
+    return p->cfg.limit / 20 + us_min(p->cfg.readahead, p->cfg.limit / 16);
+}
 
 void us_policy_in(us_pager_t *p, us_region_t *r, uint32_t i) {
-    const uint32_t age = p->evict_clock - p->stamp[i];
-    const bool lately = p->stamp[i] != 0 && age <= limit_pages(p) - limit_pages(p) / 10;
-    us_queue_t *q = &p->queue[lately ? US_MAIN : US_SMALL];
+    us_rounds_t *mine = &p->rounds[i];
+    const uint64_t age = p->evict_clock - p->stamp[i], limit = p->cfg.limit >> US_PAGE_SHIFT;
+    const bool lately = p->stamp[i] != 0 && age * 8 <= limit * (4u + mine->earned);
+    if (lately)
+        mine->earned += mine->earned < US_ROUNDS;
+    else
+        mine->earned -= mine->earned > 0;
+    mine->left = lately ? mine->earned : 0;
+    flag(p, i, US_F_MAIN, lately ? US_F_MAIN : 0);
+    us_policy_back(p, r, i);
+}
+
+/* It was about to leave, and does not: to its queue again, as if it had been looked at there. */
+void us_policy_back(us_pager_t *p, us_region_t *r, uint32_t i) {
+    us_queue_t *q = queue_of(p, i);
     push(p, q, i);
     q->bytes += us_block_len(r, i);
-    flag(p, i, US_F_MAIN, (uint8_t)(US_F_QUEUED | (lately ? US_F_MAIN : 0)));
+    flag(p, i, 0, US_F_QUEUED);
 }
 
 void us_policy_out(us_pager_t *p, us_region_t *r, uint32_t i) {
-    us_queue_t *q = &p->queue[p->space.table[i].flags & US_F_MAIN ? US_MAIN : US_SMALL];
+    us_queue_t *q = queue_of(p, i);
     unlink_node(p, q, i);
     q->bytes -= us_block_len(r, i);
     flag(p, i, US_F_QUEUED, 0);
@@ -109,24 +135,43 @@ void us_policy_warm(us_pager_t *p, uint32_t i) {
     flag(p, i, US_F_QUEUED | US_F_WRITING, 0);
 }
 
-/* The next to leave; it stays queued. passed: bytes of each queue that were looked at and can't leave now,
- * such as pinned ones; they are at its tail. US_NONE: there is nothing else. */
-uint32_t us_policy_victim(us_pager_t *p, const uint64_t passed[2]) {
+static void to_tail(us_pager_t *p, uint32_t i) {
+    us_queue_t *q = queue_of(p, i);
+    unlink_node(p, q, i);
+    push(p, q, i);
+}
+
+/* Blocks at the main queue's head that have rounds left go round, a few. They are passed like those that can't leave, and
+ * are there for the next search. One that was not passed is still at the head afterwards. */
+static void go_round(us_pager_t *p, uint64_t passed[2]) {
+    const us_queue_t *q = &p->queue[US_MAIN];
+    for (int turns = 0; turns < US_TURNS && p->rounds[q->head].left > 0; turns++) {
+        const uint32_t i = q->head;
+        const uint32_t len = us_block_len(us_region_of(p, i), i);
+        if (passed[US_MAIN] + len >= q->bytes)
+            return;
+        p->rounds[i].left--;
+        to_tail(p, i);
+        passed[US_MAIN] += len;
+    }
+}
+
+/* The next to leave; it stays queued. passed: bytes of each queue that a search, which begins with none, has looked at
+ * and does not want; they are at its tail. US_NONE: there is nothing else. */
+uint32_t us_policy_victim(us_pager_t *p, uint64_t passed[2]) {
     const us_queue_t *small = &p->queue[US_SMALL], *main_q = &p->queue[US_MAIN];
     const bool more = main_q->bytes > passed[US_MAIN];
-    if (small->bytes > passed[US_SMALL] + (more ? p->cfg.limit / 10 : 0))
+    if (small->bytes > passed[US_SMALL] + (more ? small_bytes(p) : 0))
         return small->head;
+    if (more)
+        go_round(p, passed);
     return more ? main_q->head : US_NONE;
 }
 
-/* To the tail of its queue: it can't leave now. */
-void us_policy_requeue(us_pager_t *p, us_region_t *r, uint32_t i) {
-    const bool main_q = (p->space.table[i].flags & US_F_MAIN) != 0;
-    us_policy_out(p, r, i);
-    us_queue_t *q = &p->queue[main_q ? US_MAIN : US_SMALL];
-    push(p, q, i);
-    q->bytes += us_block_len(r, i);
-    flag(p, i, 0, US_F_QUEUED);
+/* The victim can't leave now: to the tail of its queue. */
+void us_policy_pass(us_pager_t *p, us_region_t *r, uint32_t i, uint64_t passed[2]) {
+    passed[queue_of(p, i) - p->queue] += us_block_len(r, i);
+    to_tail(p, i);
 }
 
 void us_policy_left(us_pager_t *p, us_region_t *r, uint32_t i) {
@@ -143,7 +188,8 @@ bool us_policy_is_valid(us_pager_t *p, uint64_t *bytes) {
             const us_entry_t e = p->space.table[i];
             us_region_t *r = us_region_of(p, i);
             if (r == NULL || e.state != US_RESIDENT || !(e.flags & US_F_QUEUED) ||
-                ((e.flags & US_F_MAIN) != 0) != (k == US_MAIN) || p->node[i].prev != prev)
+                ((e.flags & US_F_MAIN) != 0) != (k == US_MAIN) || p->node[i].prev != prev ||
+                p->rounds[i].left > (k == US_MAIN ? p->rounds[i].earned : 0))
                 return false;
             sum += us_block_len(r, i);
         }

@@ -79,7 +79,7 @@
  *   E4  an object of a pool has exactly one entry that names it, and its header names that entry
  *   E5  a slot in use has exactly one entry (OUTBOX, LEAVING) or one job that is about to release it
  *   E6  resident bytes = sum over RESIDENT, LEAVING and PLAIN blocks, and those that a worker or a read brings in
- *   E7  RESIDENT blocks, unlocked and unpinned, are in exactly one queue of the policy
+ *   E7  RESIDENT blocks are in exactly one queue of the policy; those that have rounds left, in the main one
  *   E8  PLAIN blocks are those of [plain_from, plain_to) of their region, and no others
  */
 typedef struct us_entry {

@@ -28,6 +28,7 @@ from uswap.commands import main
 from uswap.stats import KINDS
 from uswap.trace.file import AHEAD, GONE, HEADER, MAGIC, MISSED, MORE, OUT, PRESENT, RECORD, REGION
 
+import workload
 from child import run_child
 from workload import MIB, PAGE
 
@@ -595,3 +596,62 @@ def test_wrong_arguments(
         main(["trace", "simulate", *arguments])
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
+
+
+# ---- the model of the pager
+
+
+def zipf_reads() -> dict[str, int]:
+    """What the child of test_the_model_is_the_pagers runs: faults, of the pager and of its model."""
+    from uswap.trace import patterns, policies
+
+    blocks, size = 2048, 512
+    accesses = patterns.make("zipf", blocks=blocks, accesses=40_000, seed=9)
+    with uswap.Pager(limit=size * PAGE, pool=16 * MIB, block="4KiB", readahead=0) as pager:
+        region = pager.region(blocks * PAGE)
+        with memoryview(region) as view:
+            for block in range(blocks):
+                view[block * PAGE : (block + 1) * PAGE] = workload.data(
+                    "numbers", PAGE, random.Random(block)
+                )
+            begun = sum(pager.stats().faults.values())
+            for block in accesses:
+                view[block * PAGE]
+            faults = sum(pager.stats().faults.values()) - begun
+    model = policies.pager([*range(blocks), *accesses], blocks, size).misses - blocks
+    before = policies.ghosts([*range(blocks), *accesses], blocks, size).misses - blocks
+    return {"faults": faults, "model": model, "before": before}
+
+
+def test_the_model_is_the_pagers() -> None:
+    """The simulator's "pager" has as many faults as the real one, for the same accesses."""
+    found = run_child(zipf_reads, timeout=120).json
+    assert found["faults"] == pytest.approx(found["model"], rel=0.05)
+
+
+def hot_beside_pins() -> dict[str, int]:
+    """What the child of test_hot_blocks_leave_when_nothing_else_can runs."""
+    block, pinned = 65536, 8  # of 16 that may be resident
+    with uswap.Pager(limit=MIB, pool=16 * MIB, block=block, readahead=0) as pager:
+        region = pager.region(24 * block)
+        with memoryview(region) as view:
+            view[:] = random.Random(1).randbytes(len(view))
+            for _ in range(20):  # all of these are hot, and earn rounds
+                for k in range(20):
+                    view[k * block]
+            with region.pinned(0, pinned * block):
+                for _ in range(30):
+                    for k in range(pinned, pinned + 9):
+                        view[k * block]
+                pager.check()
+                stats = pager.stats()
+        del region
+    return {"over": stats.over_limit, "peak": stats.peak_resident, "pinned": stats.pinned}
+
+
+def test_hot_blocks_leave_when_nothing_else_can() -> None:
+    """Blocks with rounds left make room when all others are pinned: the limit holds."""
+    found = run_child(hot_beside_pins).json
+    assert found["pinned"] == 8 * 65536
+    assert found["over"] == 0
+    assert found["peak"] <= MIB
