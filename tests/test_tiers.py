@@ -7,6 +7,7 @@ import itertools
 import os
 import random
 import tempfile
+import threading
 import time
 from typing import Any
 
@@ -208,6 +209,40 @@ def leaving() -> None:
         assert other.residency().tiers["file"] == len(content)
         assert view == content
         pager.check()
+
+
+def just_left(op: str) -> None:
+    """What the child of test_just_released runs: the pager knows of the release before the region does."""
+    content = mixed(MIB, 12)
+    with uswap.Pager(limit=16 * MIB, tiers=three(first=16 * MIB)) as pager:
+        region = pager.region(len(content))
+        memoryview(region)[:] = content
+        region.evict()
+        end_span, removed = pager._end_span, threading.Event()
+
+        def slow(*args: Any, **kwargs: Any) -> None:
+            end_span(*args, **kwargs)
+            removed.set()
+            time.sleep(0.3)
+
+        pager._end_span = slow  # type: ignore[method-assign]
+        threads = workload.Threads()
+        threads.start(region.release)
+        removed.wait()
+        try:
+            region.check() if op == "check" else region.migrate("file")
+        except uswap.ClosedError:
+            pass
+        else:
+            raise AssertionError("the pager has no such region any more")
+        threads.join()
+        assert memoryview(region) == content
+
+
+@pytest.mark.parametrize("op", ["migrate", "check"])
+def test_just_released(op: str) -> None:
+    """A call that comes while a release is about to return says that the region is closed."""
+    run_child(just_left, args=[op], timeout=60)
 
 
 def test_released_meanwhile() -> None:
