@@ -142,9 +142,12 @@ def paged(spec: dict[str, Any]) -> Iterator[Memory]:
 
         def density() -> float | None:
             end = time.monotonic() + 10
-            while pager.stats().outbox and time.monotonic() < end:
-                time.sleep(0.005)
-            now = pager.stats()
+            now, before = pager.stats(), None
+            # The gauges are brought up to date one after the other.
+            while (now.outbox or now.pool_allocated != before) and time.monotonic() < end:
+                before = now.pool_allocated
+                time.sleep(0.05)
+                now = pager.stats()
             if not now.pool_allocated:
                 return None
             return (now.pooled_raw + now.filled) / now.pool_allocated
