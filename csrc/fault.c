@@ -103,7 +103,7 @@ static int install_apart(us_pager_t *p, us_region_t *r, uint32_t i, bool write) 
     bytes_for(p, &j, i);
     us_entry_reserve(p, r, i);
     r->jobs++;
-    const bool loop = hand == &p->servers.loop;
+    const bool loop = us_server_is_loop(&p->servers);
     if (loop) /* pushed aside from here on it keeps others waiting for this block */
         atomic_store_explicit(&p->place.busy, 1, memory_order_relaxed);
     us_server_unlock(p);

@@ -3,7 +3,7 @@
  * The way in from the file. A read has a slot and a buffer of its own that writes can't use up.
  *
  *   wanted now       one object; the loop itself checks, decompresses, copies         us_store_fetch
- *   ahead            several that lie one behind the other; workers do that           us_store_fetch_run
+ *   ahead            several that lie near each other; workers do that                us_store_fetch_run
  *   to another tier  one object, whose bytes that tier stores                         us_store_load
  *   only to see      one object, which stays where it is                              us_store_verify
  *
@@ -50,7 +50,8 @@ static us_read_t *free_read(us_store_t *s, bool demand) {
     return NULL;
 }
 
-/* What stands behind the parts is not read before it is written. */
+/* The parts, and with them `from` and `bytes`, are added after. What stands behind the parts is not read before it is
+ * written. */
 static void begin_read(us_read_t *rd, const us_region_t *r) {
     rd->region = r->id;
     rd->tries = rd->parts = 0;
@@ -63,13 +64,16 @@ static void add_part(us_pager_t *p, us_read_t *rd, uint32_t i) {
     const us_entry_t e = p->space.table[i];
     uint64_t from;
     uint32_t bytes;
+    us_obj_span(us_offset_of(e), US_LENGTH_OF(e), &from, &bytes);
+    uint64_t end = from + bytes;
+    if (rd->parts > 0) {
+        end = us_max(end, rd->from + rd->bytes);
+        from = us_min(from, rd->from);
+    }
+    rd->from = from;
+    rd->bytes = (uint32_t)(end - from);
     rd->part[rd->parts++] = (us_part_t){
         .off = us_offset_of(e), .entry = i, .length = US_LENGTH_OF(e), .gen = e.gen, .codec = (uint8_t)US_CODEC_OF(e)};
-    us_obj_span(us_offset_of(e), US_LENGTH_OF(e), &from, &bytes);
-    const uint64_t before = rd->parts == 1 ? from : rd->from;
-    const uint64_t end = rd->parts == 1 ? from + bytes : us_max(rd->from + rd->bytes, from + bytes);
-    rd->from = us_min(before, from);
-    rd->bytes = (uint32_t)(end - rd->from);
 }
 
 /* Its blocks are locked until they have been brought in. */
@@ -232,7 +236,7 @@ static void fetched_one(us_pager_t *p, us_region_t *r, us_read_t *rd) {
     const uint8_t *src;
     bool wake = false;
     if (rd->demand)
-        us_place_read(&p->place, us_now_ns() - rd->begun);
+        us_place_read(&p->place, us_now_ns() - rd->begun, us_server_is_loop(&p->servers));
     int err = rd->req.res;
     if (err == 0)
         err = check_part(p, rd, part);

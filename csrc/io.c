@@ -24,7 +24,6 @@
 #include <linux/futex.h>
 #include <linux/io_uring.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -504,18 +503,14 @@ static int threads_open(us_io_t *io, int threads) {
         if (io->todo[op].at == NULL)
             err = -ENOMEM;
     }
-    sigset_t all, old;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
     for (int i = 0; i < threads && err == 0; i++) {
         seat_t *seat = &io->seat[i];
         seat->io = io;
         seat->class = i == 0 && threads > 1 ? READER : ANY;
-        err = -pthread_create(&seat->thread, NULL, thread_main, seat);
+        err = us_sys_thread(&seat->thread, NULL, thread_main, seat);
         if (err == 0)
             io->n++;
     }
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
     if (err != 0)
         threads_stop(io);
     return err;

@@ -12,15 +12,8 @@ enum { CLOCK_EVERY = 16 };
 
 enum { WORDS = US_PAGE / sizeof(uint64_t) };
 
-/* Four sums, so that memory is waited for and not the adder. */
-static uint64_t sum_of(const uint64_t *p) {
-    uint64_t a = 0, b = 0, c = 0, d = 0;
-    for (int i = 0; i < WORDS; i += 4)
-        a += p[i], b += p[i + 1], c += p[i + 2], d += p[i + 3];
-    return a + b + c + d;
-}
-
-/* Flips the lowest bit of each word. Returns the sum before; *after is what it is then. */
+/* Flips the lowest bit of each word. Returns the sum before; *after is what it is then. Four sums, as in us_sweep, so that
+ * memory is waited for and not the adder. */
 static uint64_t flip(uint64_t *p, uint64_t *after) {
     uint64_t a = 0, b = 0, c = 0, d = 0;
     for (int i = 0; i < WORDS; i += 4) {
@@ -34,7 +27,7 @@ static uint64_t flip(uint64_t *p, uint64_t *after) {
 
 void us_page_sums(uint64_t addr, uint64_t pages, uint64_t *sums) {
     for (uint64_t i = 0; i < pages; i++)
-        sums[i] = sum_of((const uint64_t *)(uintptr_t)(addr + i * US_PAGE));
+        sums[i] = us_sweep(addr + i * US_PAGE, US_PAGE, 0);
 }
 
 static int access_one(us_access_t *a, uint64_t i) {
@@ -43,7 +36,7 @@ static int access_one(us_access_t *a, uint64_t i) {
     uint64_t sum, after = 0;
     switch (a->kind) {
     case US_ACCESS_READ:
-        a->wrong += sum_of(p) != a->sums[page];
+        a->wrong += us_sweep((uint64_t)(uintptr_t)p, US_PAGE, 0) != a->sums[page];
         return 0;
     case US_ACCESS_FLIP:
         a->wrong += flip(p, &after) != a->sums[page];

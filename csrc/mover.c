@@ -251,14 +251,10 @@ int us_mover_start(us_mover_t *m) {
     pthread_attr_t a;
     pthread_attr_init(&a);
     pthread_attr_setstacksize(&a, 256 * 1024);
-    sigset_t all, old;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    int err = pthread_create(&m->thread, &a, mover_main, m);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    const int err = us_sys_thread(&m->thread, &a, mover_main, m);
     pthread_attr_destroy(&a);
     if (err != 0)
-        return -err;
+        return err;
     while (atomic_load(&m->tid) == 0)
         sched_yield();
     return 0;

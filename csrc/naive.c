@@ -17,7 +17,6 @@
 #include <malloc.h>
 #include <pthread.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -168,11 +167,7 @@ int us_naive_open(us_naive_t **out, uint64_t bytes, uint64_t limit, int codec) {
         err = us_sys_register(n->uffd, address(n, 0), bytes);
     }
     if (err == 0) {
-        sigset_t all, before;
-        sigfillset(&all);
-        pthread_sigmask(SIG_BLOCK, &all, &before); /* signals are Python's */
-        err = -pthread_create(&n->thread, NULL, naive_main, n);
-        pthread_sigmask(SIG_SETMASK, &before, NULL);
+        err = us_sys_thread(&n->thread, NULL, naive_main, n);
     }
     if (err != 0) {
         n->stop = 1;

@@ -397,6 +397,12 @@ static us_region_t *range(us_pager_t *p, int id, const uint32_t *cursor, uint32_
     return r == NULL || last > r->count || *cursor > last ? NULL : r;
 }
 
+/* The same for calls that another thread's release may overtake: 0, -ECANCELED when the region is no more, or -EINVAL. */
+static int range_now(us_pager_t *p, int id, const uint32_t *cursor, uint32_t last, us_region_t **r) {
+    *r = range(p, id, cursor, last);
+    return *r != NULL ? 0 : region(p, id) == NULL ? -ECANCELED : -EINVAL;
+}
+
 int us_pager_evict(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
     LOCKED(p);
     us_region_t *r = range(p, id, cursor, last);
@@ -427,11 +433,12 @@ int us_pager_settle(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
 
 int us_pager_move(us_pager_t *p, int id, uint32_t *cursor, uint32_t last, int to) {
     LOCKED(p);
-    if (region(p, id) == NULL) /* released meanwhile */
-        return -ECANCELED;
-    us_region_t *r = range(p, id, cursor, last);
-    if (r == NULL || to < 1 || to >= US_TIERS || p->tier[to].ops == NULL)
-        return -EINVAL;
+    us_region_t *r;
+    int err = range_now(p, id, cursor, last, &r);
+    if (err == 0 && (to < 1 || to >= US_TIERS || p->tier[to].ops == NULL))
+        err = -EINVAL;
+    if (err != 0)
+        return err;
     if (r->frozen)
         return -ECANCELED;
     us_tier_t *t = &p->tier[to];
@@ -465,11 +472,10 @@ int us_pager_move(us_pager_t *p, int id, uint32_t *cursor, uint32_t last, int to
 
 int us_pager_moved(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
     LOCKED(p);
-    if (region(p, id) == NULL) /* released meanwhile */
-        return -ECANCELED;
-    us_region_t *r = range(p, id, cursor, last);
-    if (r == NULL)
-        return -EINVAL;
+    us_region_t *r;
+    const int err = range_now(p, id, cursor, last, &r);
+    if (err != 0)
+        return err;
     for (; *cursor < last; (*cursor)++) {
         const us_entry_t e = p->space.table[r->first + *cursor];
         if ((e.state == US_POOLED || e.state == US_STORED) && (e.flags & (US_F_WRITING | US_F_LOCKED)) != 0) {
@@ -517,11 +523,10 @@ int us_pager_prefetch(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
 
 int us_pager_verify(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
     LOCKED(p);
-    if (region(p, id) == NULL) /* released meanwhile */
-        return -ECANCELED;
-    us_region_t *r = range(p, id, cursor, last);
-    if (r == NULL)
-        return -EINVAL;
+    us_region_t *r;
+    const int err = range_now(p, id, cursor, last, &r);
+    if (err != 0)
+        return err;
     if (r->frozen)
         return -ECANCELED;
     enum { SLICE = 4096, PRESSED = 128 << 10 }; /* entries; bytes decompressed here: then the loop has its turn */

@@ -240,7 +240,7 @@ void us_store_forget(us_pager_t *p, uint32_t first, uint32_t count);
 /* Begins to bring STORED block i in, for which a thread stands still. false: no slot is free. */
 bool us_store_fetch(us_pager_t *p, us_region_t *r, uint32_t i, bool write, uint64_t since);
 /* Begins to bring STORED block i in ahead of its use, and with it, in the same read, those after it and before `end`
- * that lie behind it in the file; the others only as long as no more than `most` bytes are resident then. Returns how
+ * that lie near it in the file; the others only as long as no more than `most` bytes are resident then. Returns how
  * many; 0: no slot is free. us_store_flush hands the reads over. */
 uint32_t us_store_fetch_run(us_pager_t *p, us_region_t *r, uint32_t i, uint32_t end, bool write, uint64_t most);
 void us_store_flush(us_pager_t *p);

@@ -31,7 +31,6 @@
 #include <linux/futex.h>
 #include <poll.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -207,12 +206,12 @@ bool us_place_spins(us_place_t *l, uint64_t since, uint64_t now) {
     return true;
 }
 
-void us_place_read(us_place_t *l, uint64_t ns) {
+void us_place_read(us_place_t *l, uint64_t ns, bool loop) {
     l->took = l->took - l->took / 8 + ns / 8;
     if (l->spin_of == 0)
         return;
     l->spin_of = 0;
-    if ((int)syscall(SYS_gettid) != l->loop_tid) /* the second server found it done: nothing is known of the loop */
+    if (!loop)
         return;
     if (switches() != l->switched) {
         l->rest = us_min(us_max(2 * l->rest, SPIN_REST_NS), SPIN_REST_MAX_NS);
@@ -234,18 +233,14 @@ int us_place_start(us_place_t *l, int client_pid, int mover_tid, const int fd[US
                       .took = SPIN_MAX_NS};
     memcpy(l->fd, fd, sizeof l->fd);
     sched_getaffinity(0, sizeof l->allowed, &l->allowed);
-    sigset_t all, old;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
     pthread_t trial;
-    int err = -pthread_create(&trial, NULL, try_policy, &l->may_yield);
+    int err = us_sys_thread(&trial, NULL, try_policy, &l->may_yield);
     if (err == 0)
         pthread_join(trial, NULL);
     if (err == 0 && l->may_yield) {
-        err = -pthread_create(&l->warden, NULL, warden_main, l);
+        err = us_sys_thread(&l->warden, NULL, warden_main, l);
         l->has_warden = err == 0;
     }
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
     return err;
 }
 

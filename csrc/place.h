@@ -59,8 +59,8 @@ int us_place_cpu(us_place_t *l, uint32_t tid);
 
 /* A read that a thread stands still for began at `since` and has not ended: is it worth keeping the CPU? */
 bool us_place_spins(us_place_t *l, uint64_t since, uint64_t now);
-/* Such a read is done; it took so long. */
-void us_place_read(us_place_t *l, uint64_t ns);
+/* Such a read is done; it took so long. loop: it is the loop that has found it done, and not the second server. */
+void us_place_read(us_place_t *l, uint64_t ns, bool loop);
 
 /* For the warden: a drain begins; its last message is about to be served, or there was none. */
 static inline void us_place_step(us_place_t *l, bool begins) {

@@ -5,7 +5,6 @@
 #include <linux/futex.h>
 #include <poll.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -16,19 +15,20 @@
 #include "pager.h"
 #include "sys.h"
 
-/* MIXED: a change of thread counts this much against each fault that is none. */
+/* MIXED: a change of thread counts this much against each fault that is none. LOOK: messages between two looks for where
+ * the thread is. QUIET: without a fault, and the second server sleeps. */
 enum { MIXED = 4, MIXED_ON = 64, MIXED_MAX = 128, LOOK = 16, QUIET_MS = 20 };
 #define QUIET_NS (QUIET_MS * 1000000ull)
 
 void us_server_lock(us_pager_t *p, us_worker_t *hand) {
     us_servers_t *s = &p->servers;
-    if (hand == &s->second && pthread_mutex_trylock(&s->lock) != 0) {
-        /* A loop that yields may have been pushed aside with the lock held: the warden sees to that. */
-        atomic_store_explicit(&p->place.held_up, 1, memory_order_relaxed);
+    if (pthread_mutex_trylock(&s->lock) != 0) {
+        const bool second = hand == &s->second;
+        if (second) /* a loop that yields may have been pushed aside with the lock held: the warden sees to that */
+            atomic_store_explicit(&p->place.held_up, 1, memory_order_relaxed);
         pthread_mutex_lock(&s->lock);
-        atomic_store_explicit(&p->place.held_up, 0, memory_order_relaxed);
-    } else if (hand != &s->second) {
-        pthread_mutex_lock(&s->lock);
+        if (second)
+            atomic_store_explicit(&p->place.held_up, 0, memory_order_relaxed);
     }
     s->hand = hand;
 }
@@ -151,11 +151,7 @@ int us_server_start(us_pager_t *p) {
         err = us_worker_open(&s->second, &p->crew, 1 << US_BLOCK_MAX_SHIFT);
     if (err != 0)
         return err;
-    sigset_t all, old;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    err = -pthread_create(&s->second.thread, NULL, second_main, p);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    err = us_sys_thread(&s->second.thread, NULL, second_main, p);
     s->on = err == 0;
     return err;
 }

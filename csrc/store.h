@@ -39,8 +39,8 @@ typedef struct us_part {
     uint8_t codec;
 } us_part_t;
 
-/* A read of one object that is wanted now or moves to another tier, or of several that lie one behind the other and
- * are read ahead. */
+/* A read of one object that is wanted now or moves to another tier, or of several that lie near each other and are
+ * read ahead. */
 typedef struct us_read {
     us_io_req_t req;
     uint8_t *buf;        /* the largest block, its header, and what rounding adds */

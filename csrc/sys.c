@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <linux/magic.h>
 #include <linux/userfaultfd.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -357,6 +358,15 @@ int us_sys_dontneed_vec(int pidfd, const struct iovec *iov, int n, uint64_t *don
         return -errno;
     *done = (uint64_t)r;
     return 0;
+}
+
+int us_sys_thread(pthread_t *out, const pthread_attr_t *attr, void *(*run)(void *), void *arg) {
+    sigset_t all, old;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    const int err = pthread_create(out, attr, run, arg);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    return -err;
 }
 
 int us_sys_pidfd(int pid) {

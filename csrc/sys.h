@@ -8,6 +8,8 @@
 
 #include "types.h"
 
+#include <pthread.h>
+
 enum { US_FAULT_WRITE = 1, US_FAULT_WP = 2 }; /* flags of a fault message */
 
 typedef struct us_msg {
@@ -44,6 +46,8 @@ struct iovec;
 int us_sys_dontneed_vec(int pidfd, const struct iovec *iov, int n, uint64_t *done);
 
 int us_sys_pidfd(int pid);
+/* pthread_create, for a thread that hears no signal: those are the user's threads' and Python's. 0 or -errno. */
+int us_sys_thread(pthread_t *out, const pthread_attr_t *attr, void *(*run)(void *), void *arg);
 int us_sys_eventfd_ring(int fd);
 
 /* ---- delays, injected by tests at each transition ---- */

@@ -10,14 +10,13 @@
 
 #include <errno.h>
 #include <poll.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
 #include "alloc.h"
-#include "uswap.h"
+#include "sys.h"
 
 enum { LOOK_MS = 50 };
 
@@ -31,6 +30,12 @@ static bool has_room(us_trace_t *t, uint64_t head, uint32_t n) {
     return head + n <= t->room_until;
 }
 
+static us_trace_rec_t says_missing(const us_trace_t *t, uint64_t when) {
+    return (us_trace_rec_t){.what = US_TRACE_MISSED,
+                            .entry = (uint32_t)(t->missing < UINT32_MAX ? t->missing : UINT32_MAX),
+                            .when = when};
+}
+
 void us_trace_put(us_trace_t *t, const us_trace_rec_t *rec, uint32_t n, bool needed) {
     uint64_t head = atomic_load_explicit(&t->head, memory_order_relaxed);
     const uint32_t first = t->missing > 0; /* then there is one more, which says so */
@@ -40,8 +45,7 @@ void us_trace_put(us_trace_t *t, const us_trace_rec_t *rec, uint32_t n, bool nee
         return;
     }
     if (first) {
-        t->ring[head++ & (t->size - 1)] = (us_trace_rec_t){
-            .what = US_TRACE_MISSED, .entry = (uint32_t)(t->missing < UINT32_MAX ? t->missing : UINT32_MAX), .when = rec->when};
+        t->ring[head++ & (t->size - 1)] = says_missing(t, rec->when);
         t->missing = 0;
     }
     for (uint32_t k = 0; k < n; k++)
@@ -100,13 +104,8 @@ int us_trace_open(us_trace_t *t, int fd, uint32_t size) {
     t->ring = us_calloc(size, sizeof *t->ring);
     t->bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     int err = t->ring == NULL ? -ENOMEM : t->bell < 0 ? -errno : 0;
-    if (err == 0) {
-        sigset_t all, old;
-        sigfillset(&all);
-        pthread_sigmask(SIG_SETMASK, &all, &old);
-        err = -pthread_create(&t->writer, NULL, writer_main, t);
-        pthread_sigmask(SIG_SETMASK, &old, NULL);
-    }
+    if (err == 0)
+        err = us_sys_thread(&t->writer, NULL, writer_main, t);
     if (err == 0) {
         t->on = true;
         return 0;
@@ -126,16 +125,10 @@ uint64_t us_trace_close(us_trace_t *t) {
     if (!t->on)
         return us_trace_lacks(t);
     t->on = false;
-    const uint64_t one = 1;
-    while (write(t->bell, &one, sizeof one) < 0 && errno == EINTR)
-        ;
+    us_sys_eventfd_ring(t->bell);
     pthread_join(t->writer, NULL);
     if (t->missing > 0 && atomic_load(&t->error) == 0) {
-        const us_trace_rec_t last = {
-            .what = US_TRACE_MISSED,
-            .entry = (uint32_t)(t->missing < UINT32_MAX ? t->missing : UINT32_MAX),
-            .when = t->ring[(atomic_load(&t->head) - 1) & (t->size - 1)].when,
-        };
+        const us_trace_rec_t last = says_missing(t, t->ring[(atomic_load(&t->head) - 1) & (t->size - 1)].when);
         size_t done;
         write_all(t->fd, (const uint8_t *)&last, sizeof last, &done);
     }

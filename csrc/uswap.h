@@ -377,7 +377,8 @@ void us_pager_drop(us_pager_t *p);
 int us_pager_add(us_pager_t *p, uint64_t addr, uint64_t len, uint32_t block, uint32_t item, int resident,
                  uint64_t *first_entry, uint64_t *entries);
 /* Of an inactive region: as much from its start as the limit has room for becomes plain memory, which the pager
- * registers when it wants the room. Returns the bytes; a multiple of 2 MiB unless it is all of it. */
+ * registers when it wants the room. Returns the bytes; a multiple of 2 MiB unless it is all of it, and 0 without a
+ * pagemap. */
 int64_t us_pager_plain(us_pager_t *p, int id);
 int us_pager_activate(us_pager_t *p, int id);
 /* Nothing of the region leaves any more. */

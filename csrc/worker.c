@@ -9,7 +9,6 @@
 #include <limits.h>
 #include <linux/futex.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -234,19 +233,15 @@ int us_crew_start(us_crew_t *c, int workers, uint32_t max_block) {
     c->max_block = max_block;
     for (int i = US_JOBS - 1; i >= 0; i--)
         c->idle[c->idle_n++] = (uint16_t)i;
-    sigset_t all, old;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
     int err = 0;
     for (int i = 0; i < workers && err == 0; i++) {
         us_worker_t *w = &c->worker[i];
         err = us_worker_open(w, c, max_block);
         if (err == 0)
-            err = -pthread_create(&w->thread, NULL, worker_main, w);
+            err = us_sys_thread(&w->thread, NULL, worker_main, w);
         if (err == 0)
             c->n++;
     }
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
     return err;
 }
 
@@ -254,17 +249,15 @@ void us_crew_stop(us_crew_t *c) {
     atomic_store(&c->stop, 1);
     atomic_fetch_add(&c->bell, 1);
     futex_wake(&c->bell, INT_MAX);
-    for (int i = 0; i < c->n; i++) {
+    for (int i = 0; i < c->n; i++)
         pthread_join(c->worker[i].thread, NULL);
-    }
-    for (int i = 0; c->worker != NULL && i < c->made; i++) {
+    for (int i = 0; i < c->made; i++)
         us_worker_close(&c->worker[i], c->max_block);
-    }
     free(c->worker);
     free(c->job);
     free(c->idle);
     c->worker = NULL;
     c->job = NULL;
     c->idle = NULL;
-    c->n = 0;
+    c->n = c->made = 0;
 }

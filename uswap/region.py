@@ -145,7 +145,6 @@ class Region:
                     block=block,
                     item=item,
                     resident=int(resident),
-                    plain=int(pager.options.register == "late"),
                 )
             except BaseException as e:  # such as Ctrl-C, which came first and waited
                 if made := getattr(e, "uswap_answer", None):

@@ -368,9 +368,7 @@ class Loop:
             ),
             "add",
         )
-        plain = 0
-        if m["plain"]:
-            plain = check(lib.us_pager_plain(self._pager, region), "plain")
+        plain = check(lib.us_pager_plain(self._pager, region), "plain")
         return {"region": region, "first": first[0], "entries": entries[0], "plain": plain}
 
     async def _activate(self, m: wire.Message) -> None:
