@@ -27,6 +27,7 @@ __all__ = [
     "Machine",
     "Progress",
     "Spread",
+    "WrongBytes",
     "address_of",
     "halved",
     "load_codec",
@@ -51,6 +52,10 @@ _WORDS = """
     two has look more day could go come did number sound no most people my over know water than
     call first who may down side been now find head stand own page should country found answer
 """
+
+
+class WrongBytes(AssertionError):
+    """What was read is not what was written. Never seen; looked for all the same."""
 
 
 class Spread(NamedTuple):

@@ -47,6 +47,7 @@ __all__ = [
     "why_no_zswap",
     "zram",
     "zswap",
+    "zswap_pool",
 ]
 
 #: What cgroups and files of this module are called, with a number behind.
@@ -391,6 +392,11 @@ class Zswap:
         return found["Zswapped"], found["Zswap"]
 
 
+def zswap_pool(percent: int = 1) -> int:
+    """Bytes of RAM that zswap may use, of which it is told as a percentage."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * percent // 100
+
+
 @contextlib.contextmanager
 def zswap(directory: str, size: int, *, percent: int = 1) -> Iterator[Zswap]:
     """Swap to a new file of so many bytes, with zswap before it.
@@ -431,9 +437,8 @@ def zswap(directory: str, size: int, *, percent: int = 1) -> Iterator[Zswap]:
 
         undo.step(make, lambda: path.unlink())
         _swapped_on(undo, path)
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         compressor = (ZSWAP / "compressor").read_text().strip()
-        yield Zswap(path, compressor, memory * percent // 100)
+        yield Zswap(path, compressor, zswap_pool(percent))
 
 
 def _set_parameter(undo: _Undo, name: str, values: tuple[str, ...]) -> None:

@@ -24,7 +24,7 @@ from typing import Any
 
 from ..client import Pager
 from ..stats import Stats
-from .common import SEED, Load, Machine, Progress, Spread, load_codec
+from .common import SEED, Load, Machine, Progress, Spread, WrongBytes, load_codec
 
 __all__ = ["PATTERNS", "Case", "Overwrite", "Result", "WrongBytes", "greedy", "measure"]
 
@@ -34,10 +34,6 @@ HEADER = 32  # of an object in the file
 SAMPLES = 20  # of the measured half, and as many before
 SOURCE = 4 << 20  # bytes that fresh data are cut out of
 WARM = 0.5  # of the turns
-
-
-class WrongBytes(AssertionError):
-    """What was read is not what was written. Never seen; looked for all the same."""
 
 
 def greedy(utilisation: float) -> float:

@@ -655,12 +655,12 @@ def run_subject(spec: dict[str, Any], limit: float) -> dict[str, Any]:
 
 def _cases(config: Peers, group: str, data: str, over: int, skipped: dict[str, str]) -> list[Case]:
     found = []
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    pool = kernel.zswap_pool()
     for name in config.groups()[group]:
         if name in skipped:
             continue
         for column, block in _columns(config) if name == "uswap" else [(name, 0)]:
-            found.append(Case(config, group, data, over, column, name, block, memory // 100))
+            found.append(Case(config, group, data, over, column, name, block, pool))
     return found
 
 

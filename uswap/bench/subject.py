@@ -33,7 +33,8 @@ from typing import Any, NamedTuple
 from .. import codecs
 from .._core import ffi, lib
 from ..client import Pager
-from .common import SEED, address_of, load_codec
+from ..trace.patterns import zipf
+from .common import SEED, WrongBytes, address_of, load_codec
 
 __all__ = ["FITS", "WORKS", "WrongBytes", "main"]
 
@@ -61,7 +62,6 @@ ROOM = 1 << 20  # accesses that are timed one by one
 WARM = 0.25  # of a workload's time goes before it, unmeasured
 WHOLE = 6  # times its time is what a sequential pass may take to be a whole one
 STRIDE = 16  # pages
-ZIPF = 0.99  # exponent, as in YCSB
 PANEL = 256  # rows and columns of a panel
 SORTED = 1.25  # times the limit is what is sorted, so that it does not fit
 FOR_EVER = (1 << 64) - 1
@@ -70,10 +70,6 @@ QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}
 
 #: numpy's types of the data that can be multiplied.
 NUMBERS = {"int64": "int64", "walk": "float64", "float32": "float32"}
-
-
-class WrongBytes(AssertionError):
-    """What was read is not what was written. Never seen; looked for all the same."""
 
 
 class Memory(NamedTuple):
@@ -95,11 +91,17 @@ def _none() -> None:
     """What is not known, or has no meaning."""
 
 
+def huge_memory(size: int) -> mmap.mmap:
+    """Fresh anonymous memory, with huge pages as NumPy asks for them for its large arrays."""
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.madvise(mmap.MADV_HUGEPAGE)
+    return memory
+
+
 @contextlib.contextmanager
 def anonymous(spec: dict[str, Any]) -> Iterator[Memory]:
-    """Memory of the kernel's, with huge pages as NumPy asks for them for its large arrays."""
-    memory = mmap.mmap(-1, spec["size"], flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    memory.madvise(mmap.MADV_HUGEPAGE)
+    """Memory of the kernel's."""
+    memory = huge_memory(spec["size"])
 
     def density() -> float | None:
         if spec.get("statistics"):  # of zram
@@ -218,10 +220,7 @@ def _uniform(pages: Sequence[int], rng: random.Random) -> array[int]:
 
 
 def _zipf(pages: int, rng: random.Random) -> array[int]:
-    order = list(range(pages))
-    rng.shuffle(order)
-    sums = list(itertools.accumulate(1 / (rank + 1) ** ZIPF for rank in range(pages)))
-    return array("I", rng.choices(order, cum_weights=sums, k=LIST))
+    return array("I", itertools.islice(zipf(pages, rng), LIST))
 
 
 def _strided(pages: int) -> array[int]:
@@ -515,8 +514,7 @@ def fits(spec: dict[str, Any], chunk: bytes) -> dict[str, Any]:
 
 def _fits_once(subject: Subject, pager: Pager, found: dict[str, dict[str, list[int]]]) -> None:
     size = subject.size
-    plain = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    plain.madvise(mmap.MADV_HUGEPAGE)
+    plain = huge_memory(size)
     region = pager.region(size)
     addresses = {"plain": address_of(plain), "uswap": region.address}
     ordered, uniform = subject.lists["ordered"], subject.lists["uniform"]

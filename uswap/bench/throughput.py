@@ -25,6 +25,7 @@ from .common import (
     Machine,
     Progress,
     Spread,
+    WrongBytes,
     address_of,
     halved,
     load_codec,
@@ -41,10 +42,6 @@ CASES = ("evicted", "over limit", "rmw evicted", "rmw over limit")
 POOL = 16 << 20  # bytes, where most is in a file
 STEP = 8 << 20  # bytes that are read before a signal is looked at
 MASK = (1 << 64) - 1
-
-
-class WrongBytes(AssertionError):
-    """What was read is not what was written. Never seen; looked for all the same."""
 
 
 @dataclass(frozen=True)

@@ -4,21 +4,15 @@
 from __future__ import annotations
 
 import argparse
-import math
-import os
 import sys
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 from ..bench.common import DATA
 from ..codecs import FILTERS
 from ..errors import LimitError
-from ..options import parse_block, parse_segment
+from ..options import parse_segment
 from ..reporters import json as json_reporter
 from ..reporters.progress import ProgressLine
-from ..sizes import parse_size
-from . import bench_peers
+from . import arguments, bench_peers
 from .base import Command
 
 __all__ = ["BenchCommand"]
@@ -61,7 +55,11 @@ class BenchCommand(Command):
         )
         latency.set_defaults(measure=self._latency)
         latency.add_argument(
-            "--block", type=_block, default=4096, metavar="SIZE", help="block size (default: 4KiB)"
+            "--block",
+            type=arguments.block,
+            default=4096,
+            metavar="SIZE",
+            help="block size (default: 4KiB)",
         )
         _common(latency, size=32 * MIB, least=4 * MIB, most="region that is touched", rounds=5)
         latency.add_argument(
@@ -74,12 +72,12 @@ class BenchCommand(Command):
         _filter(latency)
         latency.add_argument(
             "--threads",
-            type=_threads,
+            type=arguments.several(arguments.count(64, least=1)),
             default=[1, 2],
             metavar="N,...",
             help="how many threads touch at once; several numbers are measured in turn (default: 1,2)",
         )
-        _plot(latency, "the distributions")
+        arguments.plot(latency, "the distributions")
         throughput = benches.add_parser(
             "throughput",
             help="sequential reads of a region in the pool or a swap file, in MB/s",
@@ -91,7 +89,7 @@ class BenchCommand(Command):
         throughput.set_defaults(measure=self._throughput)
         throughput.add_argument(
             "--block",
-            type=_blocks,
+            type=arguments.blocks,
             default=None,
             metavar="SIZE,...",
             help="block sizes (default: 4KiB,16KiB,64KiB and uswap's own default)",
@@ -109,16 +107,16 @@ class BenchCommand(Command):
         _filter(throughput)
         throughput.add_argument(
             "--dir",
-            type=_directory,
+            type=arguments.directory,
             default=None,
             metavar="DIR",
             help="make a swap file there, and read out of that (default: out of the pool)",
         )
         throughput.add_argument(
-            "--readahead", type=_size(0), metavar="SIZE", help="as the option of uswap"
+            "--readahead", type=arguments.size(0), metavar="SIZE", help="as the option of uswap"
         )
         throughput.add_argument(
-            "--workers", type=_count(256), metavar="N", help="as the option of uswap"
+            "--workers", type=arguments.count(256), metavar="N", help="as the option of uswap"
         )
         tiers = benches.add_parser(
             "tiers",
@@ -132,14 +130,14 @@ class BenchCommand(Command):
         tiers.set_defaults(measure=self._tiers)
         tiers.add_argument(
             "--dir",
-            type=_directory,
+            type=arguments.directory,
             default="/var/tmp",
             metavar="DIR",
             help="where the files are made; they have no names (default: /var/tmp)",
         )
         tiers.add_argument(
             "--block",
-            type=_block,
+            type=arguments.block,
             default=16384,
             metavar="SIZE",
             help="block size (default: 16KiB)",
@@ -147,7 +145,7 @@ class BenchCommand(Command):
         _common(tiers, size=256 * MIB, least=16 * MIB, most="region", rounds=5)
         tiers.add_argument(
             "--seconds",
-            type=_seconds,
+            type=arguments.number(0.1, 3600),
             default=2.0,
             metavar="S",
             help="of faults during write-out, a round, at most (default: 2)",
@@ -157,7 +155,7 @@ class BenchCommand(Command):
             action="store_true",
             help="measure segment sizes, layouts and I/O engines as well",
         )
-        _plot(tiers, "all of it")
+        arguments.plot(tiers, "all of it")
         tiers.add_argument(
             "--data",
             choices=["halved", *DATA],
@@ -178,7 +176,7 @@ class BenchCommand(Command):
         overwrite.set_defaults(measure=self._overwrite)
         overwrite.add_argument(
             "--live",
-            type=_parts,
+            type=arguments.several(arguments.number(0.05, 0.98)),
             default=[0.5, 0.7, 0.85, 0.9],
             metavar="PART,...",
             help="parts of the file that are live (default: 0.5,0.7,0.85,0.9)",
@@ -191,20 +189,28 @@ class BenchCommand(Command):
         )
         overwrite.add_argument(
             "--swap",
-            type=_size(16 * MIB, multiple=4 * MIB),
+            type=arguments.size(16 * MIB, multiple=4 * MIB),
             default=256 * MIB,
             metavar="SIZE",
             help="bytes of the swap file (default: 256MiB)",
         )
         overwrite.add_argument(
-            "--segment", type=_segment, default=MIB, metavar="SIZE", help="(default: 1MiB)"
+            "--segment",
+            type=arguments.argument(parse_segment),
+            default=MIB,
+            metavar="SIZE",
+            help="(default: 1MiB)",
         )
         overwrite.add_argument(
-            "--block", type=_block, default=16 << 10, metavar="SIZE", help="(default: 16KiB)"
+            "--block",
+            type=arguments.block,
+            default=16 << 10,
+            metavar="SIZE",
+            help="(default: 16KiB)",
         )
         overwrite.add_argument(
             "--turns",
-            type=_turns,
+            type=arguments.number(0.5, 1000),
             default=4.0,
             metavar="N",
             help="how often as many bytes as the file has are overwritten; the first half is not "
@@ -343,14 +349,14 @@ def _common(
 ) -> None:
     parser.add_argument(
         "--size",
-        type=_size(least, multiple=4 * MIB),
+        type=arguments.size(least, multiple=4 * MIB),
         default=size,
         metavar="SIZE",
         help=f"bytes of the {most} (default: {size // MIB}MiB)",
     )
     parser.add_argument(
         "--rounds",
-        type=_count(1000, least=1),
+        type=arguments.count(1000, least=1),
         default=rounds,
         metavar="N",
         help=f"how often each is measured, in turn (default: {rounds})",
@@ -369,84 +375,3 @@ def _filter(parser: argparse.ArgumentParser) -> None:
         help="shuffle numbers, as a pager does by itself (default: none); which one is what the codec "
         "alone is measured with",
     )
-
-
-def _plot(parser: argparse.ArgumentParser, what: str) -> None:
-    parser.add_argument(
-        "--plot",
-        type=Path,
-        metavar="FILE",
-        help=f"draw {what} into a .png, .svg or .pdf file (needs matplotlib)",
-    )
-
-
-# ---- values of arguments: argparse shows the message of an ArgumentTypeError
-
-
-def _argument(parse: Callable[[str], Any]) -> Callable[[str], Any]:
-    def checked(text: str) -> Any:
-        try:
-            return parse(text)
-        except (TypeError, ValueError) as exc:
-            raise argparse.ArgumentTypeError(str(exc)) from None
-
-    return checked
-
-
-def _size(minimum: int, *, multiple: int | None = None) -> Callable[[str], Any]:
-    return _argument(lambda text: parse_size(text, "size", minimum=minimum, multiple=multiple))
-
-
-def _count(most: int, *, least: int = 0) -> Callable[[str], Any]:
-    def parse(text: str) -> int:
-        try:
-            number = int(text)
-        except ValueError:
-            number = least - 1
-        if not least <= number <= most:
-            raise ValueError(f"{text!r}; accepted: an integer from {least} to {most}")
-        return number
-
-    return _argument(parse)
-
-
-@_argument
-def _seconds(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0.1 <= number <= 3600:
-        raise ValueError(f"{text!r}; accepted: a number from 0.1 to 3600")
-    return number
-
-
-@_argument
-def _directory(text: str) -> str:
-    if not Path(text).is_dir() or not os.access(text, os.W_OK):
-        raise ValueError(f"{text!r} is not a directory that can be written to")
-    return text
-
-
-def _one_count(text: str) -> int:
-    number = _count(64, least=1)(text)
-    assert isinstance(number, int)
-    return number
-
-
-def _number(text: str, least: float, most: float) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not least <= number <= most:
-        raise ValueError(f"{text!r}; accepted: a number from {least:g} to {most:g}")
-    return number
-
-
-_parts = _argument(lambda text: [_number(part, 0.05, 0.98) for part in text.split(",")])
-_turns = _argument(lambda text: _number(text, 0.5, 1000))
-_segment = _argument(lambda text: parse_segment(text))
-_block = _argument(lambda text: parse_block(text))
-_blocks = _argument(lambda text: [parse_block(part) for part in text.split(",")])
-_threads = _argument(lambda text: [_one_count(part) for part in text.split(",")])

@@ -8,7 +8,7 @@ import random
 from array import array
 from collections.abc import Callable, Iterator
 
-__all__ = ["PATTERNS", "make"]
+__all__ = ["PATTERNS", "make", "zipf"]
 
 ZIPF = 0.99  # exponent, as in YCSB
 PHASES = 8
@@ -19,7 +19,8 @@ def _uniform(blocks: int, rng: random.Random) -> Iterator[int]:
         yield from rng.choices(range(blocks), k=4096)
 
 
-def _zipf(blocks: int, rng: random.Random) -> Iterator[int]:
+def zipf(blocks: int, rng: random.Random) -> Iterator[int]:
+    """Numbers below `blocks`, the one of rank k as often as 1 / k to the ZIPF; ranks are given at random."""
     order = list(range(blocks))
     rng.shuffle(order)
     weights = list(itertools.accumulate((rank + 1) ** -ZIPF for rank in range(blocks)))
@@ -33,7 +34,7 @@ def _loop(blocks: int, _rng: random.Random) -> Iterator[int]:
 
 def _mix(blocks: int, rng: random.Random) -> Iterator[int]:
     hot = blocks // 2
-    accesses = _zipf(hot, rng)
+    accesses = zipf(hot, rng)
     scan = itertools.cycle(range(hot, blocks))
     while True:
         yield from itertools.islice(accesses, 3 * hot // 4)
@@ -42,8 +43,8 @@ def _mix(blocks: int, rng: random.Random) -> Iterator[int]:
 
 #: By name: what it is, and what makes it; "shift" is made by make().
 PATTERNS: dict[str, tuple[str, Callable[[int, random.Random], Iterator[int]]]] = {
-    "zipf": ("random, Zipf 0.99: few blocks are hot, and stay so", _zipf),
-    "shift": ("the same, but other blocks are hot after each eighth", _zipf),
+    "zipf": ("random, Zipf 0.99: few blocks are hot, and stay so", zipf),
+    "shift": ("the same, but other blocks are hot after each eighth", zipf),
     "mix": (
         "three accesses of four Zipf 0.99 in one half, in bursts; the other half is scanned",
         _mix,
