@@ -15,12 +15,11 @@ import pytest
 
 from uswap import codecs
 
-ROOT = Path(__file__).resolve().parents[1]
-WARNINGS = ["-std=gnu11", "-g", "-O1", "-Wall", "-Wextra", "-Wshadow", "-Werror"]
+from compiled import ROOT, check, fresh, gcc, shared
+
 CODECS = [ROOT / f"csrc/{name}.c" for name in ("codec", "filter", "alloc")]
 SOURCES = [ROOT / "tests/c/codec_test.c", *CODECS]
 SEEDS = [1, random.randrange(2**32)]
-MISSING = 77  # the program's exit status when it cannot load the library
 
 # The wheels need the interpreter's symbols, so there the same tests run inside one.
 IN_PYTHON = """
@@ -29,12 +28,6 @@ test = ctypes.CDLL(sys.argv[1]).codec_test_main
 test.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_ulonglong]
 sys.exit(test(int(sys.argv[2]), sys.argv[3].encode(), int(sys.argv[4])))
 """
-
-
-def gcc(out: Path, *arguments: str | Path) -> Path:
-    """Compile and link *out*."""
-    subprocess.run(["gcc", *WARNINGS, f"-I{ROOT / 'csrc'}", "-o", out, *arguments], check=True)
-    return out
 
 
 @pytest.fixture(scope="module")
@@ -48,26 +41,15 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same as a shared object; undefined behaviour traps, so no runtime is preloaded."""
     out = tmp_path_factory.mktemp("codec") / "codec_test.so"
-    trap = ["-fsanitize=undefined", "-fsanitize-undefined-trap-on-error"]
-    return gcc(out, "-shared", "-fPIC", *trap, *SOURCES, "-ldl")
+    return shared(out, *SOURCES)
 
 
 @pytest.fixture
 def core(library: Path, tmp_path: Path) -> ctypes.CDLL:
     """A core whose table of codecs is empty: a copy, which the loader takes for another library."""
-    copy = tmp_path / "core.so"
-    copy.write_bytes(library.read_bytes())
-    core = ctypes.CDLL(os.fspath(copy))
+    core = fresh(library, tmp_path)
     core.us_codec_ready.restype = ctypes.c_bool
     return core
-
-
-def check(command: list[str | Path]) -> None:
-    """Run a test program."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    if done.returncode == MISSING:
-        pytest.skip(done.stdout.strip())
-    assert done.returncode == 0, f"{command}: {done.returncode}\n{done.stdout}{done.stderr}"
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -19,16 +19,14 @@ import uswap
 from uswap import codecs, fsck
 
 from child import run_child
+from compiled import ROOT, check, fresh, gcc, shared
 
-ROOT = Path(__file__).resolve().parents[1]
 SANITIZE = os.environ.get("USWAP_SANITIZE", "address,undefined")
-WARNINGS = ["-std=gnu11", "-g", "-O1", "-Wall", "-Wextra", "-Wshadow", "-Werror", "-pthread"]
 SOURCES = [
     ROOT / "tests/c/filter_test.c",
     *(ROOT / f"csrc/{name}.c" for name in ("choice", "filter", "codec", "alloc")),
 ]
 SEEDS = [1, random.randrange(2**32)]
-MISSING = 77
 MIB = 1 << 20
 SECONDS = 4.0
 
@@ -38,12 +36,6 @@ test = ctypes.CDLL(sys.argv[1]).filter_test_main
 test.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulonglong]
 sys.exit(test(int(sys.argv[2]), sys.argv[3].encode(), sys.argv[4].encode(), int(sys.argv[5])))
 """
-
-
-def gcc(out: Path, *arguments: str | Path) -> Path:
-    """Compile and link *out*."""
-    subprocess.run(["gcc", *WARNINGS, f"-I{ROOT / 'csrc'}", "-o", out, *arguments], check=True)
-    return out
 
 
 @pytest.fixture(scope="module")
@@ -58,16 +50,13 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same as a shared object; undefined behaviour traps, so no runtime is preloaded."""
     out = tmp_path_factory.mktemp("filter") / "filter_test.so"
-    trap = ["-fsanitize=undefined", "-fsanitize-undefined-trap-on-error"]
-    return gcc(out, "-shared", "-fPIC", *trap, *SOURCES, "-ldl")
+    return shared(out, *SOURCES)
 
 
 @pytest.fixture
 def core(library: Path, tmp_path: Path) -> ctypes.CDLL:
     """A core that has loaded nothing: a copy, which the loader takes for another library."""
-    copy = tmp_path / "core.so"
-    copy.write_bytes(library.read_bytes())
-    return ctypes.CDLL(os.fspath(copy))
+    return fresh(library, tmp_path)
 
 
 def blosc2() -> str:
@@ -76,14 +65,6 @@ def blosc2() -> str:
     assert found.origin.startswith("blosc2 ")
     assert found.origin.endswith(" wheel")
     return found.path
-
-
-def check(command: list[str | Path]) -> None:
-    """Run a test program."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    if done.returncode == MISSING:
-        pytest.skip(done.stdout.strip())
-    assert done.returncode == 0, f"{command}: {done.returncode}\n{done.stdout}{done.stderr}"
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -13,34 +13,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
+
+#include "check.h"
 
 enum { MAX = 2 << 20, PAGE = 4096, BLOCK = 16 << 10 };
-
-#define CHECK(cond)                                                                              \
-    do {                                                                                         \
-        if (!(cond)) {                                                                           \
-            printf("%s:%d: %s: seed %llu: %s\n", __FILE__, __LINE__, __func__, seed, #cond);     \
-            fflush(stdout);                                                                      \
-            exit(1);                                                                             \
-        }                                                                                        \
-    } while (0)
-
-static unsigned long long seed;
-static uint64_t state;
-
-static uint64_t rnd(void)
-{
-    state ^= state << 13;
-    state ^= state >> 7;
-    state ^= state << 17;
-    return state * 0x2545F4914F6CDD1Du >> 8;
-}
-
-static uint32_t below(uint32_t n)
-{
-    return (uint32_t)(rnd() % n);
-}
 
 /* About normal, deviation 1. */
 static double normal(void)
@@ -49,16 +25,6 @@ static double normal(void)
     for (int i = 0; i < 12; i++)
         sum += (double)below(1 << 24) / (1 << 24);
     return sum;
-}
-
-/* Room for size bytes that end where an unmapped page begins. */
-static unsigned char *fenced(size_t size)
-{
-    size_t room = (size + PAGE - 1) / PAGE * PAGE;
-    unsigned char *p = mmap(NULL, room + PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    CHECK(p != MAP_FAILED);
-    CHECK(mprotect(p + room, PAGE, PROT_NONE) == 0);
-    return p + room;
 }
 
 /* ---- the filters ---- */

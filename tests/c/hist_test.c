@@ -8,24 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CHECK(cond)                                                                              \
-    do {                                                                                         \
-        if (!(cond)) {                                                                           \
-            printf("%s:%d: %s: seed %llu: %s\n", __FILE__, __LINE__, __func__, seed, #cond);     \
-            exit(1);                                                                             \
-        }                                                                                        \
-    } while (0)
-
-static unsigned long long seed;
-static uint64_t state;
-
-static uint64_t rnd(void)
-{
-    state ^= state << 13;
-    state ^= state >> 7;
-    state ^= state << 17;
-    return state * 0x2545F4914F6CDD1Du >> 8;
-}
+#include "check.h"
 
 static int compare(const void *a, const void *b)
 {
