@@ -12,9 +12,11 @@
  * a second, 20 moves. When moves come thick the loop therefore yields, that is, becomes SCHED_IDLE.
  *
  * A SCHED_IDLE task starves beside a busy thread on its CPU. So while the loop yields, a second thread,
- * the warden, looks every 2 ms: if faults wait and the loop has not stepped since, it makes the loop an
- * ordinary task again, for a second at least. A loop that was pushed aside by the thread it has just woken
- * keeps nobody waiting, and does not count. When no faults come it does the same and goes to sleep.
+ * the warden, looks after 2 ms, and then, as long as nothing is amiss, after 4, 8 and each 16, since a look can
+ * itself make the kernel throw the thread away. If faults wait and the loop has not stepped since, and
+ * not after 2 ms more, the warden makes the loop an ordinary task again, for a second at least. A loop that was pushed
+ * aside by the thread it has just woken keeps nobody waiting, and does not count. When no faults come it does the same
+ * and goes to sleep.
  *
  * While a thread stands still for a read of the swap file the loop keeps the CPU and looks for the end of the
  * read, where it would else sleep: to be woken on a CPU that has gone to sleep costs as much as half the read.
@@ -42,7 +44,8 @@
 
 #include "sys.h"
 
-enum { LOOK_MIN = 8, LOOK_MAX = 64, LOOK_YIELDING = 16, UNREST = 4, WATCH_NS = 2 * 1000 * 1000, QUIET = 50 };
+enum { LOOK_MIN = 8, LOOK_MAX = 64, LOOK_YIELDING = 16, UNREST = 4, QUIET_NS = 100 * 1000 * 1000 };
+enum { WATCH_MIN_NS = 2 * 1000 * 1000, WATCH_MAX_NS = 16 * 1000 * 1000 };
 #define REST_NS 1000000000ull
 #define IDLE_NS 20000000ull
 #define SPIN_MAX_NS 400000ull /* of an average read: a slower disk's is slept through */
@@ -67,16 +70,18 @@ static void *warden_main(void *arg) {
     us_place_t *l = arg;
     prctl(PR_SET_NAME, "uswap-warden");
     atomic_store(&l->warden_tid, (int)syscall(SYS_gettid));
-    uint32_t seen = 0, quiet = 0;
+    uint32_t seen = 0;
+    long quiet = 0, watch = WATCH_MIN_NS;
     bool waiting = false;
     while (atomic_load(&l->stop) == 0) {
         if (atomic_load(&l->yielding) == 0) {
             syscall(SYS_futex, &l->yielding, FUTEX_WAIT_PRIVATE, 0, NULL, NULL, 0);
             quiet = 0;
+            watch = WATCH_MIN_NS;
             waiting = false;
             continue;
         }
-        const struct timespec t = {0, WATCH_NS};
+        const struct timespec t = {0, waiting ? WATCH_MIN_NS : watch};
         nanosleep(&t, NULL);
         const uint32_t steps = atomic_load_explicit(&l->steps, memory_order_relaxed);
         const bool same = steps == seen;
@@ -88,10 +93,11 @@ static void *warden_main(void *arg) {
         const bool wants =
             atomic_load_explicit(&l->busy, memory_order_relaxed) != 0 ||
             atomic_load_explicit(&l->held_up, memory_order_relaxed) != 0 || poll(f, all ? US_WAKES : 1, 0) > 0;
-        quiet = same && !wants ? quiet + 1 : 0;
+        quiet = same && !wants ? quiet + t.tv_nsec : 0;
         const bool starved = same && wants && waiting;
-        waiting = wants;
-        if (starved || quiet == QUIET) {
+        watch = us_min(2 * watch, WATCH_MAX_NS);
+        waiting = same && wants;
+        if (starved || quiet >= QUIET_NS) {
             set_policy(l->loop_tid, SCHED_OTHER);
             if (starved)
                 atomic_store(&l->starved, us_now_ns());
