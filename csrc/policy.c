@@ -203,9 +203,9 @@ bool us_policy_is_valid(us_pager_t *p, uint64_t *bytes) {
 /* ---- clean or not ----------------------------------------------------------------------------------- */
 
 /* A region whose clean blocks are nearly all written soon after gets them writable at once, which saves
- * the second fault; each 16th is still protected, so that a change of habit is seen. */
+ * the second fault; each 64th is still protected, so that a change of habit is seen. */
 bool us_policy_clean(us_region_t *r) {
-    return r->write_bias < US_BIAS_WRITE || (r->clock++ & 15) == 0;
+    return r->write_bias < US_BIAS_WRITE || (r->clock++ & 63) == 0;
 }
 
 void us_policy_wrote(us_region_t *r) { r->write_bias += (US_BIAS_MAX - r->write_bias) / 16; }
