@@ -20,7 +20,7 @@
 #include "alloc.h"
 #include "sys.h"
 
-enum { COPY_TRIES = 16 };
+enum { COPY_TRIES = 16, RUN_MAX = 64 << 10 /* bytes, of neighbours */ };
 
 static void futex_wait(_Atomic uint32_t *word, uint32_t value) {
     syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, value, NULL, NULL, 0);
@@ -51,7 +51,7 @@ us_job_t *us_crew_job(us_crew_t *c) {
 
 void us_crew_free(us_crew_t *c, us_job_t *job) { c->idle[c->idle_n++] = (uint16_t)(job - c->job); }
 
-void us_crew_post(us_crew_t *c, us_job_t *job) {
+static void hand_over(us_crew_t *c, us_job_t *job) {
     int k = job->kind;
     atomic_store_explicit(&job->phase, US_QUEUED, memory_order_relaxed);
     uint32_t head = atomic_load_explicit(&c->todo[k].head, memory_order_relaxed);
@@ -59,7 +59,33 @@ void us_crew_post(us_crew_t *c, us_job_t *job) {
     atomic_store_explicit(&c->todo[k].head, head + 1, memory_order_release);
 }
 
+static void end_run(us_crew_t *c) {
+    if (c->run.first != NULL)
+        hand_over(c, c->run.first);
+    c->run.first = NULL;
+}
+
+void us_crew_post(us_crew_t *c, us_job_t *job) {
+    job->more = NULL;
+    if (job->kind != US_JOB_BRING || job->codec == US_FILL) {
+        hand_over(c, job);
+        return;
+    }
+    us_job_t *last = c->run.last;
+    if (c->run.first != NULL && last->dst + last->raw == job->dst && last->region == job->region &&
+        last->clean == job->clean && c->run.bytes + job->raw <= RUN_MAX) {
+        last->more = job;
+        c->run.bytes += job->raw;
+    } else {
+        end_run(c);
+        c->run.first = job;
+        c->run.bytes = job->raw;
+    }
+    c->run.last = job;
+}
+
 void us_crew_ring(us_crew_t *c) {
+    end_run(c);
     atomic_fetch_add(&c->bell, 1);
     if (atomic_load(&c->sleepers) > 0)
         futex_wake(&c->bell, INT_MAX);
@@ -151,6 +177,25 @@ void us_worker_bring(us_worker_t *w, us_job_t *j) {
     US_DELAY(US_D_BROUGHT);
 }
 
+/* All of a run, in one copy where that goes well. */
+static void bring_run(us_worker_t *w, us_job_t *first) {
+    uint64_t bytes = 0, done = 0;
+    for (us_job_t *j = first; j != NULL; bytes += j->raw, j = j->more) {
+        if (us_decompress(w->codec, j->codec, j->src, j->len, w->scratch + bytes, j->raw) != 0)
+            break;
+        j->status = 0;
+    }
+    US_DELAY(US_D_BRING);
+    if (bytes > 0)
+        us_sys_copy(w->crew->uffd, first->dst, w->scratch, bytes, first->clean, &done);
+    US_DELAY(US_D_BROUGHT);
+    us_job_t *j = first;
+    for (uint64_t end = 0; j != NULL && (end += j->raw) <= done; j = j->more)
+        ;
+    for (; j != NULL; j = j->more)
+        us_worker_bring(w, j);
+}
+
 static void ring_loop(us_crew_t *c) {
     if (atomic_exchange(&c->ring->loop_asleep, 0) != 0)
         us_sys_eventfd_ring(c->notify);
@@ -185,15 +230,20 @@ static void *worker_main(void *arg) {
             atomic_fetch_sub(&c->sleepers, 1);
             continue;
         }
+        us_job_t *more = NULL;
         if (j->kind == US_JOB_PRESS)
             press(w, j);
         else if (j->kind == US_JOB_RECODE)
             recode(w, j);
+        else if ((more = j->more) != NULL)
+            bring_run(w, j);
         else
             us_worker_bring(w, j);
         US_DELAY(US_D_PRESSED);
         uint32_t head = atomic_load_explicit(&w->done_head, memory_order_relaxed);
         w->done[head % US_JOBS] = (uint16_t)(j - c->job);
+        for (; more != NULL; more = more->more)
+            w->done[++head % US_JOBS] = (uint16_t)(more - c->job);
         atomic_store(&w->done_head, head + 1); /* before loop_asleep is looked at */
         told = false;
         if (atomic_load_explicit(&c->ring->urgent, memory_order_relaxed) != 0) {

@@ -41,6 +41,7 @@ typedef struct us_job {
     const void *src;
     void *out;            /* PRESS, RECODE: room for raw bytes */
     us_choice_t *choice;  /* PRESS, RECODE: the region's, for the pool it goes to */
+    struct us_job *more;  /* BRING: the block behind it, for which the same copy will do; NULL: none */
 } us_job_t;
 
 typedef struct us_worker {
@@ -68,6 +69,10 @@ typedef struct us_crew {
     us_job_t *job;        /* US_JOBS of them */
     uint16_t *idle;       /* the loop's stack of free jobs */
     uint32_t idle_n;
+    struct {              /* neighbours that were posted and not yet handed over */
+        us_job_t *first, *last;
+        uint32_t bytes;
+    } run;
     struct {
         _Alignas(64) _Atomic uint32_t head; /* the loop */
         _Alignas(64) _Atomic uint32_t tail; /* workers, by compare and swap */
@@ -87,7 +92,9 @@ void us_worker_close(us_worker_t *w, uint32_t max_block);
 void us_worker_bring(us_worker_t *w, us_job_t *job);
 /* A free job, or NULL. */
 us_job_t *us_crew_job(us_crew_t *c);
-void us_crew_post(us_crew_t *c, us_job_t *job); /* the bell is rung by us_crew_ring */
+/* A worker may have it at once, but what is brought in perhaps only after us_crew_ring, which rings the bell: neighbours
+ * that are posted one after the other, in order, are brought in by one copy. */
+void us_crew_post(us_crew_t *c, us_job_t *job);
 void us_crew_ring(us_crew_t *c);
 /* The next finished job, or NULL. The caller gives it back with us_crew_free. */
 us_job_t *us_crew_done(us_crew_t *c);
