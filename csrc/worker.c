@@ -67,6 +67,7 @@ static void end_run(us_crew_t *c) {
 
 void us_crew_post(us_crew_t *c, us_job_t *job) {
     job->more = NULL;
+    job->turn = c->turn++;
     if (job->kind != US_JOB_BRING || job->codec == US_FILL) {
         hand_over(c, job);
         return;
@@ -91,14 +92,23 @@ void us_crew_ring(us_crew_t *c) {
         futex_wake(&c->bell, INT_MAX);
 }
 
+/* Each worker finishes what it takes in the order in which it was posted, so the oldest is the first of some worker's. */
 us_job_t *us_crew_done(us_crew_t *c) {
+    us_worker_t *from = NULL;
+    us_job_t *first = NULL;
     for (int i = 0; i < c->n; i++) {
-        us_worker_t *w = &c->worker[c->turn];
-        c->turn = c->turn + 1 == c->n ? 0 : c->turn + 1;
-        if (atomic_load_explicit(&w->done_head, memory_order_acquire) != w->done_seen)
-            return &c->job[w->done[w->done_seen++ % US_JOBS]];
+        us_worker_t *w = &c->worker[i];
+        if (atomic_load_explicit(&w->done_head, memory_order_acquire) == w->done_seen)
+            continue;
+        us_job_t *j = &c->job[w->done[w->done_seen % US_JOBS]];
+        if (first == NULL || (int32_t)(j->turn - first->turn) < 0) {
+            first = j;
+            from = w;
+        }
     }
-    return NULL;
+    if (from != NULL)
+        from->done_seen++;
+    return first;
 }
 
 /* ---- the work --------------------------------------------------------------------------------------- */

@@ -37,6 +37,7 @@ typedef struct us_job {
     uint32_t slot;        /* PRESS: in the outbox; RECODE: which us_recode_t; BRING: of a read's part, else 0 */
     int32_t status;       /* BRING: 0 or -errno.  PRESS: 0, or 1 raw, 2 raw and not tried.  RECODE: 1 compressed anew */
     uint64_t dst;         /* BRING: client address */
+    uint32_t turn;        /* the order in which jobs were posted */
     uint64_t word;        /* a filled block's */
     const void *src;
     void *out;            /* PRESS, RECODE: room for raw bytes */
@@ -64,7 +65,7 @@ typedef struct us_crew {
     const uint8_t *zero;  /* 2 MiB of zeros */
     int n, made;          /* running; of worker[] */
     uint32_t max_block;
-    int turn;             /* whose result is looked for next: they come in about the order in which they were posted */
+    uint32_t turn;        /* of the next job */
     us_worker_t *worker;
     us_job_t *job;        /* US_JOBS of them */
     uint16_t *idle;       /* the loop's stack of free jobs */
@@ -96,7 +97,7 @@ us_job_t *us_crew_job(us_crew_t *c);
  * that are posted one after the other, in order, are brought in by one copy. */
 void us_crew_post(us_crew_t *c, us_job_t *job);
 void us_crew_ring(us_crew_t *c);
-/* The next finished job, or NULL. The caller gives it back with us_crew_free. */
+/* The finished job that was posted first, or NULL. The caller gives it back with us_crew_free. */
 us_job_t *us_crew_done(us_crew_t *c);
 void us_crew_free(us_crew_t *c, us_job_t *job);
 static inline uint32_t us_crew_busy(const us_crew_t *c) { return US_JOBS - c->idle_n; }
