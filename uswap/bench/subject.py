@@ -60,7 +60,8 @@ PAGE = 4096
 LIST = 1 << 18  # random pages in a list
 ROOM = 1 << 20  # accesses that are timed one by one
 WARM = 0.25  # of a workload's time goes before it, unmeasured
-WHOLE = 6  # times its time is what a sequential pass may take to be a whole one
+WHOLE = 6  # times its time is what a sequential pass may take to be a whole one, or settling
+SETTLED = 4  # accesses for each page: then what is resident is what the policy wants to be
 STRIDE = 16  # pages
 PANEL = 256  # rows and columns of a panel
 SORTED = 1.25  # times the limit is what is sorted, so that it does not fit
@@ -362,14 +363,21 @@ class Subject:
         a = strided.access
         return _rate(a.done, 8 * a.done, a.elapsed)
 
-    def _touch(self, names: Sequence[str], kind: int) -> dict[str, Any]:
-        """Random accesses, a thread for each list of pages; before it the same for a while, unmeasured."""
+    def _touch(self, names: Sequence[str], kind: int, *, settle: bool = False) -> dict[str, Any]:
+        """Random accesses, a thread for each list of pages; before it the same for a while, unmeasured.
+
+        Args:
+            settle: until which pages are resident does not depend any more on what was done before.
+        """
         lists = [self.lists[name] for name in names]
         failures: list[BaseException] = []
         ready = threading.Barrier(len(lists))
 
         def run(one: Accesses) -> None:
             try:
+                if settle:
+                    count = SETTLED * self.pages
+                    one.run(self.memory.address, kind, count=count, seconds=WHOLE * self.seconds)
                 one.run(self.memory.address, kind, seconds=WARM * self.seconds)
                 ready.wait()
                 one.run(self.memory.address, kind, seconds=self.seconds)
@@ -404,7 +412,7 @@ class Subject:
         return self._touch(["uniform"], lib.US_ACCESS_READ)
 
     def _zipf(self) -> dict[str, Any]:
-        return self._touch(["zipf"], lib.US_ACCESS_READ)
+        return self._touch(["zipf"], lib.US_ACCESS_READ, settle=True)
 
     def _write(self) -> dict[str, Any]:
         return self._touch(["uniform"], lib.US_ACCESS_WRITE)
