@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-enum { SAMPLE = 4096, FIRST = 64 << 10, INTERVAL = 8 << 20 };
+enum { SAMPLE = 4096, FIRST = 64 << 10, INTERVAL = 8 << 20, ACCELERATION = 4 };
 
 static uint32_t min32(uint32_t a, uint32_t b) { return a < b ? a : b; }
 
@@ -102,6 +102,12 @@ static bool is_worse(us_choice_t *c, uint32_t len, uint32_t n) {
     return is > usual + 256 / 8;
 }
 
+/* Of the level 0 LZ4 has its own idea, which is 1. Planes of bytes either repeat or are noise, which is passed faster so. */
+static int level_of(int codec, int level) {
+    const bool shuffled = us_codec_base(codec) == US_CODEC_LZ4 && us_codec_filter(codec) != US_FILTER_NONE;
+    return level == 0 && shuffled ? ACCELERATION : level;
+}
+
 int us_press(us_choice_t *c, us_probe_t *probe, us_codec_ctx_t *ctx, int *codec, int level, const void *p,
              uint32_t n, void *out, uint32_t cap) {
     const int base = *codec;
@@ -116,7 +122,7 @@ int us_press(us_choice_t *c, us_probe_t *probe, us_codec_ctx_t *ctx, int *codec,
     *codec = us_codec_with(base, filter);
     if (!us_probe_worth(probe, ctx, *codec, p, n))
         return US_PRESS_SKIPPED;
-    int len = us_compress(ctx, *codec, level, p, n, out, cap);
+    int len = us_compress(ctx, *codec, level_of(*codec, level), p, n, out, cap);
     if (len < 0)
         len = 0;
     if (c->on && is_worse(c, len > 0 ? (uint32_t)len : n, n)) {

@@ -292,7 +292,7 @@ OPTIONS: tuple[Option, ...] = (
         "level",
         0,
         "integer",
-        "lz4's acceleration or zstd's level; 0 is the codec's default",
+        "lz4's acceleration or zstd's level; 0 is the codec's default (lz4: 1, and 4 for what is shuffled)",
         _integer(
             min(low for low, _, _ in _LEVELS.values()),
             max(high for _, high, _ in _LEVELS.values()),

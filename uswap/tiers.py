@@ -34,7 +34,8 @@ class Pool:
     Args:
         size: bytes that its objects may take: int bytes, "2GiB", or a fraction of the memory available.
         codec: "lz4", "zstd" or "none".
-        level: lz4's acceleration or zstd's level; 0 is the codec's default.
+        level: lz4's acceleration or zstd's level; 0 is the codec's default (lz4: 1, and 4 for what is
+            shuffled).
         name: what it is called in stats() and for Region.migrate(); by default "pool", "pool2", "pool3".
     """
 
