@@ -99,7 +99,7 @@ static void bytes_for(us_pager_t *p, us_job_t *j, uint32_t i) {
 static int install_apart(us_pager_t *p, us_region_t *r, uint32_t i, bool write) {
     us_worker_t *hand = p->servers.hand;
     us_job_t j = {0};
-    us_fault_bring_job(p, r, &j, i, !write && us_policy_clean(r));
+    us_fault_bring_job(p, r, &j, i, !write && us_policy_clean(r, false));
     bytes_for(p, &j, i);
     us_entry_reserve(p, r, i);
     r->jobs++;
@@ -166,7 +166,7 @@ void us_fault_lose(us_pager_t *p, us_region_t *r, uint32_t i, bool wanted) {
 int us_fault_copy(us_pager_t *p, us_region_t *r, uint32_t i, bool write, const uint8_t *src) {
     const uint32_t len = us_block_len(r, i);
     const uint64_t dst = us_block_addr(r, i);
-    bool clean = !write && us_policy_clean(r), was_there = false, any = false;
+    bool clean = !write && us_policy_clean(r, false), was_there = false, any = false;
     uint64_t off = 0, step = len;
     int tries = 0;
     while (off < len) {

@@ -33,7 +33,8 @@ typedef struct us_region {
     bool active, frozen;
     uint32_t plain_from, plain_to; /* blocks, counted from first: E8 */
     uint32_t jobs;       /* of workers, not yet committed */
-    uint32_t clock;
+    uint32_t clock;      /* faults that read-ahead has looked at */
+    uint32_t tries;      /* blocks that would be brought in writable, but for each so-manieth */
     uint32_t write_bias; /* 0..US_BIAS_MAX: how often a clean block of ours is written soon */
     us_stream_t stream[US_STREAMS];
     us_choice_t choice[US_POOLS]; /* the workers': how its blocks are compressed for each pool */
@@ -185,7 +186,7 @@ void us_policy_pass(us_pager_t *p, us_region_t *r, uint32_t i, uint64_t passed[2
 void us_policy_left(us_pager_t *p, us_region_t *r, uint32_t i);
 void us_policy_ahead(us_pager_t *p, us_region_t *r, uint32_t i, bool write);
 /* Whether a block that a read brings in is installed write-protected. */
-bool us_policy_clean(us_region_t *r);
+bool us_policy_clean(us_region_t *r, bool ahead);
 void us_policy_wrote(us_region_t *r);
 void us_policy_dropped(us_region_t *r);
 bool us_policy_is_valid(us_pager_t *p, uint64_t *bytes);

@@ -203,9 +203,10 @@ bool us_policy_is_valid(us_pager_t *p, uint64_t *bytes) {
 /* ---- clean or not ----------------------------------------------------------------------------------- */
 
 /* A region whose clean blocks are nearly all written soon after gets them writable at once, which saves
- * the second fault; each 64th is still protected, so that a change of habit is seen. */
-bool us_policy_clean(us_region_t *r) {
-    return r->write_bias < US_BIAS_WRITE || (r->clock++ & 63) == 0;
+ * the second fault; each 16th is still protected, so that a change of habit is seen, and each 64th of those that are
+ * read ahead, which are many. */
+bool us_policy_clean(us_region_t *r, bool ahead) {
+    return r->write_bias < US_BIAS_WRITE || r->tries++ % (ahead ? 64 : 16) == 0;
 }
 
 void us_policy_wrote(us_region_t *r) { r->write_bias += (US_BIAS_MAX - r->write_bias) / 16; }
@@ -263,14 +264,14 @@ void us_policy_ahead(us_pager_t *p, us_region_t *r, uint32_t i, bool write) {
             const uint32_t last = k < marker ? marker : end;
             uint32_t n = 0;
             if (p->resident + us_block_len(r, r->first + k) <= p->cfg.limit)
-                n = us_store_fetch_run(p, r, r->first + k, r->first + last, !us_policy_clean(r), p->cfg.limit);
+                n = us_store_fetch_run(p, r, r->first + k, r->first + last, !us_policy_clean(r, true), p->cfg.limit);
             if (n == 0)
                 break;
             p->s->readahead_blocks += n;
             k += n - 1;
             continue;
         }
-        const bool clean = e.state == US_EMPTY ? !write : us_policy_clean(r);
+        const bool clean = e.state == US_EMPTY ? !write : us_policy_clean(r, true);
         if (!us_fault_ahead(p, r, r->first + k, clean))
             break;
         posted = true;
