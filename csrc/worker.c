@@ -92,7 +92,8 @@ void us_crew_ring(us_crew_t *c) {
         futex_wake(&c->bell, INT_MAX);
 }
 
-/* Each worker finishes what it takes in the order in which it was posted, so the oldest is the first of some worker's. */
+/* A worker finishes jobs of one kind in the order in which they were posted, so the oldest of a kind is the first that some
+ * worker has of it. Kinds are mixed seldom enough that a worker's very first will do. */
 us_job_t *us_crew_done(us_crew_t *c) {
     us_worker_t *from = NULL;
     us_job_t *first = NULL;

@@ -97,7 +97,7 @@ us_job_t *us_crew_job(us_crew_t *c);
  * that are posted one after the other, in order, are brought in by one copy. */
 void us_crew_post(us_crew_t *c, us_job_t *job);
 void us_crew_ring(us_crew_t *c);
-/* The finished job that was posted first, or NULL. The caller gives it back with us_crew_free. */
+/* The finished job that was posted first, or nearly, or NULL. The caller gives it back with us_crew_free. */
 us_job_t *us_crew_done(us_crew_t *c);
 void us_crew_free(us_crew_t *c, us_job_t *job);
 static inline uint32_t us_crew_busy(const us_crew_t *c) { return US_JOBS - c->idle_n; }
