@@ -758,6 +758,16 @@ def test_json_of_a_result() -> None:
     assert answer["table"][0]["rows"]["read"]["ratios"]["uswap/zram"]["median"] > 3
 
 
+@pytest.mark.parametrize("blocks", [(), (4096, 65536)])
+def test_plot_tells_rows_apart(blocks: Sequence[int], tmp_path: Path) -> None:
+    """Where a row's name comes twice, each says of what it is."""
+    pytest.importorskip("matplotlib")
+    plot_peers.peers(made_up(names=["uswap", "zswap"], blocks=blocks), tmp_path / "peers.svg")
+    text = (tmp_path / "peers.svg").read_text(encoding="utf-8")
+    assert text.count("first touch, time") == max(1, len(blocks))
+    assert text.count("int64, 64 KiB") == 3 * (len(blocks) > 1)
+
+
 @pytest.mark.parametrize("kind", ["svg", "png"])
 @pytest.mark.parametrize(
     "more",

@@ -373,7 +373,9 @@ SHORT = {
 def _draw_alone(
     page: Any, result: _peers.Result, verdicts: Sequence[_peers.Verdict], top: float
 ) -> None:
-    several = len({(one.data, one.over, one.column) for one in verdicts if one.over}) > 1
+    several = len({one.key for one in verdicts}) < len(
+        verdicts
+    )  # else a row's name says which it is
     _write(
         page, 0.15, top - 0.2, "uswap by itself, and beside plain memory", 10.5, INK, weight="bold"
     )
