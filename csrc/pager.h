@@ -185,7 +185,7 @@ uint32_t us_policy_victim(us_pager_t *p, uint64_t passed[2]);
 void us_policy_pass(us_pager_t *p, us_region_t *r, uint32_t i, uint64_t passed[2]);
 void us_policy_left(us_pager_t *p, us_region_t *r, uint32_t i);
 void us_policy_ahead(us_pager_t *p, us_region_t *r, uint32_t i, bool write);
-/* Whether a block that a read brings in is installed write-protected. */
+/* Whether a block that a read brings in is installed write-protected. ahead: before anybody has asked for it. */
 bool us_policy_clean(us_region_t *r, bool ahead);
 void us_policy_wrote(us_region_t *r);
 void us_policy_dropped(us_region_t *r);

@@ -200,11 +200,12 @@ static void bring_run(us_worker_t *w, us_job_t *first) {
     if (bytes > 0)
         us_sys_copy(w->crew->uffd, first->dst, w->scratch, bytes, first->clean, &done);
     US_DELAY(US_D_BROUGHT);
-    us_job_t *j = first;
-    for (uint64_t end = 0; j != NULL && (end += j->raw) <= done; j = j->more)
-        ;
-    for (; j != NULL; j = j->more)
-        us_worker_bring(w, j);
+    uint64_t end = 0;
+    for (us_job_t *j = first; j != NULL; j = j->more) {
+        end += j->raw;
+        if (end > done)
+            us_worker_bring(w, j);
+    }
 }
 
 static void ring_loop(us_crew_t *c) {
@@ -241,21 +242,19 @@ static void *worker_main(void *arg) {
             atomic_fetch_sub(&c->sleepers, 1);
             continue;
         }
-        us_job_t *more = NULL;
         if (j->kind == US_JOB_PRESS)
             press(w, j);
         else if (j->kind == US_JOB_RECODE)
             recode(w, j);
-        else if ((more = j->more) != NULL)
+        else if (j->more != NULL)
             bring_run(w, j);
         else
             us_worker_bring(w, j);
         US_DELAY(US_D_PRESSED);
         uint32_t head = atomic_load_explicit(&w->done_head, memory_order_relaxed);
-        w->done[head % US_JOBS] = (uint16_t)(j - c->job);
-        for (; more != NULL; more = more->more)
-            w->done[++head % US_JOBS] = (uint16_t)(more - c->job);
-        atomic_store(&w->done_head, head + 1); /* before loop_asleep is looked at */
+        for (; j != NULL; j = j->more)
+            w->done[head++ % US_JOBS] = (uint16_t)(j - c->job);
+        atomic_store(&w->done_head, head); /* before loop_asleep is looked at */
         told = false;
         if (atomic_load_explicit(&c->ring->urgent, memory_order_relaxed) != 0) {
             ring_loop(c);
