@@ -378,7 +378,8 @@ class Subject:
                 if settle:
                     count = SETTLED * self.pages
                     one.run(self.memory.address, kind, count=count, seconds=WHOLE * self.seconds)
-                one.run(self.memory.address, kind, seconds=WARM * self.seconds)
+                else:
+                    one.run(self.memory.address, kind, seconds=WARM * self.seconds)
                 ready.wait()
                 one.run(self.memory.address, kind, seconds=self.seconds)
             except BaseException as exc:

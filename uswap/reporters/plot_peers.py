@@ -373,9 +373,8 @@ SHORT = {
 def _draw_alone(
     page: Any, result: _peers.Result, verdicts: Sequence[_peers.Verdict], top: float
 ) -> None:
-    several = len({one.key for one in verdicts}) < len(
-        verdicts
-    )  # else a row's name says which it is
+    # Else a row's name says which it is.
+    several = len({one.key for one in verdicts}) < len(verdicts)
     _write(
         page, 0.15, top - 0.2, "uswap by itself, and beside plain memory", 10.5, INK, weight="bold"
     )
