@@ -10,6 +10,7 @@
 
 #include "mover.h"
 #include "sys.h"
+#include "watchdog.h"
 
 enum {
     STAGING = 4 << 20, /* two of the largest blocks */
@@ -19,7 +20,16 @@ enum {
 struct us_client {
     us_space_t space;
     us_mover_t mover;
+    us_watchdog_t watchdog;
 };
+
+static void close_all(const us_mover_t *m) {
+    const int fd[] = {m->self, m->ksm, m->pagemap};
+    for (size_t k = 0; k < sizeof fd / sizeof *fd; k++) {
+        if (fd[k] >= 0)
+            close(fd[k]);
+    }
+}
 
 uint32_t us_version(void) { return US_SPACE_VERSION; }
 
@@ -42,19 +52,22 @@ int us_client_open(us_client_t **out, int uffd, int space_fd, int doorbell, int 
                       .doorbell = doorbell,
                       .notify = notify,
                       .self = us_sys_pidfd(getpid()),
-                      .pager = -1,
+                      .ksm = open("/sys/kernel/mm/ksm/pages_scanned", O_RDONLY | O_CLOEXEC),
+                      .pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC),
                       .staging = (uint64_t)(uintptr_t)staging,
                       .staging_len = STAGING,
                       .vector = drop == US_DROP_VECTOR};
     err = us_client_register(c, m->staging, STAGING, 0, 1);
+    if (err == 0)
+        err = us_watchdog_start(&c->watchdog);
     if (err == 0)
         err = us_mover_start(m);
     if (err == 0) {
         *out = c;
         return 0;
     }
-    if (m->self >= 0)
-        close(m->self);
+    us_watchdog_stop(&c->watchdog);
+    close_all(m);
     munmap(staging, STAGING);
 unmap:
     us_space_unmap(&c->space);
@@ -64,8 +77,7 @@ fail:
 }
 
 int us_client_watch(us_client_t *c, int pidfd) {
-    atomic_store(&c->mover.pager, pidfd);
-    return us_sys_eventfd_ring(c->mover.doorbell);
+    return us_watchdog_set(&c->watchdog, pidfd);
 }
 
 uint64_t us_client_staging(us_client_t *c, uint64_t *len) {
@@ -88,6 +100,10 @@ int us_client_register(us_client_t *c, uint64_t addr, uint64_t len, uint64_t pla
     if (fresh && len >= HUGE_MIN && plain > 0)
         madvise(at, plain, MADV_HUGEPAGE);
     if (madvise(at, len, MADV_DONTFORK) < 0)
+        return -errno;
+    /* A page that KSM merges loses its write protection, and the next write to it would not be seen. EINVAL: a kernel
+     * without KSM. */
+    if (madvise(at, len, MADV_UNMERGEABLE) < 0 && errno != EINVAL)
         return -errno;
     int err = 0;
     if (!fresh) {
@@ -150,11 +166,11 @@ uint64_t us_client_quantile(us_client_t *c, int kind, double q) {
 }
 
 int us_client_close(us_client_t *c) {
+    us_watchdog_stop(&c->watchdog);
     us_mover_stop(&c->mover);
     us_sys_unregister(c->mover.uffd, c->mover.staging, c->mover.staging_len);
     munmap((void *)(uintptr_t)c->mover.staging, c->mover.staging_len);
-    if (c->mover.self >= 0)
-        close(c->mover.self);
+    close_all(&c->mover);
     us_space_unmap(&c->space);
     free(c);
     return 0;

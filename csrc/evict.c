@@ -18,7 +18,7 @@
 
 #include "sys.h"
 
-enum { GATE_NS = 50 * 1000 * 1000, BATCH_BYTES = 2 << 20, NO_ROOM_SCAN = 32, LOOK_MAX = 16384, BARREN = 64 };
+enum { GATE_NS = 50 * 1000 * 1000, STOPPED_NS = 50 * 1000 * 1000, BATCH_BYTES = 2 << 20, NO_ROOM_SCAN = 32, LOOK_MAX = 16384, BARREN = 64 };
 
 /* ---- the outbox ------------------------------------------------------------------------------------- */
 
@@ -141,7 +141,10 @@ static bool pool_has_room(us_pager_t *p, uint32_t len, bool *soon) {
 /* ---- victims ---------------------------------------------------------------------------------------- */
 
 static void post(us_pager_t *p, us_region_t *r, uint32_t i, uint32_t op, uint32_t slot, us_job_t *job) {
-    p->posted[p->head & (US_RING - 1)] = (us_posted_t){.entry = i, .region = r->id, .job = job};
+    p->posted[p->head & (US_RING - 1)] =
+        (us_posted_t){.entry = i, .region = r->id, .len = us_block_len(r, i), .slot = slot, .job = job};
+    if (p->head == p->seen)
+        p->moved_at = us_now_ns();
     us_cmd_t *c = &p->space.ring->cmd[p->head & (US_RING - 1)];
     c->op = op;
     c->addr = us_block_addr(r, i);
@@ -231,6 +234,20 @@ static bool in_flight(const us_pager_t *p) {
     return p->head != p->seen || us_crew_busy(&p->crew) > 0 || us_store_busy(p);
 }
 
+/* Nothing can leave a process that is stopped, since the mover is one of its threads; but others may read its memory
+ * meanwhile (process_vm_readv of a profiler), and stand in the fault. Looked at only when the mover owes a status for long. */
+static bool is_stopped(us_pager_t *p) {
+    if (p->head == p->seen)
+        return false;
+    const uint64_t now = us_now_ns();
+    if (now < p->stopped_until)
+        return true;
+    if (now - p->moved_at < STOPPED_NS || !us_place_stopped(&p->place))
+        return false;
+    p->stopped_until = now + STOPPED_NS;
+    return true;
+}
+
 static uint32_t ring_room(const us_pager_t *p) { return US_RING - (uint32_t)(p->head - p->seen); }
 
 void us_evict_some(us_pager_t *p) {
@@ -313,6 +330,8 @@ int us_evict_room(us_pager_t *p, uint64_t len) {
     /* While the pool is full, only what is leaving right now can make room. */
     if (p->gate_until != 0 && p->leaving == 0)
         return -ENOSPC;
+    if (is_stopped(p))
+        return -ENOSPC;
     if (in_flight(p)) {
         p->want_progress = true;
         return US_WAIT_ROOM;
@@ -322,7 +341,7 @@ int us_evict_room(us_pager_t *p, uint64_t len) {
 
 /* ---- completions ------------------------------------------------------------------------------------ */
 
-static void commit_command(us_pager_t *p, us_posted_t q, const us_cmd_t *c, int status) {
+static void commit_command(us_pager_t *p, us_posted_t q, int status) {
     us_region_t *r = p->region[q.region];
     US_DELAY(US_D_COMMIT);
     if (status != 0) {
@@ -331,10 +350,12 @@ static void commit_command(us_pager_t *p, us_posted_t q, const us_cmd_t *c, int 
         if (status == -EBUSY || status == -EAGAIN)
             p->s->refused_pinned++;
         us_entry_stay(p, r, q.entry);
+        if (status == -EUCLEAN) /* its pages had lost their protection: it may have been written */
+            us_fault_unprotect(p, r, q.entry);
         if (q.job != NULL) {
             r->jobs--;
-            p->pending -= c->len;
-            us_slot_free(p, c->slot);
+            p->pending -= q.len;
+            us_slot_free(p, q.slot);
             us_crew_free(&p->crew, q.job);
         }
         return;
@@ -348,11 +369,11 @@ static void commit_command(us_pager_t *p, us_posted_t q, const us_cmd_t *c, int 
     j->gen = p->space.table[q.entry].gen;
     j->entry = q.entry;
     j->region = q.region;
-    j->raw = c->len;
+    j->raw = q.len;
     j->len = 0;
-    j->slot = c->slot;
-    j->src = p->space.outbox + (uint64_t)c->slot * US_PAGE;
-    j->out = p->outbox.press + (uint64_t)c->slot * US_PAGE;
+    j->slot = q.slot;
+    j->src = p->space.outbox + (uint64_t)q.slot * US_PAGE;
+    j->out = p->outbox.press + (uint64_t)q.slot * US_PAGE;
     j->choice = &r->choice[0];
     us_crew_post(&p->crew, j);
 }
@@ -426,17 +447,18 @@ static void finish_press(us_pager_t *p, us_region_t *r, us_job_t *j) {
 void us_pump(us_pager_t *p) {
     bool moved = false, pressing = false, sunk = false;
     while (p->seen < p->head) {
-        us_cmd_t *c = &p->space.ring->cmd[p->seen & (US_RING - 1)];
-        int status = atomic_load_explicit(&c->status, memory_order_acquire);
+        const us_cmd_t *c = &p->space.ring->cmd[p->seen & (US_RING - 1)];
+        const int status = atomic_load_explicit(&c->status, memory_order_acquire);
         if (status == US_PENDING)
             break;
         const us_posted_t q = p->posted[p->seen & (US_RING - 1)];
-        const us_cmd_t done = {.op = c->op, .addr = c->addr, .len = c->len, .slot = c->slot};
         p->seen++;
-        commit_command(p, q, &done, status);
+        commit_command(p, q, status);
         pressing |= q.job != NULL && status == 0;
         moved = true;
     }
+    if (moved)
+        p->moved_at = us_now_ns();
     if (pressing)
         us_crew_ring(&p->crew);
     for (us_job_t *j; (j = us_crew_done(&p->crew)) != NULL;) {

@@ -201,6 +201,14 @@ int us_fault_copy(us_pager_t *p, us_region_t *r, uint32_t i, bool write, const u
     return US_DONE;
 }
 
+/* A fault can't be served, and no later try will do it: the page was unmapped, or its memory is another's by now. The
+ * thread is woken all the same; it touches again, and the kernel tells it what is there. Nobody else would wake it: the
+ * kernel wakes who waits only for what it still knows as registered. */
+static int give_up(us_pager_t *p, uint64_t page) {
+    us_sys_wake(p->cfg.uffd, page, US_PAGE);
+    return US_DONE;
+}
+
 /* Copies one page of zeros in, where pages may be there already. */
 static int zero_page(us_pager_t *p, uint64_t page, bool protect) {
     int err = -EAGAIN;
@@ -208,9 +216,9 @@ static int zero_page(us_pager_t *p, uint64_t page, bool protect) {
         uint64_t done;
         err = us_sys_copy(p->cfg.uffd, page, p->zero, US_PAGE, protect, &done);
     }
-    if (err == -EEXIST)
-        us_sys_wake(p->cfg.uffd, page, US_PAGE);
-    return err == -EAGAIN || err == -ENOMEM ? US_AGAIN : US_DONE;
+    if (err == 0)
+        return US_DONE;
+    return err == -EAGAIN || err == -ENOMEM ? US_AGAIN : give_up(p, page);
 }
 
 /* Hands block i to a worker. false: it can't be had now without waiting. */
@@ -305,7 +313,7 @@ int us_fault_serve(us_pager_t *p, const us_event_t *f) {
         }
         if (res == US_DONE)
             record(p, waited ? US_KIND_WAITED : kind, i, f);
-        return res < 0 ? US_DONE : res;
+        return res < 0 ? give_up(p, page) : res;
     }
     case US_LEAVING:
         if (f->tid == (uint32_t)p->cfg.mover_tid)
@@ -381,8 +389,7 @@ int us_fault_serve(us_pager_t *p, const us_event_t *f) {
     if (res == US_DONE) {
         record(p, waited ? US_KIND_WAITED : kind, i, f);
         us_policy_ahead(p, r, i, write);
-    } else { /* unmapped by the user: the thread faults again, and finds that out */
-        us_sys_wake(p->cfg.uffd, page, US_PAGE);
+        return US_DONE;
     }
-    return US_DONE;
+    return give_up(p, page);
 }

@@ -17,9 +17,6 @@
 
 #include <poll.h>
 #include <sched.h>
-#include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -28,38 +25,82 @@
 #include <unistd.h>
 
 #include "sys.h"
+#include "watchdog.h"
 
 enum { VECTOR = 128, MOVE_TRIES = 200, BACK_TRIES = 10000 };
 
-static void say(const char *text) {
-    ssize_t r = write(STDERR_FILENO, text, strlen(text));
-    (void)r;
-}
+/* Command i as it was taken from the ring. */
+static us_cmd_t *at(us_mover_t *m, uint64_t i) { return &m->cmd[i & (US_RING - 1)]; }
 
-/* Loud, and never zeros: pages that are out can't come back, so the process must not go on. */
-static void die(const char *text) {
-    say(text);
-    signal(SIGABRT, SIG_DFL);
-    sigset_t s;
-    sigemptyset(&s);
-    sigaddset(&s, SIGABRT);
-    pthread_sigmask(SIG_UNBLOCK, &s, NULL);
-    raise(SIGABRT);
-    _exit(134);
-}
-
-static void finish(us_cmd_t *cmd, int status) {
+static void finish(us_mover_t *m, const us_cmd_t *cmd, int status) {
     US_DELAY(US_D_STATUS);
-    atomic_store_explicit(&cmd->status, status, memory_order_release);
+    atomic_store_explicit(&m->space->ring->cmd[cmd - m->cmd].status, status, memory_order_release);
 }
 
-static us_cmd_t *at(us_mover_t *m, uint64_t i) { return &m->space->ring->cmd[i & (US_RING - 1)]; }
+/* Copies commands [i, head) out of the ring. Other code of the process may write to the ring by mistake, at any time; what
+ * it makes of a command is refused, or at worst another range of a region leaves, which the pager then brings back. */
+static void take_commands(us_mover_t *m, uint64_t i, uint64_t head) {
+    for (; i < head; i++) {
+        const us_cmd_t *from = &m->space->ring->cmd[i & (US_RING - 1)];
+        us_cmd_t *to = at(m, i);
+        to->op = from->op;
+        to->addr = from->addr;
+        to->len = from->len;
+        to->slot = from->slot;
+        const bool sane = to->len > 0 && to->len <= 1u << US_BLOCK_MAX_SHIFT && to->len % US_PAGE == 0 &&
+                          to->addr % US_PAGE == 0 &&
+                          (to->op == US_CMD_DROP ||
+                           to->slot <= (m->space->at.outbox_len - to->len) >> US_PAGE_SHIFT);
+        if (!sane)
+            to->op = 0;
+    }
+}
 
 /* ---- drops ------------------------------------------------------------------------------------------ */
+
+/* Gives a block's pages back whose bytes are elsewhere too. madvise that fails (one page locked, a part unmapped) may
+ * have given back what comes before, so what counts is not what it says but what is gone: 0 if anything is. What stays of
+ * the block is write-protected, and a fault on the rest finds it there (EEXIST). */
+static int give_back(uint64_t addr, uint64_t len) {
+    const int err = us_sys_dontneed(addr, len);
+    return err == 0 || us_sys_lacks(addr, len) ? 0 : err;
+}
+
+/* Has KSM merged pages on this machine since it was booted? */
+static bool ksm_has_run(const us_mover_t *m) {
+    char text[2];
+    const ssize_t n = m->ksm < 0 ? 0 : pread(m->ksm, text, sizeof text, 0);
+    return n > 0 && !(text[0] == '0' && (n == 1 || text[1] == '\n'));
+}
+
+/* A clean block is write-protected in all its pages, so that the first write is seen. KSM makes the page-table entry of a
+ * page that it merges anew, without the protection, and does so where other code of the process asks for it (MADV_MERGEABLE)
+ * although it was told not to. Then the block may have been written, and must not be dropped. */
+static bool lost_protection(const us_mover_t *m, uint64_t addr, uint64_t len) {
+    enum { AT_ONCE = 64 };
+    const uint64_t protected = 1ull << 57, there = 3ull << 62; /* present, or swapped out by the kernel */
+    uint64_t page[AT_ONCE];
+    for (uint64_t off = 0; off < len; off += AT_ONCE * US_PAGE) {
+        const uint64_t n = us_min((len - off) / US_PAGE, AT_ONCE);
+        if (pread(m->pagemap, page, n * sizeof *page, (off_t)((addr + off) / US_PAGE * sizeof *page)) !=
+            (ssize_t)(n * sizeof *page))
+            return false; /* not there any more */
+        for (uint64_t k = 0; k < n; k++) {
+            if ((page[k] & there) != 0 && !(page[k] & protected))
+                return true;
+        }
+    }
+    return false;
+}
 
 static uint64_t drop(us_mover_t *m, uint64_t i, uint64_t head) {
     struct iovec iov[VECTOR];
     int n = 0;
+    if (m->pagemap >= 0 && ksm_has_run(m)) { /* one by one, so that little time is between the look and the drop */
+        us_cmd_t *c = at(m, i);
+        finish(m, c, lost_protection(m, c->addr, c->len) ? -EUCLEAN : give_back(c->addr, c->len));
+        return i + 1;
+    }
     for (; n < VECTOR && i + (uint64_t)n < head && at(m, i + (uint64_t)n)->op == US_CMD_DROP; n++) {
         us_cmd_t *c = at(m, i + (uint64_t)n);
         iov[n] = (struct iovec){(void *)(uintptr_t)c->addr, c->len};
@@ -72,10 +113,10 @@ static uint64_t drop(us_mover_t *m, uint64_t i, uint64_t head) {
         us_cmd_t *c = at(m, i + (uint64_t)k);
         if (done >= c->len) {
             done -= c->len;
-            finish(c, 0);
+            finish(m, c, 0);
         } else { /* not in the vector, or what a short vector left */
             done = 0;
-            finish(c, us_sys_dontneed(c->addr, c->len));
+            finish(m, c, give_back(c->addr, c->len));
         }
     }
     return i + (uint64_t)n;
@@ -91,7 +132,7 @@ static void move_back(us_mover_t *m, uint64_t dst, uint64_t src, uint64_t len) {
         if (err == 0)
             return;
         if (tries == BACK_TRIES)
-            die("uswap: pages taken out could not be moved back; ending the process\n");
+            us_die("uswap: pages taken out could not be moved back; ending the process\n");
         sched_yield();
     }
 }
@@ -100,7 +141,7 @@ static void move_back(us_mover_t *m, uint64_t dst, uint64_t src, uint64_t len) {
 static uint32_t copy_out(us_mover_t *m, uint64_t from, us_cmd_t *c) {
     const uint32_t len = c->len;
     memcpy(m->space->outbox + (uint64_t)c->slot * US_PAGE, (void *)(uintptr_t)from, len);
-    finish(c, 0);
+    finish(m, c, 0);
     return len;
 }
 
@@ -144,7 +185,7 @@ static uint64_t move_run(us_mover_t *m, uint64_t i, uint64_t head, uint64_t *use
         off = block;
         tries = 0;
         alone = false;
-        finish(c, err);
+        finish(m, c, err);
     }
     return end;
 }
@@ -155,17 +196,21 @@ static void copy_one(us_mover_t *m, us_cmd_t *c) {
     const uint64_t addr = c->addr, len = c->len;
     US_DELAY(US_D_TAKE);
     int err = us_sys_protect(m->uffd, addr, len, true);
+    if (err == 0 && !us_sys_mapped(addr, len)) { /* a part was unmapped by the user: to read it would end the process */
+        err = -EFAULT;
+        us_sys_protect(m->uffd, addr, len, false);
+    }
     if (err == 0) {
         /* A page that is not there faults here; the pager knows this thread and gives it zeros. */
         memcpy(m->space->outbox + (uint64_t)c->slot * US_PAGE, (void *)(uintptr_t)addr, len);
         US_DELAY(US_D_TAKEN);
-        err = us_sys_dontneed(addr, len);
+        err = give_back(addr, len);
         if (err != 0) {
             while (us_sys_protect(m->uffd, addr, len, false) == -EAGAIN)
                 sched_yield();
         }
     }
-    finish(c, err);
+    finish(m, c, err);
     us_sys_wake(m->uffd, addr, len);
 }
 
@@ -188,6 +233,7 @@ static void ring_loop(us_mover_t *m) {
 static void work(us_mover_t *m, uint64_t i, uint64_t head) {
     us_ring_t *r = m->space->ring;
     uint64_t used = 0;
+    take_commands(m, i, head);
     while (i < head) {
         switch (at(m, i)->op) {
         case US_CMD_DROP:
@@ -204,7 +250,8 @@ static void work(us_mover_t *m, uint64_t i, uint64_t head) {
             copy_one(m, at(m, i++));
             break;
         default:
-            finish(at(m, i++), -EINVAL);
+            finish(m, at(m, i), -EINVAL);
+            i++;
         }
         atomic_store_explicit(&r->tail, i, memory_order_release);
         if (atomic_load_explicit(&r->urgent, memory_order_relaxed) != 0)
@@ -221,7 +268,7 @@ static void *mover_main(void *arg) {
     while (atomic_load_explicit(&r->stop, memory_order_acquire) == 0) {
         uint64_t tail = atomic_load_explicit(&r->tail, memory_order_relaxed);
         uint64_t head = atomic_load_explicit(&r->head, memory_order_acquire);
-        if (head != tail) {
+        if (head - tail <= US_RING && head != tail) {
             work(m, tail, head);
             ring_loop(m);
             continue;
@@ -230,16 +277,15 @@ static void *mover_main(void *arg) {
          * sequentially consistent, so one of the two sees the other. */
         atomic_store(&r->mover_asleep, 1);
         if (atomic_load(&r->head) == tail && atomic_load(&r->stop) == 0) {
-            struct pollfd fds[2] = {{.fd = m->doorbell, .events = POLLIN},
-                                    {.fd = atomic_load(&m->pager), .events = POLLIN}};
-            int n = poll(fds, 2, fds[1].fd < 0 ? 100 : -1);
-            if (n > 0 && fds[1].revents != 0 && atomic_load(&m->pager) >= 0)
-                die("uswap: the pager process has ended; pages that are out are lost, so this process "
-                    "ends too\n");
-            if (n > 0 && fds[0].revents != 0) {
+            struct pollfd rung = {.fd = m->doorbell, .events = POLLIN};
+            poll(&rung, 1, -1);
+            if (rung.revents & POLLIN) {
                 uint64_t drained;
                 ssize_t got = read(m->doorbell, &drained, sizeof drained);
                 (void)got;
+            } else if (rung.revents != 0) { /* closed by other code of the process */
+                us_die("uswap: descriptors of uswap were closed by other code of this process; what is to leave RAM "
+                       "can't, so this process ends\n");
             }
         }
         atomic_store(&r->mover_asleep, 0);

@@ -14,10 +14,11 @@
 typedef struct us_mover {
     us_space_t *space;
     int uffd, doorbell, notify;
+    int ksm, pagemap;      /* see lost_protection() in mover.c; -1: not there */
     int self;              /* pidfd of this process, for the vectored madvise; -1 without */
-    _Atomic int pager;     /* pidfd of the pager; -1 until it is known */
     uint64_t staging, staging_len;
     bool vector;           /* drop by vectors */
+    us_cmd_t cmd[US_RING]; /* what it works on: the commands that it has taken from the ring, checked */
     pthread_t thread;
     _Atomic int tid;
 } us_mover_t;

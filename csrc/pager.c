@@ -823,8 +823,9 @@ int us_pager_serve(us_pager_t *p, const us_event_t *fault) {
     return res;
 }
 
-void us_pager_drop(us_pager_t *p) {
+void us_pager_drop(us_pager_t *p, const us_event_t *fault) {
     LOCKED(p);
+    us_sys_wake(p->cfg.uffd, fault->addr & ~(uint64_t)(US_PAGE - 1), US_PAGE);
     p->parked--;
 }
 

@@ -64,8 +64,11 @@ typedef struct us_outbox {
     uint8_t *press;  /* private, as large as the outbox: where a slot's job writes its output */
 } us_outbox_t;
 
+/* A command as the pager posted it. The ring's copy is in memory that the client can write: of that only the status is
+ * read back. */
 typedef struct us_posted {
     uint32_t entry, region;
+    uint32_t len, slot; /* as in us_cmd_t */
     us_job_t *job; /* of a take; NULL for a drop */
 } us_posted_t;
 
@@ -91,6 +94,8 @@ typedef struct us_pager {
 
     us_posted_t posted[US_RING];
     uint64_t head, seen; /* of the ring: posted, and committed */
+    uint64_t moved_at;   /* ns: the mover's last status, or a command when there was none under way */
+    uint64_t stopped_until; /* ns: the client was found stopped: nothing can leave, so the limit gives way until then */
     us_outbox_t outbox;
     us_crew_t crew;      /* the workers */
     us_tier_t tier[US_TIERS]; /* by id */

@@ -135,21 +135,33 @@ static int stat_fd(us_place_t *l, uint32_t tid) {
     return l->stat[k].fd;
 }
 
-/* The 39th field: the CPU the thread last ran on. */
-int us_place_cpu(us_place_t *l, uint32_t tid) {
-    char text[512];
+/* /proc/PID/task/TID/stat from behind the thread's name, which may hold anything but ends at the last ')'. NULL: the
+ * thread has ended. */
+static const char *read_stat(us_place_t *l, uint32_t tid, char text[512]) {
     const int fd = stat_fd(l, tid);
-    const ssize_t n = fd < 0 ? -1 : pread(fd, text, sizeof text - 1, 0);
+    const ssize_t n = fd < 0 ? -1 : pread(fd, text, 511, 0);
     if (n <= 0) { /* the thread has ended; its number may come again */
         const uint32_t k = tid % (sizeof l->stat / sizeof l->stat[0]);
         if (fd >= 0)
             close(fd);
         l->stat[k].tid = 0;
         l->stat[k].fd = -1;
-        return -1;
+        return NULL;
     }
     text[n] = 0;
-    const char *at = strrchr(text, ')'); /* the name may hold anything but ends here */
+    return strrchr(text, ')');
+}
+
+bool us_place_stopped(us_place_t *l) {
+    char text[512];
+    const char *at = read_stat(l, (uint32_t)l->mover_tid, text);
+    return at != NULL && at[1] == ' ' && (at[2] == 'T' || at[2] == 't');
+}
+
+/* The 39th field: the CPU the thread last ran on. */
+int us_place_cpu(us_place_t *l, uint32_t tid) {
+    char text[512];
+    const char *at = read_stat(l, tid, text);
     for (int field = 2; at != NULL && field < 39; field++)
         at = strchr(at + 1, ' ');
     return at == NULL ? -1 : atoi(at + 1);

@@ -57,6 +57,9 @@ uint32_t us_place_fault(us_place_t *l, uint32_t tid, uint64_t now, int taken);
 /* The CPU on which thread tid of the client last ran; -1: it is not known. */
 int us_place_cpu(us_place_t *l, uint32_t tid);
 
+/* Is the client stopped (SIGSTOP, a debugger), so that its mover does nothing until it goes on? */
+bool us_place_stopped(us_place_t *l);
+
 /* A read that a thread stands still for began at `since` and has not ended: is it worth keeping the CPU? */
 bool us_place_spins(us_place_t *l, uint64_t since, uint64_t now);
 /* Such a read is done; it took so long. loop: it is the loop that has found it done, and not the second server. */

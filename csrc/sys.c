@@ -348,6 +348,32 @@ int us_sys_dontneed(uint64_t addr, uint64_t len) {
     return madvise((void *)(uintptr_t)addr, len, MADV_DONTNEED) == 0 ? 0 : -errno;
 }
 
+enum { LOOK_PAGES = 1 << (US_BLOCK_MAX_SHIFT - US_PAGE_SHIFT) };
+
+bool us_sys_mapped(uint64_t addr, uint64_t len) {
+    unsigned char there[LOOK_PAGES];
+    for (uint64_t off = 0; off < len; off += sizeof there * US_PAGE) {
+        const uint64_t part = us_min(len - off, sizeof there * US_PAGE);
+        if (mincore((void *)(uintptr_t)(addr + off), part, there) != 0 && errno == ENOMEM)
+            return false;
+    }
+    return true;
+}
+
+bool us_sys_lacks(uint64_t addr, uint64_t len) {
+    unsigned char there[LOOK_PAGES];
+    for (uint64_t off = 0; off < len; off += sizeof there * US_PAGE) {
+        const uint64_t part = us_min(len - off, sizeof there * US_PAGE);
+        if (mincore((void *)(uintptr_t)(addr + off), part, there) != 0)
+            return true;
+        for (uint64_t k = 0; k < part / US_PAGE; k++) {
+            if (!(there[k] & 1))
+                return true;
+        }
+    }
+    return false;
+}
+
 int us_sys_dontneed_vec(int pidfd, const struct iovec *iov, int n, uint64_t *done) {
     *done = 0;
     int err = inject(OP_VECTOR);

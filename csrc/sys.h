@@ -41,6 +41,13 @@ void *us_sys_reserve_huge(uint64_t len);
 /* Gives [addr, addr+len) back; on oneself. */
 int us_sys_dontneed(uint64_t addr, uint64_t len);
 
+/* Is any page of [addr, addr+len) missing? So it is said of a range that is not mapped too, and of pages that the kernel
+ * has swapped out. */
+bool us_sys_lacks(uint64_t addr, uint64_t len);
+
+/* Is all of [addr, addr+len) mapped? */
+bool us_sys_mapped(uint64_t addr, uint64_t len);
+
 struct iovec;
 /* The same for n ranges in one call. *done: bytes, from the front of the vector. */
 int us_sys_dontneed_vec(int pidfd, const struct iovec *iov, int n, uint64_t *done);

@@ -370,8 +370,8 @@ void us_pager_rung(us_pager_t *p, int fd); /* silences an eventfd, before the st
 int us_pager_step(us_pager_t *p, us_event_t *ev, int max);
 /* Tries once more a fault that had to wait: US_DONE, US_WAIT_ENTRY, US_WAIT_ROOM, US_STRAY, US_AGAIN. */
 int us_pager_serve(us_pager_t *p, const us_event_t *fault);
-/* A task gives up on a fault without US_DONE: a stray one. */
-void us_pager_drop(us_pager_t *p);
+/* A task gives up on a fault without US_DONE: a stray one. Its thread is woken, and touches again. */
+void us_pager_drop(us_pager_t *p, const us_event_t *fault);
 /* Adds a region; item: bytes of an item of what it holds, 0 if that is not known; resident: its bytes are in
  * the client's pages now (a wrapped buffer). Inactive until us_pager_activate. Returns the region's id. */
 int us_pager_add(us_pager_t *p, uint64_t addr, uint64_t len, uint32_t block, uint32_t item, int resident,

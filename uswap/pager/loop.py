@@ -25,12 +25,12 @@ import errno
 import functools
 import os
 import socket
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from .. import codecs, wire
 from .._core import ffi, lib
+from .say import say
 
 MAX_EVENTS = 128
 NO_ENTRY = 2**32 - 1
@@ -157,7 +157,7 @@ class Loop:
             return "off"
         loaded = codecs.load_shuffle(lib)
         for candidate, why in loaded.errors:
-            self._say(
+            say(
                 f"{candidate.origin} can't be used to shuffle: {why}; blocks are compressed as they are"
             )
         return loaded.candidate.origin if loaded.candidate else "none"
@@ -191,7 +191,7 @@ class Loop:
         for task in self._tasks:
             task.cancel()
         if missed := lib.us_pager_trace_end(self._pager):
-            self._say(f"the trace lacks {missed} records")
+            say(f"the trace lacks {missed} records")
         lib.us_pager_close(self._pager)
         for fd in self._fds.values():
             os.close(fd)
@@ -207,61 +207,66 @@ class Loop:
     def _step(self) -> None:
         n = lib.us_pager_step(self._pager, self._events, MAX_EVENTS)
         for i in range(n):
-            event = self._events[i]
-            kind = event.kind
-            if kind == lib.US_EV_FAULT:
-                fault = ffi.new("us_event_t *", event)
-                self._start(self._serve(fault))
-            elif kind == lib.US_EV_UNLOCKED:
-                waiter = self._unlocked.pop(event.entry, None)
-                if waiter is not None and not waiter.done():
-                    waiter.set_result(None)
-            elif kind == lib.US_EV_PROGRESS:
-                self._signal_progress()
-            elif kind == lib.US_EV_NOROOM:
-                sys.stderr.write(
-                    "uswap: the pool is full and nothing else has room; blocks stay resident, over"
-                    " the limit if need be (a larger pool= mends it)\n"
-                )
-                sys.stderr.flush()
-            elif kind == lib.US_EV_IO:
-                self._not_written(event.flags)
-            elif kind == lib.US_EV_TRACE:
-                self._say(f"the trace can't be written any more ({os.strerror(event.flags)})")
-            elif kind == lib.US_EV_LOST:
-                self._lost(event)
-            elif kind == lib.US_EV_GONE:
-                self._done.set()
+            # Each event is a thread that waits, or may be: whatever one of them meets, the others are served.
+            try:
+                self._event(self._events[i])
+            except Exception as e:
+                self._fatal(f"an event of kind {self._events[i].kind} could not be handled: {e!r}")
 
-    def _say(self, text: str) -> None:
-        sys.stderr.write(f"uswap: {text}\n")
-        sys.stderr.flush()
+    def _event(self, event: Any) -> None:
+        kind = event.kind
+        if kind == lib.US_EV_FAULT:
+            fault = ffi.new("us_event_t *", event)
+            self._start(self._serve(fault))
+        elif kind == lib.US_EV_UNLOCKED:
+            waiter = self._unlocked.pop(event.entry, None)
+            if waiter is not None and not waiter.done():
+                waiter.set_result(None)
+        elif kind == lib.US_EV_PROGRESS:
+            self._signal_progress()
+        elif kind == lib.US_EV_NOROOM:
+            say(
+                "the pool is full and nothing else has room; blocks stay resident, over the limit if"
+                " need be (a larger pool= mends it)"
+            )
+        elif kind == lib.US_EV_IO:
+            self._not_written(event.flags)
+        elif kind == lib.US_EV_TRACE:
+            say(f"the trace can't be written any more ({os.strerror(event.flags)})")
+        elif kind == lib.US_EV_LOST:
+            self._lost(event)
+        elif kind == lib.US_EV_GONE:
+            self._done.set()
+
+    def _fatal(self, text: str) -> None:
+        """End the process. A thread that nobody serves stands for ever: better a loud end."""
+        say(f"{text}; the pager process ends")
+        os._exit(70)
 
     def _not_written(self, error: int) -> None:
         if error == errno.ENOSPC:  # comes once
-            self._say("the swap file is full: blocks stay in the pool until there is room again")
+            say("the swap file is full: blocks stay in the pool until there is room again")
             return
         self._failed_writes += 1
         if self._failed_writes <= NAMED:
-            self._say(
+            say(
                 f"a write to the swap file failed ({os.strerror(error)}); its blocks stay in the pool"
             )
         elif self._failed_writes == NAMED + 1:
-            self._say("more writes to the swap file fail; stats().write_errors counts them")
+            say("more writes to the swap file fail; stats().write_errors counts them")
 
     def _lost(self, event: Any) -> None:
         self._lost_blocks += 1
         if self._lost_blocks <= NAMED:
-            self._say(
+            say(
                 f"a block can't be read back {TIERS.get(event.tier, 'once more')}:"
                 f" region {event.tid}, offset {event.offset}, {event.length} bytes"
                 f" (address {event.addr:#x}); a touch of it raises SIGBUS"
             )
         elif self._lost_blocks == NAMED + 1:
-            self._say("more blocks can't be read back; stats().lost counts them")
+            say("more blocks can't be read back; stats().lost counts them")
         if event.flags:  # a kernel before 6.6 can't mark the pages
-            self._say(f"and can't be marked ({os.strerror(event.flags)}): ending the process")
-            os._exit(70)
+            self._fatal(f"and can't be marked ({os.strerror(event.flags)})")
 
     def _signal_progress(self) -> None:
         waiter, self._progress = self._progress, None
@@ -276,12 +281,7 @@ class Loop:
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
-            # A task that fails leaves a thread standing for ever. Better a loud end.
-            self._loop.call_exception_handler(
-                {"message": "uswap: a fault's task failed", "exception": task.exception()}
-            )
-            sys.stderr.flush()
-            os._exit(70)
+            self._fatal(f"a fault's task failed: {task.exception()!r}")
 
     async def _serve(self, fault: Any) -> None:
         # The mover holds up whoever has the entry's lock, and strays have no entry.
@@ -299,8 +299,8 @@ class Loop:
                 elif answer == lib.US_STRAY:
                     tries += 1
                     if tries == STRAY_TRIES:
-                        lib.us_pager_drop(self._pager)
-                        return  # unregistering has woken the thread, or will
+                        lib.us_pager_drop(self._pager, fault)
+                        return
                     await asyncio.sleep(0.005)
                 else:
                     await asyncio.sleep(delay)
