@@ -1,14 +1,28 @@
 /* SPDX-License-Identifier: MIT
  *
  * The client half: what Python calls in the process whose memory is paged.
+ *
+ * Lifetime. Regions, pins and tickets are Python objects that may outlive their pager, so each has a reference to the
+ * client, which us_client_close only empties. What follows close, and all calls in a forked child, find that out by
+ * `open` and `owner` and do nothing.
+ *
+ * Locks, outer first; none is ever held by code that needs the interpreter:
+ *
+ *   registering             one for the process: a registration begins, and looks at those of other clients
+ *     client.lock           registrations and pins begin and end; held while the pager is asked
+ *       client.gauges       what statistics and states are read from is mapped
+ *       control.lock        in control.c
  */
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
+#include "control.h"
 #include "mover.h"
+#include "alloc.h"
 #include "sys.h"
 #include "watchdog.h"
 
@@ -21,73 +35,49 @@ struct us_client {
     us_space_t space;
     us_mover_t mover;
     us_watchdog_t watchdog;
+    us_control_t control;
+    pid_t owner;             /* the process that it is of */
+    _Atomic uint32_t refs;
+    pthread_mutex_t lock, gauges;
+    bool attached;           /* there is a pager to ask */
+    bool has_control;        /* the socket is open */
+    bool open;
+    us_shared_stats_t *last; /* what statistics told when it was closed */
+    us_registration_t *registrations; /* active ones */
+    us_client_t *next;       /* of all open clients of the process */
 };
 
-static void close_all(const us_mover_t *m) {
-    const int fd[] = {m->self, m->ksm, m->pagemap};
-    for (size_t k = 0; k < sizeof fd / sizeof *fd; k++) {
-        if (fd[k] >= 0)
-            close(fd[k]);
-    }
-}
+struct us_registration {
+    us_registration_t *next;
+    us_client_t *client;
+    _Atomic uint32_t refs;   /* the caller's, and one of each pin */
+    us_registration_info_t info;
+    uint64_t addr, len;
+    int hugepage, at_end;
+    bool active;
+};
 
-uint32_t us_version(void) { return US_SPACE_VERSION; }
+struct us_pin {
+    us_registration_t *of;
+    uint32_t first, last;
+    bool held;
+};
 
-int us_client_open(us_client_t **out, int uffd, int space_fd, int doorbell, int notify, int drop) {
-    us_client_t *c = calloc(1, sizeof *c);
-    if (c == NULL)
-        return -ENOMEM;
-    int err = us_space_map(&c->space, space_fd, false);
-    if (err < 0)
-        goto fail;
-    void *staging = mmap(NULL, STAGING, PROT_READ | PROT_WRITE,
-                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (staging == MAP_FAILED) {
-        err = -errno;
-        goto unmap;
-    }
-    us_mover_t *m = &c->mover;
-    *m = (us_mover_t){.space = &c->space,
-                      .uffd = uffd,
-                      .doorbell = doorbell,
-                      .notify = notify,
-                      .self = us_sys_pidfd(getpid()),
-                      .ksm = open("/sys/kernel/mm/ksm/pages_scanned", O_RDONLY | O_CLOEXEC),
-                      .pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC),
-                      .staging = (uint64_t)(uintptr_t)staging,
-                      .staging_len = STAGING,
-                      .vector = drop == US_DROP_VECTOR};
-    err = us_client_register(c, m->staging, STAGING, 0, 1);
-    if (err == 0)
-        err = us_watchdog_start(&c->watchdog);
-    if (err == 0)
-        err = us_mover_start(m);
-    if (err == 0) {
-        *out = c;
-        return 0;
-    }
-    us_watchdog_stop(&c->watchdog);
-    close_all(m);
-    munmap(staging, STAGING);
-unmap:
-    us_space_unmap(&c->space);
-fail:
-    free(c);
-    return err;
-}
+struct us_ticket {
+    us_client_t *client;
+    us_pending_t pending;
+    bool asked;
+};
 
-int us_client_watch(us_client_t *c, int pidfd) {
-    return us_watchdog_set(&c->watchdog, pidfd);
-}
+static pthread_mutex_t registering = PTHREAD_MUTEX_INITIALIZER;
+static us_client_t *clients;
 
-uint64_t us_client_staging(us_client_t *c, uint64_t *len) {
-    *len = c->mover.staging_len;
-    return c->mover.staging;
-}
+/* ---- registering ------------------------------------------------------------------------------------- */
 
-int us_client_tid(us_client_t *c) { return atomic_load(&c->mover.tid); }
-
-int us_client_register(us_client_t *c, uint64_t addr, uint64_t len, uint64_t plain, int fresh) {
+/* Keeps [addr, addr+len) from children, and all but its first `plain` bytes from huge pages, and registers that; the
+ * plain bytes are the pager's to register when it wants them. fresh: nobody has used it; what is there is given back,
+ * and no lock stays on it. Else it is tried whether the plain bytes can be registered. */
+static int register_memory(us_client_t *c, uint64_t addr, uint64_t len, uint64_t plain, int fresh) {
     void *at = (void *)(uintptr_t)addr, *rest = (void *)(uintptr_t)(addr + plain);
     if (fresh) { /* after mlockall(MCL_FUTURE) it is locked and populated, and could never leave */
         munlock(at, len);
@@ -120,7 +110,8 @@ int us_client_register(us_client_t *c, uint64_t addr, uint64_t len, uint64_t pla
     return err;
 }
 
-int us_client_unregister(us_client_t *c, uint64_t addr, uint64_t len, int hugepage) {
+/* hugepage: 1 give the huge page advice back, 0 leave it off */
+static int unregister_memory(us_client_t *c, uint64_t addr, uint64_t len, int hugepage) {
     int err = us_sys_unregister(c->mover.uffd, addr, len);
     if (err != 0)
         return err;
@@ -130,50 +121,470 @@ int us_client_unregister(us_client_t *c, uint64_t addr, uint64_t len, int hugepa
     return 0;
 }
 
+/* ---- life -------------------------------------------------------------------------------------------- */
+
+static void close_all(const us_mover_t *m) {
+    const int fd[] = {m->self, m->ksm, m->pagemap};
+    for (size_t k = 0; k < sizeof fd / sizeof *fd; k++) {
+        if (fd[k] >= 0)
+            close(fd[k]);
+    }
+}
+
+uint32_t us_version(void) { return US_SPACE_VERSION; }
+
+int us_client_open(us_client_t **out, int uffd, int space_fd, int doorbell, int notify, int drop) {
+    us_client_t *c = us_aligned_alloc(64, us_align_up(sizeof *c, 64));
+    if (c == NULL)
+        return -ENOMEM;
+    memset(c, 0, sizeof *c);
+    c->owner = getpid();
+    c->refs = 1;
+    pthread_mutex_init(&c->lock, NULL);
+    pthread_mutex_init(&c->gauges, NULL);
+    c->last = us_calloc(1, sizeof *c->last);
+    if (c->last == NULL) {
+        free(c);
+        return -ENOMEM;
+    }
+    int err = us_space_map(&c->space, space_fd, false);
+    if (err < 0)
+        goto fail;
+    void *staging = mmap(NULL, STAGING, PROT_READ | PROT_WRITE,
+                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (staging == MAP_FAILED) {
+        err = -errno;
+        goto unmap;
+    }
+    us_mover_t *m = &c->mover;
+    *m = (us_mover_t){.space = &c->space,
+                      .uffd = uffd,
+                      .doorbell = doorbell,
+                      .notify = notify,
+                      .self = us_sys_pidfd(getpid()),
+                      .ksm = open("/sys/kernel/mm/ksm/pages_scanned", O_RDONLY | O_CLOEXEC),
+                      .pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC),
+                      .staging = (uint64_t)(uintptr_t)staging,
+                      .staging_len = STAGING,
+                      .vector = drop == US_DROP_VECTOR};
+    err = register_memory(c, m->staging, STAGING, 0, 1);
+    if (err == 0)
+        err = us_watchdog_start(&c->watchdog);
+    if (err == 0)
+        err = us_mover_start(m);
+    if (err == 0) {
+        c->open = true;
+        pthread_mutex_lock(&registering);
+        c->next = clients;
+        clients = c;
+        pthread_mutex_unlock(&registering);
+        *out = c;
+        return 0;
+    }
+    us_watchdog_stop(&c->watchdog);
+    close_all(m);
+    munmap(staging, STAGING);
+unmap:
+    us_space_unmap(&c->space);
+fail:
+    free(c->last);
+    free(c);
+    return err;
+}
+
+static void unref(us_client_t *c) {
+    if (atomic_fetch_sub(&c->refs, 1) == 1) {
+        if (c->has_control)
+            close(c->control.fd);
+        free(c->last);
+        free(c);
+    }
+}
+
+static bool is_ours(const us_client_t *c) { return c->owner == getpid(); }
+
+int us_client_attach(us_client_t *c, int sock, int pidfd) {
+    /* One of its own: a ticket of another thread may be at it when the caller closes his. */
+    const int fd = fcntl(sock, F_DUPFD_CLOEXEC, 3);
+    if (fd < 0)
+        return -errno;
+    const int err = us_control_open(&c->control, fd);
+    if (err != 0) {
+        close(fd);
+        return err;
+    }
+    c->attached = c->has_control = true;
+    return us_watchdog_set(&c->watchdog, pidfd);
+}
+
+/* pre: the caller has c->lock. */
+static int ask(us_client_t *c, uint32_t op, int region, const uint64_t arg[6], us_reply_t *reply) {
+    us_request_t q = {.op = op, .region = region};
+    if (!c->attached)
+        return -ESHUTDOWN;
+    if (arg != NULL)
+        memcpy(q.arg, arg, sizeof q.arg);
+    return us_control_ask(&c->control, &q, reply);
+}
+
+uint64_t us_client_staging(us_client_t *c, uint64_t *len) {
+    *len = c->mover.staging_len;
+    return c->mover.staging;
+}
+
+int us_client_tid(us_client_t *c) { return atomic_load(&c->mover.tid); }
+
+/* ---- registrations ----------------------------------------------------------------------------------- */
+
+us_registration_t *us_registration_new(us_client_t *c) {
+    us_registration_t *r = us_calloc(1, sizeof *r);
+    if (r == NULL)
+        return NULL;
+    r->client = c;
+    r->refs = 1;
+    r->info.id = -1;
+    atomic_fetch_add(&c->refs, 1);
+    return r;
+}
+
+static bool is_taken(const us_client_t *mine, uint64_t addr, uint64_t len) {
+    bool taken = false;
+    for (us_client_t *c = clients; c != NULL; c = c->next) {
+        if (c == mine) /* the pager looks */
+            continue;
+        pthread_mutex_lock(&c->lock);
+        for (const us_registration_t *r = c->registrations; r != NULL; r = r->next)
+            taken |= r->addr < addr + len && addr < r->addr + r->len;
+        pthread_mutex_unlock(&c->lock);
+    }
+    return taken;
+}
+
+/* pre: the caller has c->lock. */
+static int begin(us_client_t *c, us_registration_t *r, uint32_t block, uint32_t item, int resident) {
+    us_reply_t reply;
+    if (!c->open)
+        return -ESHUTDOWN;
+    const uint64_t arg[6] = {r->addr, r->len, block, item, resident != 0};
+    r->info.failed = US_FAILED_PAGER;
+    int err = ask(c, US_OP_ADD, 0, arg, &reply);
+    if (err != 0)
+        return err;
+    r->info.id = (int)reply.value[0];
+    r->info.first = reply.value[1];
+    r->info.entries = reply.value[2];
+    r->info.plain = reply.value[3];
+    err = register_memory(c, r->addr, r->len, r->info.plain, !resident);
+    if (err != 0) {
+        r->info.failed = US_FAILED_REGISTER;
+        ask(c, US_OP_REMOVE, r->info.id, (const uint64_t[6]){r->info.entries}, NULL);
+        return err;
+    }
+    r->active = true;
+    r->next = c->registrations;
+    c->registrations = r;
+    r->info.failed = 0;
+    return ask(c, US_OP_ACTIVATE, r->info.id, NULL, NULL);
+}
+
+int us_registration_begin(us_registration_t *r, uint64_t addr, uint64_t len, uint32_t block, uint32_t item, int resident,
+                          int hugepage, int at_end) {
+    us_client_t *c = r->client;
+    if (!is_ours(c))
+        return -ECHILD;
+    r->addr = addr;
+    r->len = len;
+    r->hugepage = hugepage;
+    r->at_end = at_end;
+    r->info.failed = US_FAILED_OTHER;
+    /* Plain memory is not registered, so the kernel does not refuse to let a second pager have it. */
+    pthread_mutex_lock(&registering);
+    int err = is_taken(c, addr, len) ? -EBUSY : 0;
+    if (err == 0) {
+        pthread_mutex_lock(&c->lock);
+        err = begin(c, r, block, item, resident);
+        pthread_mutex_unlock(&c->lock);
+    }
+    pthread_mutex_unlock(&registering);
+    return err;
+}
+
+/* pre: the caller has c->lock. */
+static int end(us_client_t *c, us_registration_t *r, int how) {
+    if (!r->active)
+        return 0;
+    const uint64_t arg[6] = {r->info.entries};
+    /* Registered until nothing is on its way out, so that what finds no room can go back. */
+    int err = ask(c, how == US_END_RESTORE ? US_OP_RESTORE : US_OP_FREEZE, r->info.id, arg, NULL);
+    if (err != 0)
+        return err;
+    if (how == US_END_DISCARD) /* never zeros, should anybody still have a pointer to it */
+        mprotect((void *)(uintptr_t)r->addr, r->len, PROT_NONE);
+    const int unregistered = unregister_memory(c, r->addr, r->len, how == US_END_RESTORE && r->hugepage);
+    err = ask(c, US_OP_REMOVE, r->info.id, arg, NULL);
+    if (err != 0)
+        return err;
+    for (us_registration_t **at = &c->registrations; *at != NULL; at = &(*at)->next) {
+        if (*at == r) {
+            *at = r->next;
+            break;
+        }
+    }
+    r->active = false;
+    return unregistered == -ENOMEM ? 0 : unregistered; /* the user has unmapped a part */
+}
+
+int us_registration_end(us_registration_t *r, int how) {
+    us_client_t *c = r->client;
+    if (!is_ours(c))
+        return -ECHILD;
+    pthread_mutex_lock(&c->lock);
+    const int err = end(c, r, how);
+    pthread_mutex_unlock(&c->lock);
+    return err;
+}
+
+int us_registration_active(us_registration_t *r) { return r->active; }
+
+void us_registration_info(us_registration_t *r, us_registration_info_t *out) { *out = r->info; }
+
+static void unref_registration(us_registration_t *r) {
+    if (atomic_fetch_sub(&r->refs, 1) == 1) {
+        unref(r->client);
+        free(r);
+    }
+}
+
+void us_registration_free(us_registration_t *r) {
+    us_client_t *c = r->client;
+    if (!is_ours(c)) /* the parent's; what locks there are may be held by threads that the child does not have */
+        return;
+    pthread_mutex_lock(&c->lock);
+    if (end(c, r, r->at_end) != 0 && r->active && c->open)
+        us_die("uswap: a region could not be ended, and its addresses are about to be given back; ending the process\n");
+    pthread_mutex_unlock(&c->lock);
+    unref_registration(r);
+}
+
+/* ---- pins -------------------------------------------------------------------------------------------- */
+
+us_pin_t *us_pin_new(us_registration_t *r) {
+    us_pin_t *p = us_calloc(1, sizeof *p);
+    if (p == NULL)
+        return NULL;
+    p->of = r;
+    atomic_fetch_add(&r->refs, 1);
+    return p;
+}
+
+int us_pin_begin(us_pin_t *p, uint32_t first, uint32_t last, uint64_t bytes, uint64_t most) {
+    us_client_t *c = p->of->client;
+    if (!is_ours(c))
+        return -ECHILD;
+    pthread_mutex_lock(&c->lock);
+    int err = -ESHUTDOWN;
+    if (p->of->active) {
+        const uint64_t pinned = __atomic_load_n(&c->space.stats->s.pinned, __ATOMIC_RELAXED);
+        err = pinned + bytes > most ? -EDQUOT
+                                    : ask(c, US_OP_PIN, p->of->info.id, (const uint64_t[6]){first, last}, NULL);
+    }
+    p->held = err == 0;
+    p->first = first;
+    p->last = last;
+    pthread_mutex_unlock(&c->lock);
+    return err;
+}
+
+void us_pin_end(us_pin_t *p) {
+    us_client_t *c = p->of->client;
+    if (!is_ours(c))
+        return;
+    pthread_mutex_lock(&c->lock);
+    if (p->held && p->of->active) /* the region's end has ended its pins */
+        ask(c, US_OP_UNPIN, p->of->info.id, (const uint64_t[6]){p->first, p->last}, NULL);
+    p->held = false;
+    pthread_mutex_unlock(&c->lock);
+}
+
+void us_pin_free(us_pin_t *p) {
+    if (!is_ours(p->of->client))
+        return;
+    us_pin_end(p);
+    unref_registration(p->of);
+    free(p);
+}
+
+/* ---- tickets ----------------------------------------------------------------------------------------- */
+
+us_ticket_t *us_ticket_new(us_client_t *c) {
+    us_ticket_t *t = us_calloc(1, sizeof *t);
+    if (t == NULL)
+        return NULL;
+    t->client = c;
+    atomic_fetch_add(&c->refs, 1);
+    return t;
+}
+
+int us_ticket_ask(us_ticket_t *t, const us_request_t *request) {
+    us_client_t *c = t->client;
+    if (!is_ours(c))
+        return -ECHILD;
+    if (!c->attached)
+        return -ESHUTDOWN;
+    const int err = us_control_send(&c->control, &t->pending, request);
+    t->asked = err == 0;
+    return err;
+}
+
+int us_ticket_wait(us_ticket_t *t, int ms, us_reply_t *reply) {
+    us_client_t *c = t->client;
+    if (!is_ours(c))
+        return -ECHILD;
+    const int n = us_control_wait(&c->control, &t->pending, ms);
+    if (n > 0)
+        *reply = t->pending.reply;
+    return n;
+}
+
+void us_ticket_free(us_ticket_t *t) {
+    if (!is_ours(t->client))
+        return;
+    if (t->asked)
+        us_control_forget(&t->client->control, &t->pending);
+    unref(t->client);
+    free(t);
+}
+
+/* ---- what there is to know --------------------------------------------------------------------------- */
+
+/* 0 with c->gauges held; or what forbids to look. */
+static int look(us_client_t *c) {
+    if (!is_ours(c))
+        return -ECHILD;
+    pthread_mutex_lock(&c->gauges);
+    if (c->space.stats != NULL)
+        return 0;
+    pthread_mutex_unlock(&c->gauges);
+    return -ESHUTDOWN;
+}
+
 int us_client_states(us_client_t *c, uint64_t first, uint64_t n, uint8_t *out) {
-    if (first + n > c->space.at.table_cap || first + n < first)
-        return -EINVAL;
-    for (uint64_t i = 0; i < n; i++)
+    const int err = look(c);
+    if (err != 0)
+        return err;
+    const bool fits = first + n <= c->space.at.table_cap && first + n >= first;
+    for (uint64_t i = 0; fits && i < n; i++)
         out[i] = __atomic_load_n(&c->space.table[first + i].state, __ATOMIC_RELAXED);
-    return 0;
+    pthread_mutex_unlock(&c->gauges);
+    return fits ? 0 : -EINVAL;
 }
 
 int us_client_tiers(us_client_t *c, uint64_t first, uint64_t n, uint8_t *out) {
-    if (first + n > c->space.at.table_cap || first + n < first)
-        return -EINVAL;
-    for (uint64_t i = 0; i < n; i++) {
+    const int err = look(c);
+    if (err != 0)
+        return err;
+    const bool fits = first + n <= c->space.at.table_cap && first + n >= first;
+    for (uint64_t i = 0; fits && i < n; i++) {
         const us_entry_t *e = &c->space.table[first + i];
         const uint8_t state = __atomic_load_n(&e->state, __ATOMIC_RELAXED);
         const bool out_there = state == US_POOLED || state == US_STORED;
         out[i] = out_there ? (uint8_t)(__atomic_load_n(&e->where, __ATOMIC_RELAXED) >> 56) : 0;
     }
-    return 0;
+    pthread_mutex_unlock(&c->gauges);
+    return fits ? 0 : -EINVAL;
 }
 
-int us_client_stats(us_client_t *c, us_stats_t *out) {
+/* pre: c->gauges is held, and the statistics are mapped. */
+static void read_stats(us_client_t *c, us_stats_t *out) {
     const uint64_t *from = (const uint64_t *)&c->space.stats->s;
     uint64_t *to = (uint64_t *)out;
     for (size_t i = 0; i < sizeof *out / sizeof *to; i++)
         to[i] = __atomic_load_n(&from[i], __ATOMIC_RELAXED);
     out->move_retries = atomic_load(&c->space.ring->move_retries);
+}
+
+int us_client_stats(us_client_t *c, us_stats_t *out) {
+    const int err = look(c);
+    if (err == -ESHUTDOWN)
+        *out = c->last->s;
+    if (err != 0)
+        return err == -ESHUTDOWN ? 0 : err;
+    read_stats(c, out);
+    pthread_mutex_unlock(&c->gauges);
     return 0;
 }
 
 uint64_t us_client_quantile(us_client_t *c, int kind, double q) {
     if (kind < 0 || kind >= US_KINDS)
         return 0;
-    return us_hist_quantile(&c->space.stats->hist[kind], q);
+    const int err = look(c);
+    if (err != 0)
+        return err == -ESHUTDOWN ? us_hist_quantile(&c->last->hist[kind], q) : 0;
+    const uint64_t ns = us_hist_quantile(&c->space.stats->hist[kind], q);
+    pthread_mutex_unlock(&c->gauges);
+    return ns;
 }
 
+/* ---- the end ----------------------------------------------------------------------------------------- */
+
 int us_client_close(us_client_t *c) {
-    us_watchdog_stop(&c->watchdog);
+    if (!is_ours(c))
+        return -ECHILD;
+    pthread_mutex_lock(&c->lock);
+    int err = 0;
+    while (c->open && err == 0 && c->registrations != NULL)
+        err = end(c, c->registrations, US_END_RESTORE);
+    if (!c->open || (err != 0 && c->registrations != NULL)) {
+        pthread_mutex_unlock(&c->lock);
+        return err;
+    }
+    c->open = false;
+    us_watchdog_stop(&c->watchdog); /* the pager's end is expected from here on */
+    pthread_mutex_lock(&c->gauges);
+    read_stats(c, &c->last->s);
+    memcpy(c->last->hist, c->space.stats->hist, sizeof c->last->hist);
+    if (c->attached) {
+        const us_request_t bye = {.op = US_OP_BYE};
+        us_pending_t q = {0};
+        if (us_control_send(&c->control, &q, &bye) == 0)
+            us_control_forget(&c->control, &q);
+        us_control_close(&c->control);
+        shutdown(c->control.fd, SHUT_RDWR);
+        c->attached = false;
+    }
     us_mover_stop(&c->mover);
     us_sys_unregister(c->mover.uffd, c->mover.staging, c->mover.staging_len);
     munmap((void *)(uintptr_t)c->mover.staging, c->mover.staging_len);
     close_all(&c->mover);
     us_space_unmap(&c->space);
-    free(c);
+    pthread_mutex_unlock(&c->gauges);
+    pthread_mutex_unlock(&c->lock);
+    pthread_mutex_lock(&registering);
+    for (us_client_t **at = &clients; *at != NULL; at = &(*at)->next) {
+        if (*at == c) {
+            *at = c->next;
+            break;
+        }
+    }
+    pthread_mutex_unlock(&registering);
     return 0;
+}
+
+void us_client_free(us_client_t *c) {
+    if (!is_ours(c))
+        return;
+    us_client_close(c);
+    unref(c);
+}
+
+void us_client_in_child(us_client_t *c) {
+    close_all(&c->mover);
+    if (c->has_control)
+        close(c->control.fd);
+    if (c->watchdog.on)
+        close(c->watchdog.wake);
+    pthread_mutex_init(&registering, NULL); /* another thread of the parent may have had it */
+    clients = NULL;
 }
 
 int us_child_cover(uint64_t addr, uint64_t len) {

@@ -28,6 +28,8 @@ static void unlocked(us_pager_t **p) { us_server_unlock(*p); }
 
 /* ---- life ------------------------------------------------------------------------------------------- */
 
+static void want(us_pager_t *p);
+
 static void set_marks(us_pager_t *p) {
     const uint64_t limit = p->cfg.limit;
     const uint64_t slack = us_min(limit / 16, 4u << 20);
@@ -315,6 +317,20 @@ int us_pager_activate(us_pager_t *p, int id) {
         return -EINVAL;
     r->active = true;
     return 0;
+}
+
+int us_pager_limit(us_pager_t *p, uint64_t limit) {
+    LOCKED(p);
+    if (limit < US_PAGE)
+        return -EINVAL;
+    p->cfg.limit = p->s->limit = limit;
+    set_marks(p);
+    const int room = us_evict_room(p, 0);
+    if (room == US_WAIT_ROOM) {
+        want(p);
+        return US_WAIT_ROOM;
+    }
+    return US_DONE;
 }
 
 int us_pager_freeze(us_pager_t *p, int id) {

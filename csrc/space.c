@@ -81,6 +81,13 @@ int us_space_map(us_space_t *s, int fd, bool pager) {
         s->pool[k] = map_part(fd, s->at.pool_off[k], s->at.pool_len[k], rw);
         all = s->pool[k] != NULL;
     }
+    /* A forked child has no use for them, and would keep their memory after this process is gone. */
+    if (all && !pager) {
+        madvise(s->ring, sizeof(us_ring_t), MADV_DONTFORK);
+        madvise(s->stats, sizeof(us_shared_stats_t), MADV_DONTFORK);
+        madvise(s->outbox, s->at.outbox_len, MADV_DONTFORK);
+        madvise(s->table, s->at.table_cap * sizeof(us_entry_t), MADV_DONTFORK);
+    }
     if (!all) {
         int err = -errno;
         us_space_unmap(s);

@@ -169,6 +169,39 @@ uint64_t us_now_ns(void);
 
 typedef struct us_client us_client_t;
 
+/* What the client asks of the pager, one datagram each way over the control socket; answers may come in any order. */
+enum {
+    US_OP_ADD = 1,       /* address, length, block, item, resident; answers id, first entry, entries, plain bytes */
+    US_OP_ACTIVATE = 2,
+    US_OP_EVICT = 3,     /* of these four: first block, last block */
+    US_OP_PREFETCH = 4,
+    US_OP_VERIFY = 5,
+    US_OP_PIN = 6,
+    US_OP_UNPIN = 7,
+    US_OP_MIGRATE = 8,   /* first block, last block, tier */
+    US_OP_FREEZE = 9,    /* of these three: entries */
+    US_OP_RESTORE = 10,
+    US_OP_REMOVE = 11,
+    US_OP_CHECK = 12,    /* answers the broken invariant's number, or 0 */
+    US_OP_LIMIT = 13,    /* bytes */
+    US_OP_BYE = 14
+};
+
+typedef struct us_request {
+    uint64_t id;
+    uint32_t op;      /* US_OP_* */
+    int32_t region;
+    uint64_t arg[6];
+} us_request_t;
+
+typedef struct us_reply {
+    uint64_t id;
+    int32_t error;    /* 0, or an errno; text then says what */
+    uint32_t spare;
+    uint64_t value[4];
+    char text[208];
+} us_reply_t;
+
 int us_uffd_open(int how, us_uffd_t *out);
 /* Creates the memfd of the space and lays it out; pool_budget[US_POOLS], 0 for a pool there is not.
  * Returns the descriptor. */
@@ -176,21 +209,61 @@ int us_space_create(uint64_t outbox, const uint64_t *pool_budget, uint64_t table
 /* Maps the space, reserves staging and starts the mover. `doorbell` and `notify` are eventfds; drop is
  * US_DROP_VECTOR or US_DROP_SINGLE. */
 int us_client_open(us_client_t **out, int uffd, int space_fd, int doorbell, int notify, int drop);
-int us_client_watch(us_client_t *c, int pidfd); /* from now on the pager's death ends this process */
+/* The pager is ready: its socket (which stays the caller's) is for requests from here on, and its death (pidfd) ends
+ * this process. */
+int us_client_attach(us_client_t *c, int sock, int pidfd);
+
+/* A request by Python that may be given up at any time: when the ticket is freed, its answer is nobody's. All of these
+ * return -ECHILD in a forked child, -ESHUTDOWN after us_client_close, -EPIPE when the pager is gone. */
+typedef struct us_ticket us_ticket_t;
+us_ticket_t *us_ticket_new(us_client_t *c);
+void us_ticket_free(us_ticket_t *t);
+int us_ticket_ask(us_ticket_t *t, const us_request_t *request);
+/* 1: answered; 0: not within ms. */
+int us_ticket_wait(us_ticket_t *t, int ms, us_reply_t *reply);
+
+/* A region as client and pager know it. Each function is done or not done when it returns, with both of the same mind; an
+ * exception of Python has no place in between. The memory stays the caller's, who must not give its addresses back before
+ * us_registration_end or us_registration_free. */
+typedef struct us_registration us_registration_t;
+enum { US_END_RESTORE = 0, US_END_DISCARD = 1 };
+enum { US_FAILED_PAGER = 1, US_FAILED_REGISTER = 2, US_FAILED_OTHER = 3 }; /* OTHER: another client of this process has it */
+typedef struct us_registration_info {
+    int id;
+    int failed;       /* US_FAILED_*: what us_registration_begin met */
+    uint64_t first, entries, plain;
+} us_registration_info_t;
+us_registration_t *us_registration_new(us_client_t *c); /* NULL: no memory */
+/* at_end: US_END_*, what us_registration_free does. hugepage: 1: the advice for huge pages is
+ * given back at the end. */
+int us_registration_begin(us_registration_t *r, uint64_t addr, uint64_t len, uint32_t block, uint32_t item, int resident,
+                          int hugepage, int at_end);
+/* RESTORE: all of it comes back and is ordinary memory. DISCARD: what it holds is given up, and a touch of it is SIGSEGV.
+ * 0 as well when it has ended before. */
+int us_registration_end(us_registration_t *r, int how);
+int us_registration_active(us_registration_t *r);
+void us_registration_info(us_registration_t *r, us_registration_info_t *out);
+void us_registration_free(us_registration_t *r);
+
+/* Blocks that are brought in and held. */
+typedef struct us_pin us_pin_t;
+us_pin_t *us_pin_new(us_registration_t *r);
+/* -EDQUOT: with these `bytes` more than `most` would be pinned. */
+int us_pin_begin(us_pin_t *p, uint32_t first, uint32_t last, uint64_t bytes, uint64_t most);
+void us_pin_end(us_pin_t *p);
+void us_pin_free(us_pin_t *p);
 uint64_t us_client_staging(us_client_t *c, uint64_t *len);
 int us_client_tid(us_client_t *c); /* of the mover */
-/* Keeps [addr, addr+len) from children, and all but its first `plain` bytes from huge pages, and registers that; the
- * plain bytes are the pager's to register when it wants them. fresh: nobody has used it; what is there is given back,
- * and no lock stays on it. Else it is tried whether the plain bytes can be registered. */
-int us_client_register(us_client_t *c, uint64_t addr, uint64_t len, uint64_t plain, int fresh);
-/* hugepage: 1 give the huge page advice back, 0 leave it off */
-int us_client_unregister(us_client_t *c, uint64_t addr, uint64_t len, int hugepage);
 int us_client_states(us_client_t *c, uint64_t first, uint64_t n, uint8_t *out);
 int us_client_tiers(us_client_t *c, uint64_t first, uint64_t n, uint8_t *out); /* 0: in none */
 int us_client_stats(us_client_t *c, us_stats_t *out);
 uint64_t us_client_quantile(us_client_t *c, int kind, double q); /* ns; 0 where none was seen */
-/* Stops the mover, unmaps. The descriptors stay the caller's. */
+/* Ends all registrations (RESTORE), tells the pager to end, stops the mover, unmaps. The descriptors stay the caller's. Of
+ * what is left of it us_client_stats and us_client_quantile tell what they told last. May be called again. */
 int us_client_close(us_client_t *c);
+void us_client_free(us_client_t *c);
+/* In a forked child: closes what only the core knows of. */
+void us_client_in_child(us_client_t *c);
 /* For a forked child: covers [addr, addr+len), which the child does not have, so that nothing else can be
  * mapped there and a touch is SIGSEGV. */
 int us_child_cover(uint64_t addr, uint64_t len);
@@ -381,6 +454,9 @@ int us_pager_add(us_pager_t *p, uint64_t addr, uint64_t len, uint32_t block, uin
  * pagemap. */
 int64_t us_pager_plain(us_pager_t *p, int id);
 int us_pager_activate(us_pager_t *p, int id);
+/* A new limit, up or down. US_WAIT_ROOM: what is resident above it is on its way out; ask again. US_DONE as well when
+ * nothing more can leave. -EINVAL: less than a block of a region. */
+int us_pager_limit(us_pager_t *p, uint64_t limit);
 /* Nothing of the region leaves any more. */
 int us_pager_freeze(us_pager_t *p, int id);
 /* The range calls work from block *cursor towards `last` as far as they get without waiting, move

@@ -183,6 +183,10 @@ def cycles() -> None:
             del node
             if k % 20 == 19:
                 workload.collect()
+                kept = pager.region_of(buffer)  # nobody else has it any more
+                assert kept.paged
+                kept.release()
+        del kept
         workload.collect()
         assert pager.stats().regions == 0
         assert buffer[:] == content
@@ -269,7 +273,7 @@ for k in range(4):
         ("import atexit; atexit.register(lambda: print(len(bytes(view)), buffer[4096]))", ""),
         ("sys.modules['keep'] = (pager, region, view)", ""),
         ("pager.close()", ""),
-        ("del pager, region, view, wrapped", "ResourceWarning: unclosed <uswap.Pager"),
+        ("del pager, region, view, wrapped\nimport gc; gc.collect()", "ResourceWarning: unclosed <uswap.Pager"),
     ],
     ids=["open", "threads", "atexit", "kept", "closed", "forgotten"],
 )

@@ -274,11 +274,14 @@ def wraps() -> None:
         with uswap.Pager(limit=MIB, pool=16 * MIB) as other, other.wrap(grown) as region:
             evicted(region)
             assert grown == content + b"\x01"
-        # A forgotten one is released.
-        region = pager.wrap(grown)
-        evicted(region)
-        del region
+        # One that nobody keeps stays paged: the pager holds it.
+        evicted(pager.wrap(grown))
         workload.collect()
+        assert "re-size" in raises(BufferError, grown.append, 2)
+        kept = pager.region_of(grown)
+        assert kept in pager.regions
+        assert kept.residency().resident == 0
+        kept.release()
         grown.append(2)
         assert grown == content + b"\x01\x02"
         assert pager.stats().regions == 0

@@ -218,14 +218,14 @@ def just_left(op: str) -> None:
         region = pager.region(len(content))
         memoryview(region)[:] = content
         region.evict()
-        end_span, removed = pager._end_span, threading.Event()
+        end, removed = region._end, threading.Event()
 
         def slow(*args: Any, **kwargs: Any) -> None:
-            end_span(*args, **kwargs)
+            end(*args, **kwargs)
             removed.set()
             time.sleep(0.3)
 
-        pager._end_span = slow  # type: ignore[method-assign]
+        region._end = slow  # type: ignore[method-assign]
         threads = workload.Threads()
         threads.start(region.release)
         removed.wait()

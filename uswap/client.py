@@ -18,13 +18,14 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import ctypes
+import dataclasses
 import errno
 import operator
 import os
 import socket
 import subprocess
 import sys
-import threading
 import warnings
 import weakref
 from collections.abc import Iterator, Sequence
@@ -32,11 +33,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from . import options as _options
-from . import swapfile
+from . import swapfile, wire
 from . import tiers as _tiers
 from . import trace as _trace
 from ._core import ffi, lib
-from .channel import Channel
+from .buffers import export as _export
 from .errors import (
     ClosedError,
     DegradedWarning,
@@ -59,6 +60,7 @@ OUTBOX = 8 << 20  # bytes; four of the largest blocks
 TABLE = 1 << 28  # entries that the sparse table has room for: 1 TiB in blocks of 4 KiB
 LIMIT_MIN = 1 << 20  # and at least this many blocks of a region:
 LIMIT_BLOCKS = 16
+SLICE_MS = 50  # after which a wait looks whether a signal handler has something to raise
 
 _NUMBERS = "iufcmM"  # kinds of dtypes whose items are one number each
 _IO_OPS = {"read": 0, "write": 1}
@@ -119,12 +121,10 @@ class Pager:
         self._overwrite = self._tiers.overwrite
         self._check_limit(self._options.block, "block")
         self._pid = os.getpid()
-        self._lock = threading.RLock()
-        self._gauges = threading.RLock()  # while the statistics are read they stay mapped
-        self._regions: dict[int, weakref.ref[Region]] = {}
-        # What it takes to end a region of which only a finaliser knows any more: the collector clears
-        # weak references first, and may finalise a pager before its regions.
-        self._spans: dict[int, tuple[int, int, int, bool]] = {}
+        # By number, which is used again. No call-backs: what runs in them is never seen to fail.
+        self._refs: dict[int, weakref.ref[Region]] = {}
+        # Who wraps a buffer wants it paged, whether or not he keeps the region.
+        self._wrapped: dict[int, WrappedRegion] = {}
         with contextlib.ExitStack() as undo:
             self._start(undo)
             self._undo = undo.pop_all()
@@ -177,20 +177,20 @@ class Pager:
             ),
             "the mover",
         )
-        self._client = out[0]
+        self._client = ffi.gc(out[0], lib.us_client_free)
         undo.callback(lib.us_client_close, self._client)
         staging_len = ffi.new("uint64_t *")
         staging = lib.us_client_staging(self._client, staging_len)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        undo.callback(ours.close)
         with theirs:
             try:
-                process = self._spawn(theirs)
+                self._process = process = self._spawn(theirs)
             except OSError as e:
+                ours.close()
                 raise PagerStartError(f"the pager process could not be started: {e}") from e
-        self._channel = Channel(ours, process)
         self._pager_pid = process.pid
-        undo.callback(self._channel.end)
+        undo.callback(_reap, process)
+        undo.callback(ours.close)  # without it the pager process ends
         hello = {
             "pid": os.getpid(),
             "client_pid": os.getpid(),
@@ -219,18 +219,13 @@ class Pager:
             fds["pagemap"] = self._pagemap
         if self._trace is not None:
             fds["trace"] = self._trace.fd
-        try:
-            self._about = self._channel.call(
-                "hello",
-                hello | {"fds": list(fds)},
-                fds=tuple(fds.values()),
-                timeout=o.pager_timeout,
-            )
-        except (PagerDied, OSError) as e:  # TimeoutError is one
-            raise PagerStartError(f"the pager process did not become ready: {e}") from e
+        self._about = _greet(ours, process, hello, fds, o.pager_timeout)
         self._pidfd = os.pidfd_open(process.pid)
         undo.callback(os.close, self._pidfd)
-        lib.us_client_watch(self._client, self._pidfd)
+        _check(lib.us_client_attach(self._client, ours.fileno(), self._pidfd), "the control socket")
+        self._descriptors = [*fds.values(), ours.fileno(), self._pidfd]
+        # Whoever ends it is the core; Popen has nothing to warn of.
+        self._socket = ours
 
     def _open_uffd(self, undo: contextlib.ExitStack) -> int:
         self._uffd = ffi.new("us_uffd_t *")
@@ -304,46 +299,14 @@ class Pager:
         """
         if self._closed or self._pid != os.getpid():
             return
-        with self._lock:
-            if self._closed:
-                return
-            for ref in list(self._regions.values()):
-                region = ref()
-                if region is not None:
-                    region.release()
-            for number in list(self._spans):
-                self._end_span(number, restore=True)
-            self._last_stats = self._read_stats()
-            with self._gauges:
-                self._closed = True
-            _alive.discard(self)
-            lib.us_client_watch(self._client, -1)  # its end is expected from here on
-            self._undo.close()
-
-    def _refuse_overlap(self, address: int, length: int) -> None:
-        """Raise OSError (EBUSY) if another pager of this process has some of it."""
-        for other in list(_alive):
-            if other is self:
-                continue  # the pager process looks
-            for begin, n, _entries, _huge in list(other._spans.values()):
-                if begin < address + length and address < begin + n:
-                    raise OSError(errno.EBUSY, "another pager has it")
-
-    def _end_span(self, number: int, *, restore: bool, mapped: bool = True) -> None:
-        if number not in self._spans:
-            return  # close() was faster than the region's finaliser
-        address, length, entries, huge = self._spans[number]
-        # Registered until nothing is on its way out, so that what finds no room can go back.
-        step = "restore" if restore else "freeze"
-        self._call(step, _whole=True, region=number, entries=entries)
-        error = 0
-        if mapped:
-            error = lib.us_client_unregister(self._client, address, length, int(huge))
-        self._call("remove", _whole=True, region=number, entries=entries)
-        del self._spans[number]
-        del self._regions[number]
-        if error < 0 and error != -errno.ENOMEM:
-            raise OSError(-error, f"userfaultfd unregister: {os.strerror(-error)}")
+        error = lib.us_client_close(self._client)
+        if error < 0:
+            raise self._failure(error, "close")
+        self._closed = True
+        _alive.discard(self)
+        for region in list(self._wrapped.values()):
+            region.release()
+        self._undo.close()
 
     def __enter__(self) -> Pager:
         self._check_open()
@@ -368,7 +331,7 @@ class Pager:
         return (
             f"<uswap.Pager limit={format_size(o.limit)}, "
             f"pool={format_size(sum(size for size, _, _ in self._pools))}, "
-            f"{'closed' if self._closed else f'{len(self._regions)} regions'}>"
+            f"{'closed' if self._closed else f'{len(self.regions)} regions'}>"
         )
 
     # ---- talking to the pager
@@ -381,19 +344,42 @@ class Pager:
         if self._closed:
             raise ClosedError("the pager is closed")
 
-    def _call(self, op: str, *, _whole: bool = False, **arguments: Any) -> Any:
-        """Ask the pager process; see Channel.call."""
+    def _ask(self, op: int, region: int = 0, *arguments: int) -> tuple[int, ...]:
+        """Ask the pager process, and return its answer's values.
+
+        An exception from a signal handler may come at any moment of the wait; what was asked is done
+        all the same. What must not be given up half-way is asked by the core, see us_registration_t.
+
+        Raises:
+            OSError: the pager answers with an error.
+            PagerDied, ClosedError
+        """
         if at_exit.begun:
             raise ClosedError("the interpreter is ending")
-        try:
-            return self._channel.call(op, arguments, whole=_whole)
-        except (PagerDied, OSError):
-            if self._closed:
-                raise ClosedError("the pager was closed meanwhile") from None
-            raise
+        ticket = ffi.gc(lib.us_ticket_new(self._client), lib.us_ticket_free)
+        request = ffi.new("us_request_t *", {"op": op, "region": region, "arg": arguments})
+        reply = ffi.new("us_reply_t *")
+        done = lib.us_ticket_ask(ticket, request)
+        while done == 0:
+            done = lib.us_ticket_wait(ticket, SLICE_MS, reply)
+        if done < 0:
+            raise self._failure(done, "the pager process")
+        if reply.error:
+            raise OSError(reply.error, ffi.string(reply.text).decode(errors="replace"))
+        return tuple(reply.value)
 
-    def _check_limit(self, block: int, name: str) -> None:
-        limit = self._options.limit
+    def _failure(self, error: int, what: str) -> Exception:
+        """What an error of the core means: -errno."""
+        if error == -errno.ECHILD:
+            return ClosedError("the pager belongs to the parent process; a forked child has none")
+        if self._closed or error == -errno.ESHUTDOWN:
+            return ClosedError("the pager is closed")
+        if error == -errno.EPIPE:
+            return PagerDied(f"the pager process {self._pager_pid} is gone")
+        return OSError(-error, f"{what}: {os.strerror(-error)}")
+
+    def _check_limit(self, block: int, name: str, limit: int | None = None) -> None:
+        limit = self._options.limit if limit is None else limit
         least = max(LIMIT_MIN, LIMIT_BLOCKS * block)
         if limit < least:
             raise LimitError(
@@ -536,16 +522,20 @@ class Pager:
                 base = base.obj
             else:
                 base = getattr(base, "base", None)
-        for ref in list(self._regions.values()):
-            region = ref()
-            if isinstance(region, WrappedRegion) and region.wraps(array):
+        for region in list(self._wrapped.values()):
+            if region.wraps(array):
                 return region
         raise ValueError(f"array={type(array).__name__} lies in no region of this pager")
 
     @property
+    def _regions(self) -> dict[int, Region]:
+        return {region._id: region for region in self.regions}
+
+    @property
     def regions(self) -> list[Region]:
         """The regions that are paged now."""
-        return [region for ref in list(self._regions.values()) if (region := ref()) is not None]
+        regions = (ref() for ref in list(self._refs.values()))
+        return [region for region in regions if region is not None and region.paged]
 
     # ---- what there is to know
 
@@ -556,8 +546,20 @@ class Pager:
 
     @property
     def limit(self) -> int:
-        """Resident bytes of all regions together, at most."""
+        """Resident bytes of all regions together, at most. May be set at any time, up and down.
+
+        When a lower one has been set, what is above it has left, or can't leave.
+        """
         return self._options.limit
+
+    @limit.setter
+    def limit(self, limit: int | str | float) -> None:
+        self._check_open()
+        size = _options.parse_limit(limit)
+        blocks = [self._options.block, *(region.block for region in self.regions)]
+        self._check_limit(max(blocks), "block", size)
+        self._ask(lib.US_OP_LIMIT, 0, size)
+        self._options = dataclasses.replace(self._options, limit=size)
 
     @property
     def options(self) -> _options.Options:
@@ -589,16 +591,10 @@ class Pager:
 
     def stats(self) -> Stats:
         """Return the counters and gauges as they are now (after close(): as they were at its end)."""
-        with self._gauges:
-            if self._closed:
-                return self._last_stats
-            self._check_open()
-            return self._read_stats()
-
-    def _read_stats(self) -> Stats:
-        raw = ffi.new("us_stats_t *")
-        lib.us_client_stats(self._client, raw)
         client = self._client
+        raw = ffi.new("us_stats_t *")
+        if (error := lib.us_client_stats(client, raw)) < 0:
+            raise self._failure(error, "stats")
 
         def quantile(kind: int, q: float) -> int:
             return int(lib.us_client_quantile(client, kind, q))
@@ -618,7 +614,7 @@ class Pager:
             AssertionError: one does not hold; its number is explained in csrc/types.h.
         """
         self._check_open()
-        broken = self._call("check")
+        broken = self._ask(lib.US_OP_CHECK)[0]
         if broken:
             raise AssertionError(f"invariant E{broken} does not hold")
 
@@ -642,16 +638,33 @@ def paged(
 
     Args:
         buffers: as for Pager.wrap().
-        limit, pool, options: as for Pager.
+        limit: as for Pager, but a fraction is one of the buffers' bytes: 0.25 keeps a quarter of them in
+            RAM, or as little as a pager can do with (16 blocks, and 1 MiB).
+        pool, options: as for Pager.
 
     Yields:
         The pager and the regions. Afterwards the buffers are ordinary memory again.
     """
+    limit = _part_of(buffers, limit, options.get("block"))
     with Pager(limit=limit, pool=pool, **options) as pager:
         yield Paged(pager, [pager.wrap(buffer) for buffer in buffers])
 
 
 # ---- helpers
+
+
+def _part_of(
+    buffers: tuple[Any, ...], limit: int | str | float | None, block: int | str | None
+) -> int | str | float | None:
+    """A limit that is a fraction, as bytes: of the buffers."""
+    if not isinstance(limit, float) or not 0 < limit <= 1:
+        return limit  # not one, or one that Pager refuses
+    total = 0
+    for buffer in buffers:
+        with _export(buffer) as view:
+            total += view.nbytes
+    least = LIMIT_BLOCKS * _options.resolve(limit=1 << 40, block=block).block
+    return max(int(total * limit), LIMIT_MIN, least)
 
 
 def _check(result: int, what: str) -> int:
@@ -725,23 +738,84 @@ def _numpy() -> Any:
     return numpy
 
 
+def _greet(
+    sock: socket.socket,
+    process: subprocess.Popen[bytes],
+    hello: wire.Message,
+    fds: dict[str, int],
+    timeout: float,
+) -> wire.Message:
+    """Send the pager process its configuration, and return what it says of itself.
+
+    Raises:
+        PagerStartError: it did not become ready in time, or says why it can't.
+    """
+    failed = "the pager process did not become ready"
+    sock.settimeout(timeout)
+    try:
+        wire.send(sock, hello | {"fds": list(fds)}, tuple(fds.values()))
+        answer = wire.receive(sock)
+    except wire.Closed:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=1)
+        raise PagerStartError(
+            f"{failed}: process {process.pid} is gone (exit status {process.returncode})"
+        ) from None
+    except TimeoutError as e:
+        raise PagerStartError(f"{failed}: no answer within {timeout:g} s") from e
+    except OSError as e:
+        raise PagerStartError(f"{failed}: {e}") from e
+    if "error" in answer:
+        raise PagerStartError(f"{failed}: [Errno {answer['error']}] {answer['text']}")
+    about: wire.Message = answer["ok"]
+    return about
+
+
+def _reap(process: subprocess.Popen[bytes]) -> None:
+    """Wait for a pager process that was told to end."""
+    try:
+        process.wait(timeout=5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _keep_for_ever(thing: object) -> None:
+    """Have `thing` outlive the interpreter, so that nothing of it is ever freed."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
+
+
 def _at_exit() -> None:
-    """Leave all as it is: faults are served until the process is gone."""
+    """Leave all as it is: faults are served until the process is gone.
+
+    A wrapped buffer must not be freed before: its addresses would get another owner.
+    """
     at_exit.begun = True
     for pager in list(_alive):
-        pager._channel.leave()
+        for region in list(pager._wrapped.values()):
+            _keep_for_ever(region)
+        _keep_for_ever(pager)
+        pager._process.returncode = 0  # Popen has nothing to warn of
 
 
 def _in_child() -> None:
-    """Nothing of the parent's works here, and its memory must not be mistaken for ours."""
+    """Nothing of the parent's works here, and its memory must not be mistaken for ours.
+
+    The parent's descriptors are closed: memory and swap file must go when the parent goes. What is
+    wrapped stays referenced for ever: freed, its pages, which the child does not have, would be
+    handed out again by the allocator.
+    """
     for pager in list(_alive):
-        for ref in list(pager._regions.values()):
-            region = ref()
-            if region is not None:
-                lib.us_child_cover(region.address, region.length)
-        pager._channel.forget()
-        with contextlib.suppress(OSError):
-            os.close(pager._pidfd)
+        for region in pager.regions:
+            lib.us_child_cover(region.address, region.length)
+        for region in list(pager._wrapped.values()):
+            _keep_for_ever(region)
+        lib.us_client_in_child(pager._client)
+        pager._process.returncode = 0
+        pager._socket.detach()
+        for fd in pager._descriptors:
+            with contextlib.suppress(OSError):
+                os.close(fd)
     _alive.clear()
 
 

@@ -131,6 +131,12 @@ def _check_level(codec: str, level: int, called: str) -> None:
         )
 
 
+def parse_limit(value: object) -> int:
+    """Return a limit in bytes, as the option does."""
+    limit: int = _BY_NAME["limit"].parse(value, "limit", lambda: available_memory().bytes)
+    return limit
+
+
 def parse_segment(value: object, name: str = "segment") -> int:
     """Return the size of a segment in bytes: a power of two from 256 KiB to 16 MiB."""
     size = parse_size(value, name, minimum=SEGMENT_MIN, maximum=SEGMENT_MAX)

@@ -12,8 +12,6 @@ import contextlib
 import errno
 import mmap
 import os
-import sys
-import threading
 import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import buffers
 from ._core import ffi, lib
-from .errors import ClosedError, LimitError, LostDataError, UswapError
+from .errors import ClosedError, LimitError, LostDataError
 from .sizes import format_size
 
 if TYPE_CHECKING:
@@ -35,31 +33,6 @@ _MAP_NORESERVE = 0x4000  # mmap has no name for it before Python 3.11
 STATES = ("empty", "resident", "leaving", "outbox", "filled", "pooled", "stored", "lost")
 _LOST = bytes([STATES.index("lost")])
 _PLAIN = bytes([lib.US_PLAIN])
-
-
-# Plain memory is not registered, so the kernel does not refuse to let a second pager have it.
-_registering = threading.RLock()
-
-
-class _Probe:
-    """Learns what sys.getrefcount says in __del__ of an object whose last reference has gone."""
-
-    references = 0
-
-    def __del__(self) -> None:
-        _Probe.references = sys.getrefcount(self)
-
-
-_Probe()
-
-
-def _in_child() -> None:
-    """Another thread of the parent may have had it."""
-    global _registering
-    _registering = threading.RLock()
-
-
-os.register_at_fork(after_in_child=_in_child)
 
 
 class at_exit:  # noqa: N801 - a flag that is one name in every module
@@ -110,7 +83,7 @@ class Region:
     _id: int = -1
     _first: int
     _entries: int
-    _paged: bool = False
+    _registration: Any = None
     _plain: int = 0  # bytes from the start that were not registered at first
     _pid: int = 0
 
@@ -131,58 +104,49 @@ class Region:
         self.address = address
         self.length = length
         self.block = block
-        self._huge = huge
         self._pid = os.getpid()
-        with _registering, pager._lock:
-            pager._check_open()
-            pager._refuse_overlap(address, length)
-            try:
-                made = pager._call(
-                    "add",
-                    _whole=True,
-                    address=address,
-                    length=length,
-                    block=block,
-                    item=item,
-                    resident=int(resident),
-                )
-            except BaseException as e:  # such as Ctrl-C, which came first and waited
-                if made := getattr(e, "uswap_answer", None):
-                    pager._call(
-                        "remove", _whole=True, region=made["region"], entries=made["entries"]
-                    )
-                raise
-            self._id = made["region"]
-            self._first = made["first"]
-            self._entries = made["entries"]
-            self._plain = made["plain"]
-            error = lib.us_client_register(
-                pager._client, address, length, self._plain, int(not resident)
-            )
-            if error < 0:
-                pager._call("remove", _whole=True, region=self._id, entries=self._entries)
+        pager._check_open()
+        # The registration ends, at the latest, with the object that it is an attribute of, in the core
+        # and without a line of Python: an exception of a signal handler has no place in between. An
+        # object's attributes go before the memory of the type that it derives from.
+        self._registration = registration = ffi.gc(
+            lib.us_registration_new(pager._client), lib.us_registration_free
+        )
+        at_end = lib.US_END_RESTORE if resident else lib.US_END_DISCARD
+        error = lib.us_registration_begin(
+            registration, address, length, block, item, int(resident), int(huge), at_end
+        )
+        info = ffi.new("us_registration_info_t *")
+        lib.us_registration_info(registration, info)
+        if error < 0:
+            if info.failed == lib.US_FAILED_REGISTER:
                 raise OSError(-error, f"userfaultfd register: {os.strerror(-error)}")
-            self._paged = True
-            pager._regions[self._id] = weakref.ref(self)
-            pager._spans[self._id] = (address, length, self._entries, huge)
-            pager._call("activate", _whole=True, region=self._id)
+            raise pager._failure(error, "region")
+        self._id = info.id
+        self._first = info.first
+        self._entries = info.entries
+        self._plain = info.plain
+        pager._refs[self._id] = weakref.ref(self)
 
     def release(self) -> None:
         """Stop paging: all of it comes back into RAM and is ordinary memory from then on.
 
         May be called again. No byte changes, and no pointer into it becomes invalid.
         """
-        self._end(restore=True)
+        self._end(lib.US_END_RESTORE)
 
-    def _end(self, *, restore: bool, mapped: bool = True) -> None:
+    def _end(self, how: int) -> None:
         if not self._paged or self._pid != os.getpid():
             return
-        pager = self.pager
-        with pager._lock:
-            if not self._paged:
-                return
-            pager._end_span(self._id, restore=restore, mapped=mapped)
-            self._paged = False
+        error = lib.us_registration_end(self._registration, how)
+        if error < 0:
+            raise self.pager._failure(error, "release")
+
+    @property
+    def _paged(self) -> bool:
+        return self._registration is not None and bool(
+            lib.us_registration_active(self._registration)
+        )
 
     def _check_paged(self) -> None:
         if self._pid != os.getpid():
@@ -222,7 +186,7 @@ class Region:
         Blocks that are pinned, or that no tier has room for, stay.
         """
         first, last = self._blocks(offset, length)
-        self._range("evict", first, last)
+        self._range(lib.US_OP_EVICT, first, last)
 
     def prefetch(self, offset: int = 0, length: int | None = None) -> None:
         """Bring the blocks of a range in, ahead of their use, and wait until they are there.
@@ -231,7 +195,7 @@ class Region:
         """
         first, last = self._blocks(offset, length)
         most = self.pager.limit // 2 // self.block
-        self._range("prefetch", first, min(last, first + max(1, most)))
+        self._range(lib.US_OP_PREFETCH, first, min(last, first + max(1, most)))
 
     def migrate(self, tier: str, offset: int = 0, length: int | None = None) -> None:
         """Move what is out of RAM in a range to a tier, from whichever it is in, and wait until it is there.
@@ -253,20 +217,19 @@ class Region:
             raise ValueError(f"tier={tier!r} is none of this pager's; accepted: {', '.join(names)}")
         first, last = self._blocks(offset, length)
         number = self.pager._tiers.numbers[names.index(tier)]
-        self._until_released("migrate", first, last, tier=number)
+        self._until_released(lib.US_OP_MIGRATE, first, last, number)
 
-    def _until_released(self, op: str, first: int, last: int, **more: int) -> None:
+    def _until_released(self, op: int, first: int, last: int, *more: int) -> None:
         try:
-            self._range(op, first, last, **more)
+            self._range(op, first, last, *more)
         except OSError as e:
             if e.errno != errno.ECANCELED and self._paged:
                 raise
             raise ClosedError("the region was released meanwhile") from None
 
-    def _range(self, op: str, first: int, last: int, **more: int) -> None:
+    def _range(self, op: int, first: int, last: int, *more: int) -> None:
         if first < last:
-            whole = op in ("pin", "unpin")
-            self.pager._call(op, _whole=whole, region=self._id, first=first, last=last, **more)
+            self.pager._ask(op, self._id, first, last, *more)
 
     @contextlib.contextmanager
     def pinned(self, offset: int = 0, length: int | None = None) -> Iterator[memoryview]:
@@ -283,23 +246,25 @@ class Region:
         first, last = self._blocks(offset, length)
         end = self.length if length is None else offset + length
         pager = self.pager
-        with pager._lock:
-            held = pager.stats().pinned + (last - first) * self.block
-            most = pager.limit - max(pager.limit // 4, 8 * self.block)
-            if held > most:
-                raise LimitError(
-                    f"pinned bytes would be {format_size(held)}; accepted: at most "
-                    f"{format_size(most)} with limit={format_size(pager.limit)}"
-                )
-            self._range("pin", first, last)
+        held = (last - first) * self.block
+        most = pager.limit - max(pager.limit // 4, 8 * self.block)
+        # It ends, at the latest, when the frame of this generator does.
+        pin = ffi.gc(lib.us_pin_new(self._registration), lib.us_pin_free)
         try:
+            error = lib.us_pin_begin(pin, first, last, held, most) if held else 0
+            if error == -errno.EDQUOT:
+                raise LimitError(
+                    f"pinned bytes would be {format_size(pager.stats().pinned + held)}; accepted: at "
+                    f"most {format_size(most)} with limit={format_size(pager.limit)}"
+                )
+            if error < 0:
+                raise pager._failure(error, "pinned")
             view = self._view()
             with view[offset:end] as part:
                 yield part
             view.release()
         finally:
-            if self._paged:
-                self._range("unpin", first, last)
+            lib.us_pin_end(pin)
 
     # ---- what there is to know
 
@@ -322,7 +287,7 @@ class Region:
             ClosedError: the region is no longer paged, or was released meanwhile.
         """
         first, last = self._blocks(start, length, "start")
-        self._until_released("verify", first, last)
+        self._until_released(lib.US_OP_VERIFY, first, last)
         states = self._states(first, last)
         lost: list[tuple[int, int]] = []
         at = states.find(_LOST)
@@ -339,10 +304,10 @@ class Region:
     def _states(self, first: int, last: int, read: Any = lib.us_client_states) -> bytes:
         """The states of some blocks, or what else `read` says of them, a byte each."""
         states = ffi.new("uint8_t[]", max(1, last - first))
-        with self.pager._gauges:
-            self._check_paged()
-            self.pager._check_open()
-            read(self.pager._client, self._first + first, last - first, states)
+        self._check_paged()
+        error = read(self.pager._client, self._first + first, last - first, states)
+        if error < 0:
+            raise self.pager._failure(error, "states")
         return bytes(ffi.buffer(states, last - first))
 
     def _look_at_plain(self, states: bytes, first: int) -> bytes:
@@ -354,12 +319,9 @@ class Region:
         begin = (first + at) * self.block
         length = min((first + end) * self.block, self.length) - begin
         there = ffi.new("uint8_t[]", end - at)
-        with self.pager._gauges:
-            self._check_paged()
-            self.pager._check_open()
-            error = lib.us_present(
-                self.pager._pagemap, self.address + begin, length, self.block, there
-            )
+        self._check_paged()
+        self.pager._check_open()
+        error = lib.us_present(self.pager._pagemap, self.address + begin, length, self.block, there)
         if error < 0:
             raise OSError(-error, f"pagemap: {os.strerror(-error)}")
         return states[:at] + bytes(ffi.buffer(there)) + states[end:]
@@ -436,15 +398,15 @@ class OwnRegion(Region, mmap.mmap):
             mmap.mmap.close(self)
             return
         self._check_paged()
-        with self.pager._lock:
-            # Nothing of it is on its way from here on, so the address may be given to others.
-            self.pager._call("freeze", _whole=True, region=self._id, entries=self._entries)
-            try:
-                mmap.mmap.close(self)
-            except BufferError:
-                self.release()
-                raise
-            self._end(restore=False, mapped=False)
+        try:
+            mmap.mmap.resize(self, self._size)  # nothing, but refused where close() would be
+        except BufferError:
+            self.release()
+            mmap.mmap.close(self)  # BufferError again, unless the view has gone meanwhile
+            return
+        # The address is given to others only when nothing of it is on its way any more.
+        self._end(lib.US_END_DISCARD)
+        mmap.mmap.close(self)
 
     def __enter__(self) -> OwnRegion:
         return self
@@ -459,11 +421,6 @@ class OwnRegion(Region, mmap.mmap):
     def madvise(self, option: int, start: int = 0, length: int | None = None) -> None:
         """Refused: advice behind the pager's back could lose data."""
         raise TypeError("a region takes no advice; evict() and prefetch() are its own")
-
-    def __del__(self) -> None:
-        # When the last reference has gone, nobody can touch it any more: what it holds is given up.
-        # When the collector has found it in a cycle, other finalisers of the cycle may still read it.
-        _finalise(self, restore=sys.getrefcount(self) > _Probe.references)
 
     __hash__ = object.__hash__
 
@@ -482,7 +439,9 @@ class WrappedRegion(Region):
     @classmethod
     def _make(cls, pager: Pager, buffer: Any, block: int, item: int | None) -> WrappedRegion:
         self = cls.__new__(cls)
-        view = buffers.export(buffer)
+        # Attributes go in the order in which they came: the export after the registration has ended.
+        self._registration = None
+        self._buffer = view = buffers.export(buffer)
         if item is None:
             item = buffers.itemsize(buffer)
         try:
@@ -499,6 +458,7 @@ class WrappedRegion(Region):
                     resident=True,
                     huge=buffers.wants_hugepages(span),
                 )
+                pager._wrapped[self._id] = self
                 if self._plain == span.length:
                     buffers.restore_hugepages(span)
             except OSError as e:
@@ -507,9 +467,9 @@ class WrappedRegion(Region):
                     raise buffers.taken(view) from e
                 raise
         except BaseException:
+            self._end(lib.US_END_RESTORE)
             view.release()
             raise
-        self._buffer = view
         return self
 
     def wraps(self, array: Any) -> bool:
@@ -528,10 +488,11 @@ class WrappedRegion(Region):
 
     def release(self) -> None:
         """Stop paging: the buffer is ordinary memory again, and its export is given back."""
-        self._end(restore=True)
-        if self._buffer is not None and not self._paged:
+        self._end(lib.US_END_RESTORE)
+        if self._buffer is not None and not self._paged and self._pid == os.getpid():
             self._buffer.release()
             self._buffer = None
+            self.pager._wrapped.pop(self._id, None)
 
     def __len__(self) -> int:
         return self.length
@@ -550,16 +511,3 @@ class WrappedRegion(Region):
         traceback: TracebackType | None,
     ) -> None:
         self.release()
-
-    def __del__(self) -> None:
-        _finalise(self, restore=True)
-
-
-def _finalise(region: Region, *, restore: bool) -> None:
-    if not region._paged or at_exit.begun or region._pid != os.getpid():
-        return
-    with contextlib.suppress(OSError, UswapError):
-        if isinstance(region, WrappedRegion):
-            region.release()
-        else:
-            region._end(restore=restore)

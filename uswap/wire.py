@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""What client and pager say to each other: one datagram each way, one place for both.
+"""The first words between client and pager: the configuration, with descriptors, and its answer.
 
-The socket is a Unix SOCK_SEQPACKET pair. A message is a JSON object; a request carries ``id`` and
-``op``, its answer the same ``id`` and either ``ok`` or ``error`` with an errno. The first request,
-``hello``, also carries descriptors, and in ``fds`` their names. Answers may come in any order.
+The socket is a Unix SOCK_SEQPACKET pair. The client's first message, ``hello``, is a JSON object, which
+carries descriptors, and in ``fds`` their names. The answer is one too: ``ok``, or ``error`` with an errno
+and ``text``. From then on there are us_request_t and us_reply_t of csrc/uswap.h, a datagram each.
 """
 
 from __future__ import annotations

@@ -26,10 +26,10 @@ async def serve(sock: socket.socket) -> None:
         try:
             loop = Loop(sock, hello, fds)
         except OSError as e:
-            wire.send(sock, {"id": hello["id"], "error": e.errno, "text": e.strerror or str(e)})
+            wire.send(sock, {"error": e.errno, "text": e.strerror or str(e)})
             return
         try:
-            wire.send(sock, {"id": hello["id"], "ok": loop.about()})
+            wire.send(sock, {"ok": loop.about()})
             await loop.run()
         finally:
             loop.close()

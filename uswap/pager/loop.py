@@ -38,6 +38,8 @@ IO = {"auto": 0, "uring": 1, "threads": 2}  # US_IO_*
 NAMED = 8  # lost blocks, and failed writes, that get a line each
 TIERS = dict.fromkeys((1, 2, 3), "out of the pool") | {4: "from the swap file"}  # US_TIER_*
 LOST = 0.05  # seconds after which a wait asks again by itself
+GONE = 0.2  # seconds between two looks whether a client that hung up is still there
+MOVER_NAME = "uswap-mover"  # what the mover calls itself
 STRAY_TRIES = 400  # 5 ms each: a region may be about to be added, or has just gone
 
 
@@ -84,6 +86,7 @@ class Loop:
         self._events = ffi.new("us_event_t[]", MAX_EVENTS)
         self._loop = asyncio.get_running_loop()
         self._mover = hello["mover_tid"]
+        self._client = hello["pid"]
         self._client_pid = os.pidfd_open(hello["pid"])
         self._inject(hello)
         self._lost_blocks = 0
@@ -118,20 +121,21 @@ class Loop:
                 check(lib.us_pager_io_inject(self._pager, op, error, every), "inject io")
         if "trace" in fds:
             check(lib.us_pager_trace(self._pager, fds["trace"]), "trace")
-        self._ops: dict[str, Callable[[wire.Message], Awaitable[Any]]] = {
-            "add": self._add,
-            "activate": self._activate,
-            "evict": self._evict,
-            "prefetch": self._prefetch,
-            "migrate": self._migrate,
-            "verify": self._verify,
-            "pin": self._pin,
-            "unpin": self._unpin,
-            "freeze": self._freeze,
-            "restore": self._restore,
-            "remove": self._remove,
-            "check": self._check,
-            "bye": self._bye,
+        self._ops: dict[int, Callable[..., Awaitable[Any]]] = {
+            lib.US_OP_ADD: self._add,
+            lib.US_OP_ACTIVATE: self._activate,
+            lib.US_OP_EVICT: self._evict,
+            lib.US_OP_PREFETCH: self._prefetch,
+            lib.US_OP_MIGRATE: self._migrate,
+            lib.US_OP_VERIFY: self._verify,
+            lib.US_OP_PIN: self._pin,
+            lib.US_OP_UNPIN: self._unpin,
+            lib.US_OP_FREEZE: self._freeze,
+            lib.US_OP_RESTORE: self._restore,
+            lib.US_OP_REMOVE: self._remove,
+            lib.US_OP_CHECK: self._check,
+            lib.US_OP_LIMIT: self._limit,
+            lib.US_OP_BYE: self._bye,
         }
 
     def _inject(self, hello: wire.Message) -> None:
@@ -328,51 +332,75 @@ class Loop:
     def _requests(self) -> None:
         try:
             while True:
-                message = wire.receive(self._sock)
-                self._start(self._answer(message))
+                data = self._sock.recv(wire.LARGEST)
+                if not data:
+                    raise wire.Closed
+                request = ffi.new("us_request_t *")
+                if len(data) == ffi.sizeof("us_request_t"):
+                    ffi.memmove(request, data, len(data))
+                    self._start(self._answer(request))
         except BlockingIOError:
             return
-        except wire.Closed:
-            # Not the end: it comes when the process ends, and until then its threads may fault.
+        except (wire.Closed, ConnectionError):
             self._loop.remove_reader(self._sock.fileno())
+            self._start(self._hung_up())
 
-    async def _answer(self, message: wire.Message) -> None:
-        reply: wire.Message = {"id": message["id"]}
+    async def _hung_up(self) -> None:
+        """End when the client's memory is gone, now that nobody asks any more.
+
+        A process that ends closes its files after its memory, and a pidfd tells of it. One that runs
+        another program (exec) has no mover any more. But one whose other code has closed the
+        descriptors lives on, and its threads fault: they are served until it finds that out.
+        """
+        while self._has_mover():  # noqa: ASYNC110 - nothing tells of it
+            await asyncio.sleep(GONE)
+        self._done.set()
+
+    def _has_mover(self) -> bool:
         try:
-            reply["ok"] = await self._ops[message["op"]](message)
-        except OSError as e:
-            reply["error"] = e.errno
-            reply["text"] = e.strerror or str(e)
-        except (KeyError, TypeError, ValueError, OverflowError) as e:
-            reply["error"] = errno.EINVAL
-            reply["text"] = f"{message.get('op')}: {e!r}"
-        with contextlib.suppress(wire.Closed):
-            while True:
-                try:
-                    return wire.send(self._sock, reply)
-                except BlockingIOError:  # the client reads slowly
-                    await asyncio.sleep(0.001)
+            with open(f"/proc/{self._client}/task/{self._mover}/comm") as file:
+                return file.read().strip() == MOVER_NAME
+        except OSError:
+            return False
 
-    async def _add(self, m: wire.Message) -> wire.Message:
+    async def _answer(self, request: Any) -> None:
+        reply = ffi.new("us_reply_t *", {"id": request.id})
+        try:
+            op = self._ops.get(request.op)
+            if op is None:
+                raise OSError(errno.EINVAL, f"unknown request {request.op}")
+            values = await op(request.region, *request.arg)
+            reply.value = tuple(values or ())
+        except OSError as e:
+            reply.error = e.errno or errno.EIO
+            reply.text = (e.strerror or str(e)).encode(errors="replace")[:200]
+        except (TypeError, ValueError, OverflowError) as e:
+            reply.error = errno.EINVAL
+            reply.text = f"request {request.op}: {e!r}".encode(errors="replace")[:200]
+        while True:
+            try:
+                self._sock.send(ffi.buffer(reply))
+                return
+            except BlockingIOError:  # the client reads slowly
+                await asyncio.sleep(0.001)
+            except OSError:
+                return
+
+    async def _add(
+        self, _region: int, address: int, length: int, block: int, item: int, resident: int, *_: int
+    ) -> tuple[int, ...]:
         first, entries = ffi.new("uint64_t *"), ffi.new("uint64_t *")
         region = check(
             lib.us_pager_add(
-                self._pager,
-                m["address"],
-                m["length"],
-                m["block"],
-                m["item"],
-                m["resident"],
-                first,
-                entries,
+                self._pager, address, length, block, item, int(resident != 0), first, entries
             ),
             "add",
         )
         plain = check(lib.us_pager_plain(self._pager, region), "plain")
-        return {"region": region, "first": first[0], "entries": entries[0], "plain": plain}
+        return region, first[0], entries[0], plain
 
-    async def _activate(self, m: wire.Message) -> None:
-        check(lib.us_pager_activate(self._pager, m["region"]), "activate")
+    async def _activate(self, region: int, *_: int) -> None:
+        check(lib.us_pager_activate(self._pager, region), "activate")
         self._step()
 
     async def _range(self, call: Any, region: int, cursor: Any, last: int) -> None:
@@ -389,65 +417,70 @@ class Loop:
     async def _settle(self, region: int, first: int, last: int) -> None:
         await self._range(lib.us_pager_settle, region, at(first), last)
 
-    async def _evict(self, m: wire.Message) -> None:
-        await self._range(lib.us_pager_evict, m["region"], at(m["first"]), m["last"])
-        await self._settle(m["region"], m["first"], m["last"])
+    async def _evict(self, region: int, first: int, last: int, *_: int) -> None:
+        await self._range(lib.us_pager_evict, region, at(first), last)
+        await self._settle(region, first, last)
 
-    async def _prefetch(self, m: wire.Message) -> None:
-        await self._range(lib.us_pager_prefetch, m["region"], at(m["first"]), m["last"])
-        await self._settle(m["region"], m["first"], m["last"])
+    async def _prefetch(self, region: int, first: int, last: int, *_: int) -> None:
+        await self._range(lib.us_pager_prefetch, region, at(first), last)
+        await self._settle(region, first, last)
 
-    async def _migrate(self, m: wire.Message) -> None:
-        def begin(pager: Any, region: int, cursor: Any, last: int) -> int:
-            return int(lib.us_pager_move(pager, region, cursor, last, m["tier"]))
+    async def _migrate(self, region: int, first: int, last: int, tier: int, *_: int) -> None:
+        def begin(pager: Any, number: int, cursor: Any, end: int) -> int:
+            return int(lib.us_pager_move(pager, number, cursor, end, tier))
 
         failure: OSError | None = None
         try:
-            await self._range(begin, m["region"], at(m["first"]), m["last"])
+            await self._range(begin, region, at(first), last)
         except OSError as e:  # and nothing else: cancelled, it must not touch the pager any more
             failure = e
-        await self._range(lib.us_pager_moved, m["region"], at(m["first"]), m["last"])
+        await self._range(lib.us_pager_moved, region, at(first), last)
         if failure is not None:
             raise failure
 
-    async def _verify(self, m: wire.Message) -> None:
-        await self._range(lib.us_pager_verify, m["region"], at(m["first"]), m["last"])
-        await self._settle(m["region"], m["first"], m["last"])
+    async def _verify(self, region: int, first: int, last: int, *_: int) -> None:
+        await self._range(lib.us_pager_verify, region, at(first), last)
+        await self._settle(region, first, last)
 
-    async def _pin(self, m: wire.Message) -> None:
-        cursor = at(m["first"])
+    async def _pin(self, region: int, first: int, last: int, *_: int) -> None:
+        cursor = at(first)
         try:
-            await self._range(lib.us_pager_pin, m["region"], cursor, m["last"])
+            await self._range(lib.us_pager_pin, region, cursor, last)
         except OSError:
-            lib.us_pager_unpin(self._pager, m["region"], m["first"], cursor[0])
+            lib.us_pager_unpin(self._pager, region, first, cursor[0])
             raise
 
-    async def _unpin(self, m: wire.Message) -> None:
-        check(lib.us_pager_unpin(self._pager, m["region"], m["first"], m["last"]), "unpin")
+    async def _unpin(self, region: int, first: int, last: int, *_: int) -> None:
+        check(lib.us_pager_unpin(self._pager, region, first, last), "unpin")
         self._step()
 
-    async def _freeze(self, m: wire.Message) -> int:
-        check(lib.us_pager_freeze(self._pager, m["region"]), "freeze")
-        entries: int = m["entries"]
-        await self._settle(m["region"], 0, entries)
-        return entries
+    async def _freeze(self, region: int, entries: int, *_: int) -> None:
+        check(lib.us_pager_freeze(self._pager, region), "freeze")
+        await self._settle(region, 0, entries)
 
-    async def _restore(self, m: wire.Message) -> None:
-        entries = await self._freeze(m)
-        await self._range(lib.us_pager_restore, m["region"], at(0), entries)
+    async def _restore(self, region: int, entries: int, *_: int) -> None:
+        await self._freeze(region, entries)
+        await self._range(lib.us_pager_restore, region, at(0), entries)
 
-    async def _remove(self, m: wire.Message) -> None:
-        await self._freeze(m)
+    async def _remove(self, region: int, entries: int, *_: int) -> None:
+        await self._freeze(region, entries)
         # A last stale fault may be in the second server's hand.
-        while (answer := lib.us_pager_remove(self._pager, m["region"])) == -errno.EBUSY:
-            await self._settle(m["region"], 0, m["entries"])
+        while (answer := lib.us_pager_remove(self._pager, region)) == -errno.EBUSY:
+            await self._settle(region, 0, entries)
         check(answer, "remove")
 
-    async def _check(self, _m: wire.Message) -> int:
-        ok = lib.us_pager_is_valid(self._pager)
-        return 0 if ok else int(ffi.errno)
+    async def _limit(self, _region: int, limit: int, *_: int) -> None:
+        while True:
+            answer = check(lib.us_pager_limit(self._pager, limit), "limit")
+            if answer == lib.US_DONE:
+                return
+            await self._wait_progress()
 
-    async def _bye(self, _m: wire.Message) -> None:
+    async def _check(self, _region: int, *_: int) -> tuple[int]:
+        ok = lib.us_pager_is_valid(self._pager)
+        return (0 if ok else int(ffi.errno),)
+
+    async def _bye(self, _region: int, *_: int) -> None:
         self._loop.call_soon(self._done.set)
 
 
