@@ -273,7 +273,10 @@ for k in range(4):
         ("import atexit; atexit.register(lambda: print(len(bytes(view)), buffer[4096]))", ""),
         ("sys.modules['keep'] = (pager, region, view)", ""),
         ("pager.close()", ""),
-        ("del pager, region, view, wrapped\nimport gc; gc.collect()", "ResourceWarning: unclosed <uswap.Pager"),
+        (
+            "del pager, region, view, wrapped\nimport gc; gc.collect()",
+            "ResourceWarning: unclosed <uswap.Pager",
+        ),
     ],
     ids=["open", "threads", "atexit", "kept", "closed", "forgotten"],
 )
