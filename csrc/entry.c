@@ -118,6 +118,27 @@ static void drop_copy(us_pager_t *p, us_entry_t *e) {
     e->where = 0;
 }
 
+/* The block's bytes may be others from now on. When the generation comes round, what was begun on an older content of
+ * the same number must not be taken for work on this one: writes, jobs of the outbox and recodes forget the block. A
+ * read needs no such care: it has the block locked. Nor does cleaning, which names an object by its place in a pinned
+ * segment. */
+static void changed(us_pager_t *p, uint32_t i, us_entry_t *e) {
+    e->gen = (uint16_t)((e->gen + 1u) & ((1u << US_GEN_BITS) - 1));
+    if (e->gen != 0)
+        return;
+    us_store_forget(p, i, 1);
+    for (uint32_t k = 0; k < p->outbox.pages; k++) {
+        us_job_t *job = p->outbox.job[k];
+        if (job != NULL && job->entry == i)
+            job->entry = US_NONE;
+    }
+    for (int k = 0; k < US_RECODES; k++) {
+        us_job_t *job = p->recode[k].job;
+        if (job != NULL && job->entry == i)
+            job->entry = US_NONE;
+    }
+}
+
 void us_entry_bring(us_pager_t *p, us_region_t *r, uint32_t i, bool clean) {
     us_entry_t e = p->space.table[i];
     const uint32_t len = us_block_len(r, i);
@@ -156,7 +177,7 @@ void us_entry_bring(us_pager_t *p, us_region_t *r, uint32_t i, bool clean) {
     e.flags = (uint8_t)((e.flags & ~(US_F_KEPT | US_F_WRITING)) | US_F_CLEAN | (old == US_OUTBOX ? 0 : US_F_KEPT));
     if (!clean) {
         drop_copy(p, &e);
-        e.gen++;
+        changed(p, i, &e);
     }
     unlock(p, i, &e);
     put(p, i, e);
@@ -183,7 +204,7 @@ void us_entry_unreserve(us_pager_t *p, us_region_t *r, uint32_t i) {
 void us_entry_dirty(us_pager_t *p, uint32_t i) {
     us_entry_t e = p->space.table[i];
     drop_copy(p, &e);
-    e.gen++;
+    changed(p, i, &e);
     put(p, i, e);
 }
 
@@ -193,7 +214,7 @@ void us_entry_leave(us_pager_t *p, us_region_t *r, uint32_t i, uint32_t slot) {
     e.flags |= US_F_LOCKED;
     if (slot != US_NONE) { /* a take; a drop keeps flags and copy as they are */
         e.flags &= (uint8_t)~(US_F_CLEAN | US_F_KEPT);
-        e.gen++;
+        changed(p, i, &e);
         e.size = 0;
         e.where = slot;
     }
@@ -248,6 +269,8 @@ void us_entry_stay(us_pager_t *p, us_region_t *r, uint32_t i) {
 
 int us_entry_pressed(us_pager_t *p, const us_job_t *job) {
     const uint32_t i = job->entry;
+    if (i == US_NONE) /* the generation has come round since */
+        return 0;
     us_entry_t e = p->space.table[i];
     if (e.gen != job->gen)
         return 0; /* the bytes have changed since, or were taken again: what was compressed is garbage */

@@ -38,8 +38,9 @@ enum { FREE = 0, OPEN = 1, WRITING = 2, SEALED = 3, RETIRED = 4 };
  *  2. live > 0 implies WRITING or SEALED;  live <= used <= segment_size
  *  3. total_live = sum of live
  *  4. key = live for SEALED segments without pins that are not shunned, else NOT_NOW
- *  5. no segment with a key has at most in_vain percent of its used bytes live (when in_vain >= 0)
+ *  5. no segment with a key is poor() at in_vain percent (when in_vain >= 0)
  *  6. pins > 0 implies WRITING or SEALED
+ *  7. live <= packed <= used;  rewritten stays within its account: overspent = 0
  */
 struct us_log {
     uint32_t segment_size; /* bytes */
@@ -47,13 +48,17 @@ struct us_log {
     int32_t  in_vain;      /* percent that us_log_poorest() found nothing for; -1: not known */
     uint64_t space, sequence; /* sequence: of the segment begun last */
     uint64_t total_live, padding; /* bytes */
+    uint64_t died, moved;  /* bytes of objects: named no more, or never; those of them that live on elsewhere */
+    uint64_t rewritten, fresh; /* bytes of objects packed for victims; segments written by the pool */
+    uint64_t overspent;
     uint32_t *free;        /* a stack of ids */
     uint32_t *live, *used; /* bytes, by id */
+    uint32_t *packed;      /* bytes of objects, by id */
     uint32_t *key;         /* live bytes of those that may be compacted, by id */
     uint32_t *pins;
     uint64_t *stamp;       /* of the present use */
     uint8_t  *state;
-    bool     *shunned;
+    bool     *shunned, *is_short, *cleaned; /* cleaned: it takes the place of others */
 };
 
 static inline uint32_t up(uint32_t n, uint32_t to) { return (n + to - 1) & ~(to - 1); }
@@ -195,12 +200,16 @@ int us_log_new(us_log_t **out, uint64_t bytes, uint32_t segment_size, uint64_t s
     l->free = us_malloc(n * sizeof *l->free);
     l->live = us_calloc(n, sizeof *l->live);
     l->used = us_calloc(n, sizeof *l->used);
+    l->packed = us_calloc(n, sizeof *l->packed);
     l->key = us_malloc(n * sizeof *l->key);
     l->pins = us_calloc(n, sizeof *l->pins);
     l->stamp = us_calloc(n, sizeof *l->stamp);
     l->state = us_calloc(n, sizeof *l->state);
     l->shunned = us_calloc(n, sizeof *l->shunned);
-    if (!l->free || !l->live || !l->used || !l->key || !l->pins || !l->stamp || !l->state || !l->shunned) {
+    l->is_short = us_calloc(n, sizeof *l->is_short);
+    l->cleaned = us_calloc(n, sizeof *l->cleaned);
+    if (!l->free || !l->live || !l->used || !l->packed || !l->key || !l->pins || !l->stamp || !l->state || !l->shunned ||
+        !l->is_short || !l->cleaned) {
         us_log_free(l);
         return -ENOMEM;
     }
@@ -218,11 +227,14 @@ void us_log_free(us_log_t *l) {
     free(l->free);
     free(l->live);
     free(l->used);
+    free(l->packed);
     free(l->key);
     free(l->pins);
     free(l->stamp);
     free(l->state);
     free(l->shunned);
+    free(l->is_short);
+    free(l->cleaned);
     free(l);
 }
 
@@ -238,7 +250,11 @@ uint32_t us_log_used_in(const us_log_t *l, uint32_t id) { return l->used[id]; }
 uint64_t us_log_used_bytes(const us_log_t *l) { return (uint64_t)(l->nsegments - l->nfree) * l->segment_size; }
 
 static inline bool poor(const us_log_t *l, uint32_t id, uint32_t percent) {
-    return l->key[id] != NOT_NOW && (uint64_t)l->key[id] * 100 <= (uint64_t)percent * l->segment_size;
+    if (l->key[id] == NOT_NOW)
+        return false;
+    if (l->is_short[id] && (uint64_t)l->used[id] * 100 <= (uint64_t)percent * l->segment_size)
+        return true;
+    return l->key[id] < l->packed[id] && (uint64_t)l->key[id] * 100 <= (uint64_t)percent * l->packed[id];
 }
 
 static inline uint32_t key_of(const us_log_t *l, uint32_t id) {
@@ -254,7 +270,7 @@ static void rekey(us_log_t *l, uint32_t id) {
 
 static void give_back(us_log_t *l, uint32_t id) {
     l->state[id] = FREE;
-    l->used[id] = 0;
+    l->used[id] = l->packed[id] = 0;
     l->key[id] = NOT_NOW;
     l->shunned[id] = false;
     l->free[l->nfree++] = id;
@@ -291,8 +307,10 @@ int64_t us_pack_add(us_packer_t *k, uint32_t entry, uint16_t gen, uint8_t codec,
     uint32_t at = up(k->used, page_aligned ? US_SEG_ALIGN : 8);
     if (first > size || size - first < US_OBJ_HEAD || size - first - US_OBJ_HEAD < length)
         return -EINVAL;
-    if (at > size || size - at < US_OBJ_HEAD || size - at - US_OBJ_HEAD < length)
+    if (at > size || size - at < US_OBJ_HEAD || size - at - US_OBJ_HEAD < length) {
+        k->full = true;
         return -ENOSPC;
+    }
     memset(k->buf + k->used, 0, at - k->used);
     us_obj_header_t *h = (void *)(k->buf + at);
     memcpy(h + 1, payload, length);
@@ -318,6 +336,9 @@ uint32_t us_pack_end(us_packer_t *k) {
     h->crc = seg_crc(*h);
     l->state[k->id] = WRITING;
     l->used[k->id] = k->used;
+    l->packed[k->id] = k->used - US_SEG_HEAD - k->padding; /* what aligns a header is padding */
+    l->cleaned[k->id] = k->victims > 0;
+    l->is_short[k->id] = !k->full && k->victims != 1;
     l->stamp[k->id] = k->stamp;
     l->padding += US_SEG_HEAD + k->padding + (bytes - k->used);
     return bytes;
@@ -326,10 +347,17 @@ uint32_t us_pack_end(us_packer_t *k) {
 void us_log_written(us_log_t *l, uint32_t id) {
     us_check(l->state[id] == WRITING);
     l->state[id] = SEALED;
+    if (l->cleaned[id])
+        l->rewritten += l->packed[id];
+    else
+        l->fresh++;
     rekey(l, id);
 }
 
-void us_log_settle(us_log_t *l, uint32_t id) { free_if_empty(l, id); }
+void us_log_settle(us_log_t *l, uint32_t id) {
+    l->died += l->packed[id] - l->live[id]; /* garbage when it arrived */
+    free_if_empty(l, id);
+}
 
 void us_log_abandon(us_log_t *l, uint32_t id, bool retire) {
     us_check((l->state[id] == OPEN || l->state[id] == WRITING) && l->live[id] == 0 && l->pins[id] == 0);
@@ -338,7 +366,7 @@ void us_log_abandon(us_log_t *l, uint32_t id, bool retire) {
         return;
     }
     l->state[id] = RETIRED;
-    l->used[id] = 0;
+    l->used[id] = l->packed[id] = 0;
     l->retired++;
 }
 
@@ -352,7 +380,7 @@ static inline uint32_t segment_of(const us_log_t *l, uint64_t off) {
 
 void us_log_live(us_log_t *l, uint64_t off, uint32_t length) {
     uint32_t id = segment_of(l, off);
-    us_check(l->used[id] - l->live[id] >= US_OBJ_HEAD + length);
+    us_check(l->packed[id] - l->live[id] >= US_OBJ_HEAD + length);
     l->live[id] += US_OBJ_HEAD + length;
     l->total_live += US_OBJ_HEAD + length;
     rekey(l, id);
@@ -363,7 +391,18 @@ void us_log_dead(us_log_t *l, uint64_t off, uint32_t length) {
     us_check(l->live[id] >= US_OBJ_HEAD + length);
     l->live[id] -= US_OBJ_HEAD + length;
     l->total_live -= US_OBJ_HEAD + length;
+    l->died += US_OBJ_HEAD + length;
     free_if_empty(l, id);
+}
+
+void us_log_moved(us_log_t *l, uint32_t length) { l->moved += US_OBJ_HEAD + length; }
+
+uint64_t us_log_overspent(const us_log_t *l) { return l->overspent; }
+
+/* The account of us_log_poorest(). That it is in credit follows from what is chosen; should it not be, then cleaning
+ * stops all the same. */
+static bool in_credit(const us_log_t *l) {
+    return l->rewritten <= 10 * (l->died - l->moved) + (2 * l->fresh + 8) * l->segment_size;
 }
 
 void us_log_pin(us_log_t *l, uint64_t off) {
@@ -388,6 +427,11 @@ void us_log_shun(us_log_t *l, uint32_t id) {
 int64_t us_log_poorest(us_log_t *l, uint32_t max_percent) {
     if (l->in_vain >= 0 && max_percent <= (uint32_t)l->in_vain)
         return -ENOENT;
+    if (max_percent <= 90 && !in_credit(l)) {
+        l->overspent++;
+        us_check(!"cleaning costs more than it can gain");
+        return -ENOENT;
+    }
     uint32_t best = NOT_NOW;
     int64_t found = -ENOENT;
     for (uint32_t i = 0; i < l->nsegments; i++)
@@ -410,6 +454,8 @@ bool us_log_is_valid(const us_log_t *l) {
         live += l->live[i];
         if (l->live[i] > l->used[i] || l->used[i] > l->segment_size || (l->live[i] && !holds)) /* 2 */
             return false;
+        if (l->live[i] > l->packed[i] || l->packed[i] > l->used[i]) /* 7 */
+            return false;
         if (l->key[i] != key_of(l, i)) /* 4 */
             return false;
         if (l->in_vain >= 0 && poor(l, i, (uint32_t)l->in_vain)) /* 5 */
@@ -418,6 +464,8 @@ bool us_log_is_valid(const us_log_t *l) {
             return false;
     }
     if (nfree != l->nfree || retired != l->retired || live != l->total_live) /* 1, 3 */
+        return false;
+    if (l->overspent != 0) /* 7 */
         return false;
     bool once = true; /* 1: as many as there are, all FREE, and none twice */
     uint8_t *seen = us_calloc(l->nsegments, 1);

@@ -122,6 +122,8 @@ typedef struct us_packer {
     uint32_t used;     /* bytes, the header included */
     uint32_t objects;
     uint32_t padding;  /* bytes of gaps so far */
+    uint32_t victims;  /* the caller's: segments that this one takes the place of; 0: it is the pool's */
+    bool     full;     /* an object did not fit: what is left at the end is lost. Else it is short */
 } us_packer_t;
 
 /* pre: id is open; buf holds segment_size bytes, 4096-aligned, and is the packer's until the write is done.
@@ -151,14 +153,27 @@ void us_log_abandon(us_log_t *l, uint32_t id, bool retire);
 void us_log_live(us_log_t *l, uint64_t off, uint32_t length);
 void us_log_dead(us_log_t *l, uint64_t off, uint32_t length);
 
+/* The object that us_log_dead() was told of lives on in another segment: its death gains nothing by itself. */
+void us_log_moved(us_log_t *l, uint32_t length);
+
 /* A read is in flight: the segment is not used again meanwhile. Pins count. */
 void us_log_pin(us_log_t *l, uint64_t off);
 void us_log_unpin(us_log_t *l, uint64_t off);
 
-/* The sealed, unpinned segment with the fewest live bytes of those that have at most max_percent of a segment's
-   size live: one that was written short is poor too; -ENOENT. A scan, about 1 ns a segment; a search in vain is remembered and costs nothing
-   until a segment has become poor enough. */
+/* The sealed, unpinned segment with the fewest live bytes of those that gain by being packed anew; -ENOENT. A segment
+   gains if at most max_percent of the bytes of its own objects are live, and not all; what it does not hold, because
+   large objects leave gaps, is not counted, since the next one would not hold it either. One that was written short
+   gains too if at most max_percent of a segment's size are used. A scan, about 1 ns a segment; a search in vain is
+   remembered and costs nothing until a segment has become poor enough.
+
+   It ends. Every segment that is packed anew uses up dead bytes or a short segment, and one that takes the place of a
+   single victim is never short, so without deaths or new segments of the pool there is soon none. At 90 percent
+
+       bytes written for victims <= 10 x bytes that died + 2 segments for each written by the pool + 8 segments
+
+   which is kept as an account: beyond it nothing is offered, and us_log_overspent() counts. */
 int64_t us_log_poorest(us_log_t *l, uint32_t max_percent);
+uint64_t us_log_overspent(const us_log_t *l);
 
 /* Compaction could not take out what is live in it (a bad header, a broken object): us_log_poorest() does not
    offer it again until it has been free. pre: sealed. */

@@ -84,7 +84,6 @@ typedef struct us_store {
     bool gathering;      /* there is more in it to be looked at, and room for it */
     uint64_t old_at;     /* its objects before this offset have been seen to */
     us_write_t *cleaner; /* what lives is gathered here; NULL: none has been begun */
-    uint32_t fill;       /* bytes that a full segment holds, on average: large objects leave gaps */
 } us_store_t;
 
 #endif

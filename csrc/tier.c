@@ -150,7 +150,8 @@ void us_tier_recoded(us_pager_t *p, us_region_t *r, us_job_t *j) {
     if (from != US_TIER_FILE)
         p->tier[from].leaving -= c->length;
     const void *bytes = j->status == 1 ? j->out : j->src;
-    if (settle_in(p, t, j->entry, j->gen, c->from, US_SIZE(j->codec, j->len), bytes) == 0 && j->status == 1) {
+    const uint32_t size = US_SIZE(j->codec, j->len);
+    if (j->entry != US_NONE && settle_in(p, t, j->entry, j->gen, c->from, size, bytes) == 0 && j->status == 1) {
         t->s->recoded_blocks++;
         t->s->recoded_in += c->length;
         t->s->recoded_out += j->len;

@@ -49,6 +49,9 @@
 #define US_BLOCK_MIN_SHIFT 12
 #define US_BLOCK_MAX_SHIFT 21
 #define US_NONE UINT32_MAX
+#ifndef US_GEN_BITS
+#define US_GEN_BITS 16 /* of an entry's generation; a test takes few, so that it comes round often */
+#endif
 #define US_SPACE_MAGIC 0x31657061707377ull
 #define US_SPACE_VERSION 1u
 
@@ -70,7 +73,8 @@
  *   STORED    tier:8 | offset:56 of the object's header in the swap file
  *
  *   gen counts the contents: it changes whenever what the block holds may have changed, so that work that
- *   was begun on older bytes can be told apart.
+ *   was begun on older bytes can be told apart. When it comes round, all work under way on the block is called
+ *   off (entry.c, changed), so that no two contents that anybody knows of have the same.
  *
  *   Invariants (us_pager_is_valid checks them; tests cite the numbers):
  *   E1  only the loop writes entries, each by one 16-byte store

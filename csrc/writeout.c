@@ -28,7 +28,7 @@
 
 enum { SLICE = 64 << 10, GATHER = 128 << 10, PIECE = 64 << 10, LARGE = 64 << 10, THREADS = 4 };
 /* KEEP_FREE: segments that only the cleaner may use. AHEAD: that it sees to beyond these, or a 256th of all.
- * POOR: percent of a full segment that may live in one that is cleaned: no byte gained costs more than ten. */
+ * POOR: percent of its objects' bytes that may live in a segment that is cleaned: no byte gained costs more than ten. */
 enum { KEEP_FREE = 2, AHEAD = 2, AHEAD_PART = 256, POOR = 90 };
 enum { READ_BUF = (1 << US_BLOCK_MAX_SHIFT) + 3 * (int)US_PAGE };
 #define FULL_NS 1000000000ull
@@ -45,7 +45,6 @@ int us_store_open(us_pager_t *p, int fd, uint64_t bytes, uint32_t segment, int e
     s->fd = fd;
     s->segment = segment;
     s->old_id = -1;
-    s->fill = segment;
     s->largest = segment - US_SEG_ALIGN - US_OBJ_HEAD;
     int err = us_log_new(&s->log, bytes, segment, id);
     if (err < 0)
@@ -126,8 +125,10 @@ static bool begin(us_store_t *s, us_write_t *w, uint32_t leave) {
 
 static bool add(us_write_t *w, uint32_t entry, uint16_t gen, uint8_t codec, uint32_t length, uint32_t raw,
                 const void *payload, uint64_t from) {
-    if (w->records == w->room)
+    if (w->records == w->room) {
+        w->pack.full = true;
         return false;
+    }
     const int64_t off = us_pack_add(&w->pack, entry, gen, codec, length, raw, payload, length >= LARGE);
     if (off < 0)
         return false;
@@ -140,6 +141,7 @@ static void written(us_pager_t *p, us_write_t *w);
 
 static void submit(us_pager_t *p, us_write_t *w) {
     us_store_t *s = &p->store;
+    w->pack.victims = w->victims;
     const uint32_t bytes = us_pack_end(&w->pack);
     w->req = (us_io_req_t){.op = US_IO_WRITE,
                            .buf = w->buf,
@@ -185,11 +187,8 @@ static bool add_cold(us_pager_t *p, us_write_t *w, const us_tier_t *from, uint32
             continue;
         if (w->pack.used - before >= bytes)
             return true;
-        if (!add_from_pool(p, w, us_region_of(p, i), i, us_object(p, e))) {
-            if (w->victims == 0)
-                p->store.fill = (p->store.fill * 7 + w->pack.used) / 8;
+        if (!add_from_pool(p, w, us_region_of(p, i), i, us_object(p, e)))
             break;
-        }
     }
     return false;
 }
@@ -356,7 +355,10 @@ static void written(us_pager_t *p, us_write_t *w) {
         }
         const bool ok = us_entry_moved(p, rec->entry, rec->gen, rec->from, us_where(US_TIER_FILE, rec->off), rec->size);
         p->s->write_garbage += pool && !ok;
-        p->s->rewritten += !pool && ok ? len : 0;
+        if (!pool && ok) {
+            p->s->rewritten += len;
+            us_log_moved(s->log, len);
+        }
         if (pool && ok) {
             p->tier[US_TIER_FILE].s->came_blocks++;
             p->tier[US_TIER_FILE].s->came += len;
@@ -458,8 +460,6 @@ static bool gather(us_pager_t *p) {
             us_log_shun(s->log, (uint32_t)s->old_id);
         if (whole)
             old_done(s);
-        if (m.full)
-            s->fill = (s->fill * 7 + w->pack.used) / 8;
         if (w->records > 0 && (m.full || w->victims == US_VICTIMS))
             finish(p);
         if (whole)
@@ -481,8 +481,8 @@ static bool clean(us_pager_t *p) {
     const uint32_t ahead = (uint32_t)us_max(AHEAD, us_log_segments(s->log) / AHEAD_PART);
     if (!s->above->sinking || s->full_until != 0 || free_now + coming(s) > KEEP_FREE + ahead)
         return false;
-    const int64_t id = us_log_poorest(s->log, (uint32_t)((uint64_t)POOR * s->fill / s->segment));
-    if (id < 0) { /* as full as it may be; what is gathered makes what room it can */
+    const int64_t id = us_log_poorest(s->log, POOR);
+    if (id < 0) { /* nothing more is gained until something dies; what is gathered makes what room it can */
         if (s->cleaner != NULL && s->cleaner->records > 0 && free_now <= KEEP_FREE) {
             add_cold(p, s->cleaner, s->above, UINT32_MAX);
             finish(p);

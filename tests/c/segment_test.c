@@ -223,7 +223,7 @@ static void test_edges(void) {
         us_log_written(l, 1);
         us_log_live(l, (uint64_t)a, 8);
         us_log_settle(l, 1);
-        CHECK(us_log_poorest(l, 0) == -ENOENT && us_log_poorest(l, 1) == 1); /* 40 bytes of 8192 */
+        CHECK(us_log_poorest(l, 1) == -ENOENT && us_log_poorest(l, 2) == 1); /* short: 144 bytes of 8192 */
         us_log_shun(l, 1);
         CHECK(us_log_poorest(l, 100) == -ENOENT && us_log_is_valid(l));
         us_log_dead(l, (uint64_t)a, 8);
@@ -281,6 +281,8 @@ static flight_t flight[IN_FLIGHT];
 static read_t reads[8];
 static uint8_t payload[SEG];
 static uint32_t model_retired;
+static uint32_t model_packed[SEGMENTS], model_used[SEGMENTS]; /* bytes of objects, and with all that is between them */
+static bool model_short[SEGMENTS];
 static uint64_t moved;
 
 static void verify(uint64_t off, uint32_t entry, uint16_t gen, uint32_t length, uint64_t seed) {
@@ -331,6 +333,11 @@ static void submit(flight_t *f) {
     }
     CHECK(f->n > 0 && f->bytes % 4096 == 0 && f->bytes <= SEG);
     f->busy = true;
+    const rec_t *last = &f->rec[f->n - 1];
+    model_used[f->k.id] = (uint32_t)(last->off - f->k.base) + 32 + last->length;
+    model_packed[f->k.id] = 0;
+    for (uint32_t i = 0; i < f->n; i++)
+        model_packed[f->k.id] += 32 + f->rec[i].length;
 }
 
 static void write_out(void) {
@@ -338,6 +345,7 @@ static void write_out(void) {
     if (!f || !begin(f))
         return;
     uint32_t most = between(0, 60);
+    model_short[f->k.id] = true;
     for (uint32_t i = 0; i < most; i++) {
         uint32_t e = below(ENTRIES);
         if (ent[e].off) { /* it was fetched and written to since */
@@ -349,8 +357,10 @@ static void write_out(void) {
         uint64_t seed = rnd();
         fill(payload, length, seed);
         int64_t off = us_pack_add(&f->k, e, ent[e].gen, (uint8_t)below(3), length, 4096, payload, length >= LARGE);
-        if (off == -ENOSPC)
+        if (off == -ENOSPC) {
+            model_short[f->k.id] = false;
             break;
+        }
         CHECK(off > 0 && off / SEG == f->k.id && off % 8 == 0 && (length < LARGE || off % 4096 == 0));
         f->rec[f->n++] = (rec_t){.entry = e, .gen = ent[e].gen, .off = (uint64_t)off, .seed = seed, .length = length};
     }
@@ -374,8 +384,10 @@ static void land(flight_t *f) {
             if (e->gen != r->gen || e->off != r->from)
                 continue; /* garbage */
             us_log_live(lg, r->off, r->length);
-            if (r->from)
+            if (r->from) {
                 us_log_dead(lg, r->from, r->length);
+                us_log_moved(lg, r->length);
+            }
             e->off = r->off;
             e->seed = r->seed;
             e->length = r->length;
@@ -414,6 +426,12 @@ static bool model_pinned(uint32_t id) {
     return false;
 }
 
+/* Does packing it anew gain? Its own dead bytes count, and room at its end if nothing was too large for that. */
+static bool model_gains(uint32_t id, uint32_t live, uint32_t percent) {
+    return (model_short[id] && model_used[id] * 100 <= percent * SEG) ||
+           (live < model_packed[id] && live * 100 <= percent * model_packed[id]);
+}
+
 static void compact(void) {
     flight_t *f = take_flight();
     uint32_t percent = below(4) ? between(10, 90) : 0;
@@ -421,7 +439,7 @@ static void compact(void) {
     uint32_t best = UINT32_MAX; /* what the model says */
     for (uint32_t i = 0; i < SEGMENTS; i++) {
         uint32_t live = model_live(i);
-        if (live && !model_pinned(i) && (uint64_t)live * 100 <= (uint64_t)percent * us_log_segment_size(lg) && live < best)
+        if (live && !model_pinned(i) && model_gains(i, live, percent) && live < best)
             best = live;
     }
     CHECK((id == -ENOENT) == (best == UINT32_MAX));
@@ -430,6 +448,8 @@ static void compact(void) {
     CHECK(model_live((uint32_t)id) == best && us_log_live_in(lg, (uint32_t)id) == best);
     if (!begin(f))
         return;
+    f->k.victims = 1;
+    model_short[f->k.id] = false;
     CHECK(us_seg_walk(file + (uint64_t)id * SEG, us_log_used_in(lg, (uint32_t)id), (uint64_t)id * SEG, 0, move, f) >= 1);
     submit(f);
 }
@@ -518,6 +538,154 @@ static void test_model(uint32_t steps) {
     free(file);
 }
 
+/* ---- cleaning ends ---- */
+
+enum { CSEG = 1 << 16, CSEGMENTS = 40, CENTRIES = 2000 };
+
+typedef struct cent {
+    uint64_t off; /* 0: not in the file */
+    uint32_t length;
+} cent_t;
+
+static us_log_t *cl;
+static cent_t cent[CENTRIES];
+static uint32_t cleaned_writes, in_cleaner[CENTRIES], in_cleaner_n;
+static us_packer_t cleaner;
+static bool cleaner_on;
+static uint8_t *cbuf, cdata[CSEG];
+
+static int64_t cpack(us_packer_t *k, uint32_t e) {
+    return us_pack_add(k, e, 1, 0, cent[e].length, cent[e].length, cdata, cent[e].length >= CSEG / 16);
+}
+
+/* What is packed is written, and its entries name it; those that did before are what is moved. */
+static void cwrite(us_packer_t *k, const uint32_t *e, const uint64_t *off, uint32_t n) {
+    CHECK(us_pack_end(k) > 0);
+    us_log_written(cl, k->id);
+    for (uint32_t i = 0; i < n; i++) {
+        const cent_t old = cent[e[i]];
+        us_log_live(cl, off[i], old.length);
+        cent[e[i]].off = off[i];
+        if (old.off) {
+            us_log_dead(cl, old.off, old.length);
+            us_log_moved(cl, old.length);
+        }
+    }
+    us_log_settle(cl, k->id);
+}
+
+static uint64_t cleaner_off[CENTRIES];
+static int64_t cvictim[64];
+static uint32_t cvictims;
+
+static void cleaner_ends(void) {
+    if (!cleaner_on)
+        return;
+    cleaner_on = false;
+    cleaner.victims = cvictims;
+    cwrite(&cleaner, in_cleaner, cleaner_off, in_cleaner_n);
+    cleaned_writes++;
+    for (uint32_t i = 0; i < cvictims; i++)
+        us_log_unpin(cl, (uint64_t)cvictim[i] * CSEG);
+}
+
+static void cleaner_begins(void) {
+    int64_t id = us_log_open(cl);
+    CHECK(id >= 0); /* what is kept for it is enough */
+    us_pack_begin(&cleaner, cl, (uint32_t)id, cbuf);
+    in_cleaner_n = cvictims = 0;
+    cleaner_on = true;
+}
+
+/* One victim goes into the cleaner's segment, and into the next if it does not fit. False: there is none. */
+static bool clean_one(void) {
+    const int64_t id = us_log_poorest(cl, 90);
+    if (id < 0)
+        return false;
+    CHECK(us_log_live_in(cl, (uint32_t)id) > 0);
+    for (uint64_t at = 0;;) { /* by offset, as a walk shows them */
+        uint32_t next = CENTRIES;
+        for (uint32_t e = 0; e < CENTRIES; e++)
+            if (cent[e].off / CSEG == (uint64_t)id && cent[e].off > at && (next == CENTRIES || cent[e].off < cent[next].off))
+                next = e;
+        if (next == CENTRIES)
+            break;
+        if (!cleaner_on)
+            cleaner_begins();
+        const int64_t off = cpack(&cleaner, next);
+        if (off < 0) {
+            CHECK(off == -ENOSPC && in_cleaner_n > 0);
+            us_log_pin(cl, (uint64_t)id * CSEG); /* it waits for the second write */
+            cleaner_ends();
+            cleaner_begins();
+            us_log_unpin(cl, (uint64_t)id * CSEG);
+            continue;
+        }
+        if (cvictims == 0 || cvictim[cvictims - 1] != id) {
+            us_log_pin(cl, (uint64_t)id * CSEG);
+            cvictim[cvictims++] = id;
+        }
+        in_cleaner[in_cleaner_n] = next;
+        cleaner_off[in_cleaner_n++] = (uint64_t)off;
+        at = cent[next].off;
+    }
+    if (cvictims == 64)
+        cleaner_ends();
+    return true;
+}
+
+/* Objects of a quarter of a segment and more leave gaps at each end. However they die, cleaning ends when they do not,
+ * and no segment is offered whose objects all live. */
+static void test_cleaning_ends(uint32_t rounds) {
+    const uint32_t largest = between(2, 60) * 1000;
+    CHECK(us_log_new(&cl, (uint64_t)CSEGMENTS * CSEG, CSEG, 5) == 0);
+    cbuf = aligned(CSEG);
+    uint8_t *buf = aligned(CSEG);
+    memset(cent, 0, sizeof cent);
+    for (uint32_t round = 0; round < rounds; round++) {
+        while (us_log_free_segments(cl) > 4) { /* the pool writes; at times not much */
+            us_packer_t k;
+            uint32_t e[CENTRIES], n = 0;
+            uint64_t off[CENTRIES];
+            us_pack_begin(&k, cl, (uint32_t)us_log_open(cl), buf);
+            const uint32_t most = below(4) ? CENTRIES : between(1, 3);
+            for (uint32_t i = 0; i < CENTRIES && n < most; i++) {
+                if (cent[i].off)
+                    continue;
+                cent[i].length = between(largest / 4, largest);
+                const int64_t at = cpack(&k, i);
+                if (at < 0)
+                    break;
+                e[n] = i;
+                off[n++] = (uint64_t)at;
+            }
+            if (n == 0) {
+                us_log_abandon(cl, k.id, false);
+                break;
+            }
+            cwrite(&k, e, off, n);
+        }
+        uint32_t steps = 0;
+        while (clean_one())
+            CHECK(++steps < 4 * CSEGMENTS); /* without a death there is an end */
+        cleaner_ends();
+        while (clean_one())
+            CHECK(++steps < 8 * CSEGMENTS);
+        cleaner_ends();
+        CHECK(us_log_is_valid(cl) && us_log_overspent(cl) == 0);
+        for (uint32_t n = below(30); n; n--) {
+            const uint32_t i = below(CENTRIES);
+            if (cent[i].off)
+                us_log_dead(cl, cent[i].off, cent[i].length);
+            cent[i].off = 0;
+        }
+    }
+    CHECK(cleaned_writes > 0 || rounds < 100);
+    us_log_free(cl);
+    free(cbuf);
+    free(buf);
+}
+
 /* ---- speed ----------------------------------------------------------------------------------------- */
 
 static void bench(void) {
@@ -588,5 +756,7 @@ int main(int argc, char **argv) {
     test_format();
     test_edges();
     test_model(steps);
+    for (int i = 0; i < 4; i++)
+        test_cleaning_ends(100);
     return 0;
 }

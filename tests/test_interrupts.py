@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: MIT
+"""An exception at any bytecode of any call leaves client and pager of one mind, and no byte in other hands."""
+
+from __future__ import annotations
+
+import gc
+import mmap
+import os
+import random
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import pytest
+
+import uswap
+
+from child import run_child
+from workload import KIB, MIB
+
+N = 256 * KIB
+DATA = random.Random(3).randbytes(N)
+
+
+class Tick(BaseException):
+    """What the handler raises."""
+
+
+class Bench:
+    """A pager, the calls that are interrupted, and what must hold after each."""
+
+    def __init__(self) -> None:
+        self.pager = uswap.Pager(limit="1MiB", pool="16MiB", readahead=0, register="early")
+        self.keep = self.pager.region(N)
+        memoryview(self.keep)[:] = DATA
+        self.pressure = memoryview(self.pager.region(4 * MIB))
+        self.known = {r._id for r in self.pager.regions}
+        gc.collect()
+        gc.freeze()  # what is there stays, and is not looked at again and again
+
+    # ---- each ends with nothing left, if nobody interrupts it
+
+    def region(self) -> None:
+        """Make, fill and drop."""
+        region = self.pager.region(N)
+        memoryview(region)[:4] = b"abcd"
+        del region
+
+    def close_region(self) -> None:
+        """Make, evict and close."""
+        region = self.pager.region(N)
+        region.evict(0, 64 * KIB)
+        region.close()
+
+    def with_region(self) -> None:
+        """Make and release by a with block."""
+        with self.pager.region(N) as region:
+            region.prefetch()
+
+    def wrap(self) -> None:
+        """Wrap a buffer and release it."""
+        buffer = bytearray(DATA)
+        with self.pager.wrap(buffer) as region:
+            region.evict()
+        assert buffer == DATA
+
+    def pinned(self) -> None:
+        """Hold a part."""
+        with self.keep.pinned(0, 64 * KIB) as view:
+            assert view[5] == DATA[5]
+
+    def moves(self) -> None:
+        """Evict, prefetch, look."""
+        self.keep.evict()
+        self.keep.prefetch()
+        self.keep.check()
+        self.keep.residency()
+        self.pager.stats()
+
+    # ---- what must hold
+
+    def settle(self, where: str) -> None:
+        """Client and pager know the same; memory that is given back is nobody's but its new owner's."""
+        gc.collect()
+        for region in self.pager.regions:  # a wrapped one stays the pager's until it is released
+            if region._id not in self.known:
+                region.release()
+                del region
+                gc.collect()
+                break
+        region = None
+        stats = self.pager.stats()
+        assert {r._id for r in self.pager.regions} == self.known, where
+        assert stats.regions == len(self.known), (where, stats.regions)
+        assert stats.pinned == 0, (where, stats.pinned)
+
+    def addresses(self, where: str) -> None:
+        """New memory, likely where regions were, keeps its bytes while the pager evicts."""
+        mine = [mmap.mmap(-1, N, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) for _ in range(4)]
+        for one in mine:
+            one[:] = DATA
+        for at in range(0, len(self.pressure), mmap.PAGESIZE):
+            self.pressure[at] = 1
+        for one in mine:
+            assert one[:] == DATA, where
+            one.close()
+        assert memoryview(self.keep) == DATA, where
+        self.pager.check()
+
+
+CALLS = ("region", "close_region", "with_region", "wrap", "pinned", "moves")
+
+
+def _swallow(_unraisable: Any) -> None:
+    """What a finaliser can't raise it says; here that is expected."""
+
+
+def every_bytecode(call: str) -> int:
+    """What the children of test_every_bytecode run: raises before the k-th bytecode, for every k."""
+    bench = Bench()
+    function: Callable[[], None] = getattr(bench, call)
+    function()
+    bench.settle("first")
+    sys.unraisablehook = _swallow
+    package = os.path.dirname(uswap.__file__)
+    count = at = 0
+
+    def trace(frame: FrameType, event: str, _arg: Any) -> Any:
+        nonlocal count
+        name = frame.f_code.co_filename
+        if not name.startswith(package) and "contextlib" not in name:
+            return None
+        frame.f_trace_opcodes = True
+        frame.f_trace_lines = False
+        if event == "opcode":
+            count += 1
+            if count == at:
+                raise Tick
+        return trace
+
+    raised = 0
+    while True:
+        at += 1
+        count = 0
+        done = False
+        try:
+            sys.settrace(trace)
+            function()
+            done = True
+        except Tick:
+            raised += 1
+        finally:
+            sys.settrace(None)
+        where = f"{call}, bytecode {at}"
+        bench.settle(where)
+        if at % 16 == 0:
+            bench.addresses(where)
+        if done and count < at:
+            break
+    bench.addresses("end")
+    print(raised, flush=True)
+    bench.pressure.release()
+    bench.pager.close()
+    return raised
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_every_bytecode(call: str) -> None:
+    """An exception before each bytecode of a call in turn."""
+    result = run_child(every_bytecode, args=[call], timeout=240)
+    assert result.json > 50, result
+
+
+def at_random(seconds: float, seed: int) -> int:
+    """What the child of test_at_random runs: a timer's handler raises, beside threads that call too."""
+    bench, rng = Bench(), random.Random(seed)
+    sys.unraisablehook = _swallow
+    stop, last, calls = threading.Event(), [time.monotonic()], [0]
+
+    def other() -> None:
+        while not stop.is_set():
+            bench.pager.check()
+            calls[0] += 1
+            last[0] = time.monotonic()
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    armed = False
+
+    def ring(*_: object) -> None:
+        nonlocal armed
+        if armed:
+            armed = False
+            raise Tick
+
+    signal.signal(signal.SIGALRM, ring)
+    raised, end = 0, time.monotonic() + seconds
+    while time.monotonic() < end:
+        function = getattr(bench, rng.choice(CALLS))
+        try:
+            armed = True
+            signal.setitimer(
+                signal.ITIMER_REAL, rng.choice((2e-4, 1e-3, 4e-3)) * (rng.random() + 0.01)
+            )
+            function()
+            armed = False
+        except Tick:
+            raised += 1
+        finally:
+            armed = False
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        bench.settle(f"seed {seed}, round {raised}")
+        if raised % 64 == 0:
+            bench.addresses(f"seed {seed}, round {raised}")
+        assert time.monotonic() < last[0] + 5, "the other thread's call waits"
+    stop.set()
+    thread.join()
+    assert calls[0] > 10
+    bench.addresses("end")
+    bench.pressure.release()
+    bench.pager.close()
+    return raised
+
+
+def test_at_random() -> None:
+    """An alarm at random moments, while another thread asks the pager; INTERRUPT_SECONDS makes it longer."""
+    seconds = float(os.environ.get("USWAP_INTERRUPT_SECONDS", "10"))
+    seed = random.randrange(1 << 30)
+    print("seed", seed)
+    result = run_child(at_random, args=[seconds, seed], timeout=seconds + 60)
+    print("exceptions", result.json)
+    assert result.json > 100, result
