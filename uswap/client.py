@@ -25,15 +25,14 @@ import operator
 import os
 import socket
 import subprocess
-import sys
 import warnings
 import weakref
 from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from . import launch, swapfile, wire
 from . import options as _options
-from . import swapfile, wire
 from . import tiers as _tiers
 from . import trace as _trace
 from ._core import ffi, lib
@@ -125,7 +124,7 @@ class Pager:
         self._refs: dict[int, weakref.ref[Region]] = {}
         # Who wraps a buffer wants it paged, whether or not he keeps the region.
         self._wrapped: dict[int, WrappedRegion] = {}
-        with contextlib.ExitStack() as undo:
+        with launch.low_descriptors_taken(), contextlib.ExitStack() as undo:
             self._start(undo)
             self._undo = undo.pop_all()
         self._closed = False
@@ -140,7 +139,14 @@ class Pager:
         budgets = ffi.new("uint64_t[]", _tiers.POOLS)
         for k, (size, _codec, _level) in enumerate(self._pools):
             budgets[k] = size
-        space = _check(lib.us_space_create(OUTBOX, budgets, TABLE, layout), "memfd")
+        space = lib.us_space_create(OUTBOX, budgets, TABLE, layout)
+        if space in (-errno.EPERM, -errno.ENOSYS):
+            raise UnsupportedKernelError(
+                -space,
+                f"memfd_create is refused here ({os.strerror(-space)}), as by a container's filter;"
+                " `uswap doctor` says what works and what to change",
+            )
+        _check(space, "memfd_create")
         undo.callback(os.close, space)
         doorbell, notify = _eventfd(undo), _eventfd(undo)
         delays, inject = _parse_delays(o.delays), _parse_inject(o.inject)
@@ -184,10 +190,10 @@ class Pager:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             try:
-                self._process = process = self._spawn(theirs)
-            except OSError as e:
+                self._process = process = launch.start(theirs)
+            except BaseException:
                 ours.close()
-                raise PagerStartError(f"the pager process could not be started: {e}") from e
+                raise
         self._pager_pid = process.pid
         undo.callback(_reap, process)
         undo.callback(ours.close)  # without it the pager process ends
@@ -275,21 +281,6 @@ class Pager:
 
     def _open_trace(self, undo: contextlib.ExitStack) -> _trace.TraceFile:
         return undo.enter_context(_trace.create(self._options.trace, limit=self._options.limit))
-
-    def _spawn(self, sock: socket.socket) -> subprocess.Popen[bytes]:
-        # `-m uswap.pager`, but with this process's module path: what lies in the current directory
-        # must not be imported in its place.
-        start = (
-            f"import sys; sys.path[:] = {sys.path!r}; from uswap.pager.__main__ import main; main()"
-        )
-        fd = sock.fileno()
-        return subprocess.Popen(
-            [sys.executable, "-c", start, str(fd)],
-            pass_fds=[fd],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,
-        )
 
     def close(self) -> None:
         """Bring everything that is still referenced back into RAM, and end the pager process.

@@ -376,9 +376,17 @@ class OwnRegion(Region, mmap.mmap):
 
     @classmethod
     def _make(cls, pager: Pager, size: int, block: int, item: int) -> OwnRegion:
-        self = cls.__new__(
-            cls, -1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
-        )
+        try:
+            self = cls.__new__(
+                cls, -1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
+            )
+        except (OSError, OverflowError) as e:
+            if isinstance(e, OSError) and e.errno != errno.ENOMEM:
+                raise
+            raise MemoryError(
+                f"size={size} ({format_size(size)}) is more address space than can be had; what limits"
+                " it is the machine's address space, RLIMIT_AS (ulimit -v) or vm.max_map_count (mappings)"
+            ) from e
         address = int(ffi.cast("uintptr_t", ffi.from_buffer(self)))
         self._size = size
         length = -(-size // PAGE) * PAGE

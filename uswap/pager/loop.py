@@ -87,7 +87,14 @@ class Loop:
         self._loop = asyncio.get_running_loop()
         self._mover = hello["mover_tid"]
         self._client = hello["pid"]
-        self._client_pid = os.pidfd_open(hello["pid"])
+        try:
+            self._client_pid = os.pidfd_open(hello["pid"])
+        except OSError as e:
+            raise OSError(
+                e.errno,
+                f"pidfd_open is refused here ({e.strerror}), as by a container's filter; `uswap doctor`"
+                " says what works and what to change",
+            ) from e
         self._inject(hello)
         self._lost_blocks = 0
         found = {codec: self._load_codec(codec) for _size, codec, _level in hello["pools"]}
