@@ -472,9 +472,13 @@ class Loop:
     async def _remove(self, region: int, entries: int, *_: int) -> None:
         await self._freeze(region, entries)
         # A last stale fault may be in the second server's hand.
-        while (answer := lib.us_pager_remove(self._pager, region)) == -errno.EBUSY:
-            await self._settle(region, 0, entries)
-        check(answer, "remove")
+        cursor = at(0)
+        while (answer := lib.us_pager_remove(self._pager, region, cursor)) != lib.US_DONE:
+            if answer == -errno.EBUSY:
+                await self._settle(region, cursor[0], entries)
+            else:
+                check(answer, "remove")
+                await asyncio.sleep(0)
 
     async def _limit(self, _region: int, limit: int, *_: int) -> None:
         while True:
