@@ -44,6 +44,9 @@ enum { US_UFFD_AUTO = 0, US_UFFD_DEVICE = 1, US_UFFD_SYSCALL = 2, US_UFFD_USER_M
 enum { US_TAKE_AUTO = 0, US_TAKE_MOVE = 1, US_TAKE_COPY = 2 };
 enum { US_DROP_AUTO = 0, US_DROP_VECTOR = 1, US_DROP_SINGLE = 2 };
 
+/* Threads that compress, at most. */
+enum { US_WORKERS_MAX = 16 };
+
 /* What us_pager_serve and the range calls answer. */
 enum { US_DONE = 0, US_WAIT_ENTRY = 1, US_WAIT_ROOM = 2, US_STRAY = 3, US_AGAIN = 4 };
 

@@ -193,7 +193,7 @@ class Pager:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             try:
-                self._process = process = launch.start(theirs)
+                self._process = process = launch.start(theirs, o.python)
             except BaseException:
                 ours.close()
                 raise
@@ -785,14 +785,16 @@ def _greet(
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=1)
         raise PagerStartError(
-            f"{failed}: process {process.pid} is gone (exit status {process.returncode})"
+            f"{failed}: process {process.pid} is gone (exit status {process.returncode}); it was run by"
+            f" {process.args[0]!r}, and python= or USWAP_PYTHON names another interpreter"  # type: ignore[index]
         ) from None
     except TimeoutError as e:
         raise PagerStartError(f"{failed}: no answer within {timeout:g} s") from e
     except OSError as e:
         raise PagerStartError(f"{failed}: {e}") from e
     if "error" in answer:
-        raise PagerStartError(f"{failed}: [Errno {answer['error']}] {answer['text']}")
+        number = f"[Errno {answer['error']}] " if answer["error"] else ""
+        raise PagerStartError(f"{failed}: {number}{answer['text']}")
     about: wire.Message = answer["ok"]
     return about
 
