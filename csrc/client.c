@@ -18,6 +18,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "control.h"
@@ -33,6 +34,9 @@ enum {
 
 struct us_client {
     us_space_t space;
+    int space_fd;            /* the caller's; entries are read from it */
+    dev_t space_dev;         /* which file it is, if nobody has closed it meanwhile */
+    ino_t space_ino;
     us_mover_t mover;
     us_watchdog_t watchdog;
     us_control_t control;
@@ -148,9 +152,13 @@ int us_client_open(us_client_t **out, int uffd, int space_fd, int doorbell, int 
         free(c);
         return -ENOMEM;
     }
-    int err = us_space_map(&c->space, space_fd, false);
+    struct stat st;
+    int err = fstat(space_fd, &st) != 0 ? -errno : us_space_map(&c->space, space_fd, false);
     if (err < 0)
         goto fail;
+    c->space_fd = space_fd;
+    c->space_dev = st.st_dev;
+    c->space_ino = st.st_ino;
     void *staging = mmap(NULL, STAGING, PROT_READ | PROT_WRITE,
                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (staging == MAP_FAILED) {
@@ -473,30 +481,47 @@ static int look(us_client_t *c) {
     return -ESHUTDOWN;
 }
 
-int us_client_states(us_client_t *c, uint64_t first, uint64_t n, uint8_t *out) {
-    const int err = look(c);
+/* Reads n entries from `first` on, and puts a byte of each, as `tell` has it, into out. */
+static int read_entries(us_client_t *c, uint64_t first, uint64_t n, uint8_t (*tell)(const us_entry_t *), uint8_t *out) {
+    enum { AT_ONCE = 512 };
+    us_entry_t e[AT_ONCE];
+    struct stat st;
+    int err = look(c);
     if (err != 0)
         return err;
-    const bool fits = first + n <= c->space.at.table_cap && first + n >= first;
-    for (uint64_t i = 0; fits && i < n; i++)
-        out[i] = __atomic_load_n(&c->space.table[first + i].state, __ATOMIC_RELAXED);
+    if (first + n > c->space.at.table_cap || first + n < first)
+        err = -EINVAL;
+    else if (fstat(c->space_fd, &st) != 0 || st.st_dev != c->space_dev || st.st_ino != c->space_ino)
+        err = -EBADF; /* other code has closed it */
+    for (uint64_t i = 0; err == 0 && i < n;) {
+        const uint64_t part = us_min(n - i, AT_ONCE);
+        const off_t at = (off_t)(c->space.at.table_off + (first + i) * sizeof *e);
+        const ssize_t got = pread(c->space_fd, e, part * sizeof *e, at);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < (ssize_t)sizeof *e) {
+            err = got < 0 ? -errno : -EIO;
+            break;
+        }
+        for (uint64_t k = 0; k < (uint64_t)got / sizeof *e; k++)
+            out[i++] = tell(&e[k]);
+    }
     pthread_mutex_unlock(&c->gauges);
-    return fits ? 0 : -EINVAL;
+    return err;
+}
+
+static uint8_t tell_state(const us_entry_t *e) { return e->state; }
+
+static uint8_t tell_tier(const us_entry_t *e) {
+    return e->state == US_POOLED || e->state == US_STORED ? (uint8_t)us_tier_of(*e) : 0;
+}
+
+int us_client_states(us_client_t *c, uint64_t first, uint64_t n, uint8_t *out) {
+    return read_entries(c, first, n, tell_state, out);
 }
 
 int us_client_tiers(us_client_t *c, uint64_t first, uint64_t n, uint8_t *out) {
-    const int err = look(c);
-    if (err != 0)
-        return err;
-    const bool fits = first + n <= c->space.at.table_cap && first + n >= first;
-    for (uint64_t i = 0; fits && i < n; i++) {
-        const us_entry_t *e = &c->space.table[first + i];
-        const uint8_t state = __atomic_load_n(&e->state, __ATOMIC_RELAXED);
-        const bool out_there = state == US_POOLED || state == US_STORED;
-        out[i] = out_there ? (uint8_t)(__atomic_load_n(&e->where, __ATOMIC_RELAXED) >> 56) : 0;
-    }
-    pthread_mutex_unlock(&c->gauges);
-    return fits ? 0 : -EINVAL;
+    return read_entries(c, first, n, tell_tier, out);
 }
 
 /* pre: c->gauges is held, and the statistics are mapped. */

@@ -2,9 +2,11 @@
  *
  * The space: one memfd, laid out as
  *
- *   | ring (RW both) | statistics (pager RW, client R) | outbox (RW both) | table (pager RW, client R) | pools |
+ *   | ring (RW both) | statistics (pager RW, client R) | outbox (RW both) | table (pager RW) | pools (pager RW) |
  *
- * each part page-aligned and sparse: what is not used has no memory. The pools are mapped by the pager only.
+ * each part page-aligned and sparse: what is not used has no memory. Table and pools are mapped by the pager only. The
+ * client reads entries by pread, which finds zeros in a hole and leaves it one: mapped, the table would count against
+ * the user's limits on address space, and mlockall would fill it.
  */
 #ifndef US_SPACE_H
 #define US_SPACE_H
@@ -16,8 +18,8 @@ typedef struct us_space {
     us_ring_t *ring;
     us_shared_stats_t *stats;
     uint8_t *outbox;
-    us_entry_t *table;
-    uint8_t *pool[US_POOLS]; /* NULL in the client */
+    us_entry_t *table;       /* NULL in the client, as are the pools */
+    uint8_t *pool[US_POOLS];
 } us_space_t;
 
 /* Reads the layout from the memfd and checks it. -EPROTO: not a space, or of another version. */

@@ -44,6 +44,9 @@ enum { US_UFFD_AUTO = 0, US_UFFD_DEVICE = 1, US_UFFD_SYSCALL = 2, US_UFFD_USER_M
 enum { US_TAKE_AUTO = 0, US_TAKE_MOVE = 1, US_TAKE_COPY = 2 };
 enum { US_DROP_AUTO = 0, US_DROP_VECTOR = 1, US_DROP_SINGLE = 2 };
 
+/* Threads that compress, at most. */
+enum { US_WORKERS_MAX = 16 };
+
 /* What us_pager_serve and the range calls answer. */
 enum { US_DONE = 0, US_WAIT_ENTRY = 1, US_WAIT_ROOM = 2, US_STRAY = 3, US_AGAIN = 4 };
 
@@ -204,10 +207,10 @@ typedef struct us_reply {
 
 int us_uffd_open(int how, us_uffd_t *out);
 /* Creates the memfd of the space and lays it out; pool_budget[US_POOLS], 0 for a pool there is not.
- * Returns the descriptor. */
+ * Returns the descriptor; *out says also on failure how large it was to be. */
 int us_space_create(uint64_t outbox, const uint64_t *pool_budget, uint64_t table_cap, us_layout_t *out);
 /* Maps the space, reserves staging and starts the mover. `doorbell` and `notify` are eventfds; drop is
- * US_DROP_VECTOR or US_DROP_SINGLE. */
+ * US_DROP_VECTOR or US_DROP_SINGLE. The descriptors stay the caller's, open until us_client_close. */
 int us_client_open(us_client_t **out, int uffd, int space_fd, int doorbell, int notify, int drop);
 /* The pager is ready: its socket (which stays the caller's) is for requests from here on, and its death (pidfd) ends
  * this process. */

@@ -19,7 +19,7 @@
 
 _Static_assert(US_FILTERS <= US_FILL >> 4, "a filled block is told apart from a filtered one");
 
-enum { US_JOBS = 1024, US_WORKERS_MAX = 16 };
+enum { US_JOBS = 1024 };
 enum { US_JOB_BRING = 0, US_JOB_PRESS = 1, US_JOB_RECODE = 2, US_JOB_KINDS = 3 };
 enum { US_QUEUED = 0, US_BUSY = 1, US_CANCELLED = 2 };
 

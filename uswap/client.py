@@ -23,15 +23,17 @@ import dataclasses
 import errno
 import operator
 import os
+import signal
 import socket
 import subprocess
+import time
 import warnings
 import weakref
 from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from . import launch, swapfile, wire
+from . import launch, limits, swapfile, wire
 from . import options as _options
 from . import tiers as _tiers
 from . import trace as _trace
@@ -45,6 +47,7 @@ from .errors import (
     PagerStartError,
     StillPagedWarning,
     UnsupportedKernelError,
+    UswapError,
 )
 from .owned import Owned
 from .region import OwnRegion, Region, WrappedRegion, at_exit
@@ -58,7 +61,7 @@ if TYPE_CHECKING:
 __all__ = ["Paged", "Pager", "paged"]
 
 OUTBOX = 8 << 20  # bytes; four of the largest blocks
-TABLE = 1 << 28  # entries that the sparse table has room for: 1 TiB in blocks of 4 KiB
+TABLE = 1 << 28  # entries that the sparse table has room for, at most: 1 TiB in blocks of 4 KiB
 LIMIT_MIN = 1 << 20  # and at least this many blocks of a region:
 LIMIT_BLOCKS = 16
 SPARE_MIN = (
@@ -131,9 +134,15 @@ class Pager:
         self._refs: dict[int, weakref.ref[Region]] = {}
         # Who wraps a buffer wants it paged, whether or not he keeps the region.
         self._wrapped: dict[int, WrappedRegion] = {}
-        with launch.low_descriptors_taken(), contextlib.ExitStack() as undo:
-            self._start(undo)
-            self._undo = undo.pop_all()
+        try:
+            with launch.low_descriptors_taken(), contextlib.ExitStack() as undo:
+                self._start(undo)
+                self._undo = undo.pop_all()
+        except OSError as e:
+            # What was asked for by path has its own words, and the path.
+            if isinstance(e, UswapError) or e.filename is not None or e.errno not in limits.LIMITS:
+                raise
+            raise PagerStartError(limits.explain(e.errno, "starting a pager")) from e
         self._closed = False
         _alive.add(self)
 
@@ -146,14 +155,8 @@ class Pager:
         budgets = ffi.new("uint64_t[]", _tiers.POOLS)
         for k, (size, _codec, _level) in enumerate(self._pools):
             budgets[k] = size
-        space = lib.us_space_create(OUTBOX, budgets, TABLE, layout)
-        if space in (-errno.EPERM, -errno.ENOSYS):
-            raise UnsupportedKernelError(
-                -space,
-                f"memfd_create is refused here ({os.strerror(-space)}), as by a container's filter;"
-                " `uswap doctor` says what works and what to change",
-            )
-        _check(space, "memfd_create")
+        space = lib.us_space_create(OUTBOX, budgets, _table_entries(), layout)
+        _check(space, "memfd_create", layout.size)
         undo.callback(os.close, space)
         doorbell, notify = _eventfd(undo), _eventfd(undo)
         delays, inject = _parse_delays(o.delays), _parse_inject(o.inject)
@@ -176,6 +179,7 @@ class Pager:
         self._pagemap = _open_pagemap(undo) if late else -1
         report = ffi.new("us_probe_report_t *")
         lib.us_probe_kernel(report)
+        _check(-report.pidfd_errno, "pidfd_open")  # each process sees the other's end by one
         self._take = _choose("take", o.take, "move", bool(self._uffd.enabled & (1 << 16)), "copy")
         self._drop = _choose("drop", o.drop, "vector", report.self_advice_errno == 0, "single")
         out = ffi.new("us_client_t **")
@@ -188,7 +192,8 @@ class Pager:
                 notify,
                 lib.US_DROP_VECTOR if self._drop == "vector" else lib.US_DROP_SINGLE,
             ),
-            "the mover",
+            "the mover's thread and memory",
+            OUTBOX,
         )
         self._client = out[0]
         self._owned = Owned("client", out[0])
@@ -198,12 +203,12 @@ class Pager:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             try:
-                self._process = process = launch.start(theirs)
+                process = launch.start(theirs, o.python)
             except BaseException:
                 ours.close()
                 raise
         self._pager_pid = process.pid
-        undo.callback(_reap, process)
+        undo.callback(_reap, process.pid)
         undo.callback(ours.close)  # without it the pager process ends
         hello = {
             "pid": os.getpid(),
@@ -233,8 +238,11 @@ class Pager:
             fds["pagemap"] = self._pagemap
         if self._trace is not None:
             fds["trace"] = self._trace.fd
-        self._about = _greet(ours, process, hello, fds, o.pager_timeout)
-        self._pidfd = os.pidfd_open(process.pid)
+        try:
+            self._about = _greet(ours, process, hello, fds, o.pager_timeout)
+        finally:
+            process.returncode = 0  # see _reap
+        self._pidfd = _pidfd_open(process.pid)
         undo.callback(os.close, self._pidfd)
         _check(lib.us_client_attach(self._client, ours.fileno(), self._pidfd), "the control socket")
         self._descriptors = [*fds.values(), ours.fileno(), self._pidfd]
@@ -244,6 +252,8 @@ class Pager:
     def _open_uffd(self, undo: contextlib.ExitStack) -> int:
         self._uffd = ffi.new("us_uffd_t *")
         error = lib.us_uffd_open(_UFFD[self._options.uffd], self._uffd)
+        if -error in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise _refusal(-error, "userfaultfd")
         if error < 0:
             raise UnsupportedKernelError(
                 -error,
@@ -724,10 +734,36 @@ def _part_of(
     return max(int(total * limit), LIMIT_MIN, least)
 
 
-def _check(result: int, what: str) -> int:
+def _check(result: int, what: str, wanted: int = 0) -> int:
     if result < 0:
-        raise OSError(-result, f"{what}: {os.strerror(-result)}")
+        raise _refusal(-result, what, wanted)
     return result
+
+
+def _refusal(error: int, what: str, wanted: int = 0) -> Exception:
+    """What a call that the system refuses is to the user, who is told by what limit."""
+    if error in (errno.EPERM, errno.ENOSYS):
+        return UnsupportedKernelError(error, limits.explain(error, what))
+    if error in limits.LIMITS:
+        return PagerStartError(limits.explain(error, what, wanted))
+    return OSError(error, f"{what}: {os.strerror(error)}")
+
+
+def _table_entries() -> int:
+    """How many entries the table must have room for: all regions lie in this process's address space.
+
+    Where that is not limited the table has room for more than machines have memory, since what is not used
+    takes address space only.
+    """
+    most = limits.address_space()
+    return TABLE if most is None else min(TABLE, -(-most // _options.BLOCK_MIN))
+
+
+def _pidfd_open(pid: int) -> int:
+    try:
+        return os.pidfd_open(pid)
+    except OSError as e:
+        raise _refusal(e.errno or errno.EIO, "pidfd_open") from e
 
 
 def _eventfd(undo: contextlib.ExitStack) -> int:
@@ -810,31 +846,44 @@ def _greet(
     failed = "the pager process did not become ready"
     sock.settimeout(timeout)
     try:
-        wire.send(sock, hello | {"fds": list(fds)}, tuple(fds.values()))
-        answer = wire.receive(sock)
+        with contextlib.suppress(wire.Closed):  # what it said before it ended can be read still
+            wire.send(sock, hello | {"fds": list(fds)}, tuple(fds.values()))
+        try:
+            answer = wire.receive(sock)
+        except wire.Closed:  # of one that did not read ours the kernel tells before it gives us his
+            answer = wire.receive(sock)
     except wire.Closed:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=1)
         raise PagerStartError(
-            f"{failed}: process {process.pid} is gone (exit status {process.returncode})"
+            f"{failed}: process {process.pid} is gone (exit status {process.returncode}); it was run by"
+            f" {process.args[0]!r}, and python= or USWAP_PYTHON names another interpreter"  # type: ignore[index]
         ) from None
     except TimeoutError as e:
         raise PagerStartError(f"{failed}: no answer within {timeout:g} s") from e
     except OSError as e:
         raise PagerStartError(f"{failed}: {e}") from e
     if "error" in answer:
-        raise PagerStartError(f"{failed}: [Errno {answer['error']}] {answer['text']}")
+        number = f"[Errno {answer['error']}] " if answer["error"] else ""
+        raise PagerStartError(f"{failed}: {number}{answer['text']}")
     about: wire.Message = answer["ok"]
     return about
 
 
-def _reap(process: subprocess.Popen[bytes]) -> None:
-    """Wait for a pager process that was told to end."""
-    try:
-        process.wait(timeout=5)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+def _reap(pid: int) -> None:
+    """Wait for a pager process that was told to end.
+
+    Not by Popen, which the collector may finalise before its pager, and which then warns of a child.
+    """
+    with contextlib.suppress(ChildProcessError):  # somebody who waits for any child had it
+        end, pause = time.monotonic() + 5, 0.0005
+        while os.waitpid(pid, os.WNOHANG) == (0, 0):
+            if time.monotonic() > end:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                return
+            time.sleep(pause)
+            pause = min(2 * pause, 0.02)
 
 
 def _keep_for_ever(thing: object) -> None:
@@ -852,7 +901,6 @@ def _at_exit() -> None:
         for region in list(pager._wrapped.values()):
             _keep_for_ever(region)
         _keep_for_ever(pager)
-        pager._process.returncode = 0  # Popen has nothing to warn of
 
 
 def _in_child() -> None:
@@ -868,7 +916,6 @@ def _in_child() -> None:
         for region in list(pager._wrapped.values()):
             _keep_for_ever(region)
         lib.us_client_in_child(pager._client)
-        pager._process.returncode = 0
         pager._socket.detach()
         for fd in pager._descriptors:
             with contextlib.suppress(OSError):

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from ._core import lib
 from .errors import LimitError
 from .sizes import AvailableMemory, available_memory, format_size, is_bool, parse_size
 
@@ -60,6 +61,7 @@ class Options:
     trace: str
     delays: str
     inject: str
+    python: str
     pager_timeout: float
 
 
@@ -317,7 +319,7 @@ OPTIONS: tuple[Option, ...] = (
         0,
         "integer",
         "threads of the pager that compress; 0 is chosen from the CPUs",
-        _integer(0, 256),
+        _integer(0, lib.US_WORKERS_MAX),
     ),
     Option(
         "servers",
@@ -377,10 +379,18 @@ OPTIONS: tuple[Option, ...] = (
     Option("delays", "", "text", "for tests: where the pager waits", _text, _show_text),
     Option("inject", "", "text", "for tests: which system calls fail", _text, _show_text),
     Option(
+        "python",
+        "",
+        "path",
+        "interpreter that runs the pager process; by default the one that runs the program",
+        _text,
+        _show_text,
+    ),
+    Option(
         "pager_timeout",
         10.0,
         "seconds",
-        "how long the pager process may take to be ready, or to answer",
+        "how long the pager process may take to be ready",
         _seconds(3600),
         lambda value: f"{value:g} s",
     ),

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from . import buffers
+from . import buffers, limits
 from ._core import ffi, lib
-from .errors import ClosedError, LimitError, LostDataError
+from .errors import ClosedError, LimitError, LostDataError, UswapError
 from .owned import Owned
 from .sizes import format_size
 
@@ -372,6 +372,20 @@ class Region:
         )
 
 
+def _refuse(error: OSError, what: str) -> None:
+    """Raise MemoryError if it is for lack of what memory needs that the system refuses a region."""
+    if isinstance(error, UswapError):
+        return
+    if error.errno == errno.ENOSPC:
+        raise MemoryError(
+            f"{what}: the pager's table has no room for its blocks; it was made for the address space that"
+            " limits (RLIMIT_AS, RLIMIT_DATA) left when the pager began, and for 1 TiB of 4 KiB at most;"
+            " a larger block= takes fewer entries"
+        ) from error
+    if error.errno in (errno.ENOMEM, errno.EAGAIN):
+        raise MemoryError(limits.explain(error.errno, what)) from error
+
+
 class OwnRegion(Region, mmap.mmap):
     """Memory made for paging: a writable buffer (memoryview, len, slices) of zeros at first."""
 
@@ -379,21 +393,24 @@ class OwnRegion(Region, mmap.mmap):
 
     @classmethod
     def _make(cls, pager: Pager, size: int, block: int, item: int) -> OwnRegion:
+        what = f"size={size} ({format_size(size)})"
         try:
             self = cls.__new__(
                 cls, -1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
             )
-        except (OSError, OverflowError) as e:
-            if isinstance(e, OSError) and e.errno != errno.ENOMEM:
-                raise
-            raise MemoryError(
-                f"size={size} ({format_size(size)}) is more address space than can be had; what limits"
-                " it is the machine's address space, RLIMIT_AS (ulimit -v) or vm.max_map_count (mappings)"
-            ) from e
+        except OverflowError as e:
+            raise MemoryError(f"{what} is more address space than a process has") from e
+        except OSError as e:
+            _refuse(e, what)
+            raise
         address = int(ffi.cast("uintptr_t", ffi.from_buffer(self)))
         self._size = size
         length = -(-size // PAGE) * PAGE
-        self._begin(pager, address, length, block, item=item, resident=False, huge=False)
+        try:
+            self._begin(pager, address, length, block, item=item, resident=False, huge=False)
+        except OSError as e:
+            _refuse(e, what)
+            raise
         return self
 
     def _view(self) -> memoryview:
@@ -477,6 +494,12 @@ class WrappedRegion(Region):
                 if e.errno in (errno.EBUSY, errno.EEXIST):
                     raise buffers.taken(view) from e
                 raise
+        except OSError as e:
+            self._end(lib.US_END_RESTORE)
+            length = view.nbytes
+            view.release()
+            _refuse(e, f"a buffer of {format_size(length)}")
+            raise
         except BaseException:
             self._end(lib.US_END_RESTORE)
             view.release()

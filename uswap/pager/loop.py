@@ -28,8 +28,9 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-from .. import codecs, wire
+from .. import codecs, limits, wire
 from .._core import ffi, lib
+from ..sizes import format_size
 from .say import say
 
 MAX_EVENTS = 128
@@ -90,11 +91,7 @@ class Loop:
         try:
             self._client_pid = os.pidfd_open(hello["pid"])
         except OSError as e:
-            raise OSError(
-                e.errno,
-                f"pidfd_open is refused here ({e.strerror}), as by a container's filter; `uswap doctor`"
-                " says what works and what to change",
-            ) from e
+            raise OSError(e.errno, limits.explain(e.errno or 0, "pidfd_open")) from e
         self._inject(hello)
         self._lost_blocks = 0
         found = {codec: self._load_codec(codec) for _size, codec, _level in hello["pools"]}
@@ -115,7 +112,19 @@ class Loop:
         config.notify = fds["notify"]
         config.pagemap = fds.get("pagemap", -1)
         out = ffi.new("us_pager_t **")
-        check(lib.us_pager_open(out, config), "us_pager_open")
+        if (error := -lib.us_pager_open(out, config)) > 0:
+            # What it keeps beside the table, and the threads' stacks, come on top.
+            wanted = os.fstat(fds["space"]).st_size
+            pools = sum(size for size, _codec, _level in hello["pools"])
+            raise OSError(
+                error,
+                limits.explain(
+                    error,
+                    f"the pager's threads, and pools of {format_size(pools)} that lie sparsely in a"
+                    " multiple of that",
+                    wanted,
+                ),
+            )
         self._pager = out[0]
         if "swap" in fds:
             check(
