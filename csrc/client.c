@@ -14,6 +14,8 @@
  *       control.lock        in control.c
  */
 #include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -94,7 +96,8 @@ static int register_memory(us_client_t *c, uint64_t addr, uint64_t len, uint64_t
         return -errno;
     if (fresh && len >= HUGE_MIN && plain > 0)
         madvise(at, plain, MADV_HUGEPAGE);
-    if (madvise(at, len, MADV_DONTFORK) < 0)
+    /* What is plain a child inherits as it does any memory; the mover keeps it from children when it is registered. */
+    if (plain < len && madvise(rest, len - plain, MADV_DONTFORK) < 0)
         return -errno;
     /* A page that KSM merges loses its write protection, and the next write to it would not be seen. EINVAL: a kernel
      * without KSM. */
@@ -633,18 +636,100 @@ void us_client_in_child(us_client_t *c) {
     clients = NULL;
 }
 
-int us_child_cover(uint64_t addr, uint64_t len) {
+/* ---- a forked child ---------------------------------------------------------------------------------- */
+
+enum { COVERED = 256 };
+static struct {
+    uint64_t addr, len;
+    int id;
+} covered[COVERED]; /* the last of them stands for the rest */
+static _Atomic uint32_t covered_n;
+static struct sigaction before;
+
+static char *put(char *to, const char *text) {
+    while (*text != 0)
+        *to++ = *text++;
+    return to;
+}
+
+static char *put_number(char *to, uint64_t n, uint32_t base) {
+    char digits[24];
+    int k = 0;
+    do
+        digits[k++] = "0123456789abcdef"[n % base];
+    while ((n /= base) != 0);
+    while (k > 0)
+        *to++ = digits[--k];
+    return to;
+}
+
+/* Says which region it was, then lets what was there before have the signal: the instruction is tried again. */
+static void on_touch(int number, siginfo_t *info, void *context) {
+    (void)context;
+    const int saved = errno;
+    const uint64_t at = (uint64_t)(uintptr_t)info->si_addr;
+    for (uint32_t k = 0; k < atomic_load(&covered_n); k++) {
+        if (at - covered[k].addr >= covered[k].len)
+            continue;
+        char text[400], *to = put(text, "uswap: this forked child touches region ");
+        to = put_number(to, (uint64_t)covered[k].id, 10);
+        to = put(to, " of its parent (address 0x");
+        to = put_number(to, at, 16);
+        to = put(to, ", ");
+        to = put_number(to, covered[k].len, 10);
+        to = put(to, " bytes from 0x");
+        to = put_number(to, covered[k].addr, 16);
+        to = put(to, "), whose pages are the parent's alone, and ends by SIGSEGV; pass it a copy, or start workers by "
+                     "spawn\n");
+        struct pollfd err = {.fd = STDERR_FILENO, .events = POLLOUT};
+        if (poll(&err, 1, 0) == 1 && (err.revents & POLLOUT)) {
+            const ssize_t done = write(STDERR_FILENO, text, (size_t)(to - text));
+            (void)done;
+        }
+        break;
+    }
+    sigaction(number, &before, NULL);
+    errno = saved;
+}
+
+/* The parts of [addr, addr+len) that the child does not have. What was plain it has. */
+static int cover(uint64_t addr, uint64_t len, int id) {
 #ifndef MAP_FIXED_NOREPLACE
 #define MAP_FIXED_NOREPLACE 0x100000
 #endif
     void *at = (void *)(uintptr_t)addr;
     void *m = mmap(at, len, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE,
                    -1, 0);
-    if (m == MAP_FAILED)
-        return -errno;
-    if (m != at) { /* a kernel before 4.17 takes it as a hint */
-        munmap(m, len);
-        return -EEXIST;
+    if (m == at) {
+        const uint32_t k = atomic_load(&covered_n);
+        if (k < COVERED) {
+            covered[k].addr = addr;
+            covered[k].len = len;
+            covered[k].id = id;
+            atomic_store(&covered_n, k + 1);
+        }
+        return 0;
     }
-    return 0;
+    if (m != MAP_FAILED) { /* a kernel before 4.17 takes it as a hint */
+        munmap(m, len);
+        errno = EEXIST;
+    }
+    if (errno != EEXIST)
+        return -errno;
+    if (len <= US_PAGE || us_sys_mapped(addr, len))
+        return 0;
+    const uint64_t half = (len / 2) & ~(uint64_t)(US_PAGE - 1);
+    const int err = cover(addr, half, id);
+    return err != 0 ? err : cover(addr + half, len - half, id);
+}
+
+int us_child_cover(uint64_t addr, uint64_t len, int id) {
+    const uint32_t was = atomic_load(&covered_n);
+    const int err = cover(addr, len, id);
+    if (was == 0 && atomic_load(&covered_n) > 0) {
+        struct sigaction now = {.sa_sigaction = on_touch, .sa_flags = SA_SIGINFO | SA_ONSTACK};
+        sigemptyset(&now.sa_mask);
+        sigaction(SIGSEGV, &now, &before);
+    }
+    return err;
 }

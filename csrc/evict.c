@@ -147,12 +147,16 @@ static bool pool_has_room(us_pager_t *p, uint32_t len, bool *soon) {
 
 /* ---- victims ---------------------------------------------------------------------------------------- */
 
+static us_cmd_t *next_command(us_pager_t *p) {
+    if (p->head == p->seen)
+        p->moved_at = us_now_ns();
+    return &p->space.ring->cmd[p->head & (US_RING - 1)];
+}
+
 static void post(us_pager_t *p, us_region_t *r, uint32_t i, uint32_t op, uint32_t slot, us_job_t *job) {
     p->posted[p->head & (US_RING - 1)] =
         (us_posted_t){.entry = i, .region = r->id, .len = us_block_len(r, i), .slot = slot, .job = job};
-    if (p->head == p->seen)
-        p->moved_at = us_now_ns();
-    us_cmd_t *c = &p->space.ring->cmd[p->head & (US_RING - 1)];
+    us_cmd_t *c = next_command(p);
     c->op = op;
     c->addr = us_block_addr(r, i);
     c->len = us_block_len(r, i);
@@ -257,6 +261,22 @@ static bool is_stopped(us_pager_t *p) {
 
 static uint32_t ring_room(const us_pager_t *p) { return US_RING - (uint32_t)(p->head - p->seen); }
 
+bool us_evict_nofork(us_pager_t *p, uint64_t addr, uint64_t len) {
+    if (ring_room(p) == 0)
+        return false;
+    us_cmd_t *c = next_command(p);
+    p->posted[p->head & (US_RING - 1)] = (us_posted_t){.entry = US_NONE};
+    c->op = US_CMD_NOFORK;
+    c->addr = addr;
+    c->spare = len;
+    c->len = US_PAGE;
+    c->slot = 0;
+    atomic_store_explicit(&c->status, US_PENDING, memory_order_relaxed);
+    p->head++;
+    ring_mover(p);
+    return true;
+}
+
 void us_evict_some(us_pager_t *p) {
     us_pick_t v[US_BATCH];
     uint32_t n = 0, takes = 0, looked = 0;
@@ -355,6 +375,8 @@ int us_evict_room(us_pager_t *p, uint64_t len) {
 /* ---- completions ------------------------------------------------------------------------------------ */
 
 static void commit_command(us_pager_t *p, us_posted_t q, int status) {
+    if (q.entry == US_NONE)
+        return;
     us_region_t *r = p->region[q.region];
     US_DELAY(US_D_COMMIT);
     if (status != 0) {

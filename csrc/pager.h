@@ -68,7 +68,7 @@ typedef struct us_outbox {
 /* A command as the pager posted it. The ring's copy is in memory that the client can write: of that only the status is
  * read back. */
 typedef struct us_posted {
-    uint32_t entry, region;
+    uint32_t entry, region; /* entry US_NONE: a NOFORK, of no block */
     uint32_t len, slot; /* as in us_cmd_t */
     us_job_t *job; /* of a take; NULL for a drop */
 } us_posted_t;
@@ -274,6 +274,8 @@ void us_store_listen(us_pager_t *p, bool on);
 
 /* ---- evict.c ---- */
 void us_evict_some(us_pager_t *p);
+/* Has the mover keep [addr, addr+len) from children, before it takes anything out of it. false: the ring is full. */
+bool us_evict_nofork(us_pager_t *p, uint64_t addr, uint64_t len);
 int us_evict_range(us_pager_t *p, us_region_t *r, uint32_t *i, uint32_t last);
 void us_pump(us_pager_t *p);
 /* Room for len more resident bytes: US_DONE, US_WAIT_ROOM, or -ENOSPC when nothing can leave. */

@@ -353,6 +353,13 @@ int us_sys_dontneed(uint64_t addr, uint64_t len) {
     return madvise((void *)(uintptr_t)addr, len, MADV_DONTNEED) == 0 ? 0 : -errno;
 }
 
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+int us_sys_unshare(uint64_t addr, uint64_t len) {
+    return madvise((void *)(uintptr_t)addr, len, MADV_POPULATE_WRITE) == 0 ? 0 : -errno;
+}
+
 enum { LOOK_PAGES = 1 << (US_BLOCK_MAX_SHIFT - US_PAGE_SHIFT) };
 
 bool us_sys_mapped(uint64_t addr, uint64_t len) {

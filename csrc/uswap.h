@@ -270,9 +270,9 @@ int us_client_close(us_client_t *c, int how);
 void us_client_free(us_client_t *c);
 /* In a forked child: closes what only the core knows of. */
 void us_client_in_child(us_client_t *c);
-/* For a forked child: covers [addr, addr+len), which the child does not have, so that nothing else can be
- * mapped there and a touch is SIGSEGV. */
-int us_child_cover(uint64_t addr, uint64_t len);
+/* For a forked child: covers what the child does not have of [addr, addr+len), region id, so that nothing else can be
+ * mapped there and a touch is SIGSEGV, with a line on stderr that names the region. */
+int us_child_cover(uint64_t addr, uint64_t len, int id);
 
 /* The destructors of capsules named "uswap" that own one of these (owned.c). */
 void us_owned_client(void *capsule);

@@ -912,7 +912,7 @@ def _in_child() -> None:
     """
     for pager in list(_alive):
         for region in pager.regions:
-            lib.us_child_cover(region.address, region.length)
+            lib.us_child_cover(region.address, region.length, region._id)
         for region in list(pager._wrapped.values()):
             _keep_for_ever(region)
         lib.us_client_in_child(pager._client)
