@@ -399,6 +399,10 @@ static void publish(us_pager_t *p) {
     s->worker_cpu_ns = ns;
     s->trace_missed = us_trace_lacks(&p->trace);
     s->allocations = atomic_load_explicit(&us_allocations, memory_order_relaxed);
+    for (int i = 0; i < US_INJECT_READ; i++)
+        s->injected[i] = us_injected(i);
+    for (int k = 0; p->store.on && k < US_IO_OPS * US_IO_KINDS; k++)
+        s->injected[US_INJECT_READ + k] = us_io_injected(p->store.io, k / US_IO_KINDS, US_IO_SHORT - 1 + k % US_IO_KINDS);
     s->decompressions = us_codec_unpressed(p->codec);
     for (int i = 0; i < p->crew.n; i++)
         s->decompressions += us_codec_unpressed(p->crew.worker[i].codec);
