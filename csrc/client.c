@@ -42,6 +42,7 @@ struct us_client {
     bool attached;           /* there is a pager to ask */
     bool has_control;        /* the socket is open */
     bool open;
+    bool leaving;            /* no more registrations; it closes when the last one ends */
     us_shared_stats_t *last; /* what statistics told when it was closed */
     us_registration_t *registrations; /* active ones */
     us_client_t *next;       /* of all open clients of the process */
@@ -263,7 +264,7 @@ static bool is_taken(const us_client_t *mine, uint64_t addr, uint64_t len) {
 /* pre: the caller has c->lock. */
 static int begin(us_client_t *c, us_registration_t *r, uint32_t block, uint32_t item, int resident) {
     us_reply_t reply;
-    if (!c->open)
+    if (!c->open || c->leaving)
         return -ESHUTDOWN;
     const uint64_t arg[6] = {r->addr, r->len, block, item, resident != 0};
     r->info.failed = US_FAILED_PAGER;
@@ -309,6 +310,8 @@ int us_registration_begin(us_registration_t *r, uint64_t addr, uint64_t len, uin
     return err;
 }
 
+static void shut(us_client_t *c);
+
 /* pre: the caller has c->lock. */
 static int end(us_client_t *c, us_registration_t *r, int how) {
     if (!r->active)
@@ -331,6 +334,8 @@ static int end(us_client_t *c, us_registration_t *r, int how) {
         }
     }
     r->active = false;
+    if (c->leaving && c->registrations == NULL)
+        shut(c);
     return unregistered == -ENOMEM ? 0 : unregistered; /* the user has unmapped a part */
 }
 
@@ -527,17 +532,8 @@ uint64_t us_client_quantile(us_client_t *c, int kind, double q) {
 
 /* ---- the end ----------------------------------------------------------------------------------------- */
 
-int us_client_close(us_client_t *c) {
-    if (!is_ours(c))
-        return -ECHILD;
-    pthread_mutex_lock(&c->lock);
-    int err = 0;
-    while (c->open && err == 0 && c->registrations != NULL)
-        err = end(c, c->registrations, US_END_RESTORE);
-    if (!c->open || (err != 0 && c->registrations != NULL)) {
-        pthread_mutex_unlock(&c->lock);
-        return err;
-    }
+/* pre: the caller has c->lock, and there are no registrations. */
+static void shut(us_client_t *c) {
     c->open = false;
     us_watchdog_stop(&c->watchdog); /* the pager's end is expected from here on */
     pthread_mutex_lock(&c->gauges);
@@ -558,7 +554,32 @@ int us_client_close(us_client_t *c) {
     close_all(&c->mover);
     us_space_unmap(&c->space);
     pthread_mutex_unlock(&c->gauges);
+}
+
+int us_client_close(us_client_t *c, int how) {
+    if (!is_ours(c))
+        return -ECHILD;
+    pthread_mutex_lock(&c->lock);
+    int err = 0, left = 0;
+    if (how == US_END_LATER) {
+        c->leaving = c->open;
+        for (const us_registration_t *r = c->registrations; r != NULL; r = r->next)
+            left++;
+    }
+    while (how != US_END_LATER && c->registrations != NULL) {
+        us_registration_t *r = c->registrations;
+        err = end(c, r, r->at_end == US_END_RESTORE ? US_END_RESTORE : how);
+        if (err != 0 && r->active)
+            break;
+        err = 0;
+    }
+    if (c->open && c->registrations == NULL)
+        shut(c);
     pthread_mutex_unlock(&c->lock);
+    return err != 0 ? err : left;
+}
+
+static void forget(us_client_t *c) {
     pthread_mutex_lock(&registering);
     for (us_client_t **at = &clients; *at != NULL; at = &(*at)->next) {
         if (*at == c) {
@@ -567,13 +588,13 @@ int us_client_close(us_client_t *c) {
         }
     }
     pthread_mutex_unlock(&registering);
-    return 0;
 }
 
 void us_client_free(us_client_t *c) {
     if (!is_ours(c))
         return;
-    us_client_close(c);
+    us_client_close(c, US_END_RESTORE);
+    forget(c);
     unref(c);
 }
 

@@ -57,11 +57,14 @@ int us_control_send(us_control_t *k, us_pending_t *q, const us_request_t *reques
     return -EPIPE;
 }
 
-/* Reads one answer and puts it down. pre: the caller is the reader, and does not have the lock. false: the end. */
-static bool read_one(us_control_t *k, int ms) {
+/* Reads one answer and puts it down. pre: the caller is the reader, and does not have the lock. false: the end.
+ * *interrupted: a signal came. */
+static bool read_one(us_control_t *k, int ms, bool *interrupted) {
     us_reply_t reply;
     struct pollfd f = {.fd = k->fd, .events = POLLIN};
-    if (poll(&f, 1, ms) <= 0)
+    const int ready = poll(&f, 1, ms);
+    *interrupted = ready < 0 && errno == EINTR;
+    if (ready <= 0)
         return true;
     const ssize_t n = recv(k->fd, &reply, sizeof reply, MSG_DONTWAIT);
     if (n != (ssize_t)sizeof reply)
@@ -90,11 +93,14 @@ int us_control_wait(us_control_t *k, us_pending_t *q, int ms) {
         if (!k->reading) {
             k->reading = true;
             pthread_mutex_unlock(&k->lock);
-            const bool more = read_one(k, slice);
+            bool interrupted;
+            const bool more = read_one(k, slice, &interrupted);
             pthread_mutex_lock(&k->lock);
             k->reading = false;
             k->gone |= !more;
             pthread_cond_broadcast(&k->answered);
+            if (interrupted && ms >= 0) /* Python has a handler to run */
+                break;
         } else {
             struct timespec t;
             clock_gettime(CLOCK_MONOTONIC, &t);

@@ -37,7 +37,7 @@ int us_control_open(us_control_t *k, int fd);
 void us_control_close(us_control_t *k);
 /* Sends a request. q stays known until it is forgotten. -EPIPE: the pager is gone. */
 int us_control_send(us_control_t *k, us_pending_t *q, const us_request_t *request);
-/* 1: the answer is in q; 0: not within ms (-1: as long as it takes); -EPIPE. */
+/* 1: the answer is in q; 0: not within ms, or a signal came; -EPIPE. ms -1: as long as it takes, signals or not. */
 int us_control_wait(us_control_t *k, us_pending_t *q, int ms);
 void us_control_forget(us_control_t *k, us_pending_t *q);
 /* Asks and awaits the answer: 0, or the pager's error or -EPIPE; reply may be NULL. */

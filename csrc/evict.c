@@ -85,6 +85,13 @@ bool us_reclaim(us_pager_t *p, us_tier_t *t, uint64_t bytes) {
                 p->kept_hand = r->first;
             }
         }
+        if (p->kept_hand == r->first || p->kept_hand % (US_PAGE / sizeof(us_entry_t)) == 0) {
+            const uint32_t at = us_table_seek(p, p->kept_hand, r->first + r->count);
+            left -= (uint32_t)us_min(left, at - p->kept_hand);
+            p->kept_hand = at;
+            if (at == r->first + r->count)
+                continue;
+        }
         const us_entry_t e = p->space.table[p->kept_hand];
         if ((e.flags & US_F_KEPT) && e.state == US_RESIDENT && !(e.flags & US_F_LOCKED) &&
             US_CODEC_OF(e) != US_FILL && us_tier_of(e) == t->id)
@@ -282,12 +289,17 @@ int us_evict_range(us_pager_t *p, us_region_t *r, uint32_t *i, uint32_t last) {
     us_pick_t v[US_BATCH];
     uint32_t n = 0, takes = 0;
     int result = US_DONE;
-    for (; *i < last; (*i)++) {
+    const uint32_t end = r->first + last;
+    uint32_t e = us_table_seek(p, r->first + *i, end), looked = 0;
+    for (; e < end; e = us_table_next(p, e, end)) {
         if (n == US_BATCH || n >= ring_room(p)) {
             result = US_WAIT_ROOM;
             break;
         }
-        const uint32_t e = r->first + *i;
+        if (looked++ == US_SLICE) {
+            result = US_AGAIN;
+            break;
+        }
         const us_entry_t now = p->space.table[e];
         if ((now.flags & US_F_LOCKED) && now.state != US_LEAVING) { /* a worker is bringing it in */
             result = US_WAIT_ROOM;
@@ -302,6 +314,7 @@ int us_evict_range(us_pager_t *p, us_region_t *r, uint32_t *i, uint32_t last) {
             break;
         }
     }
+    *i = e - r->first;
     const uint32_t left = send(p, v, n);
     if (left != US_NONE) {
         *i = left - r->first;

@@ -289,7 +289,7 @@ int us_fault_serve(us_pager_t *p, const us_event_t *f) {
     const bool waited = f->kind == US_EV_FAULT;
     us_region_t *r = us_region_at(p, f->addr);
     US_DELAY(US_D_SERVE);
-    if (r == NULL) {
+    if (r == NULL || r->going) {
         if (page - p->cfg.staging < p->cfg.staging_len) {
             return zero_page(p, page, false);
         }

@@ -347,21 +347,29 @@ static bool is_settled(const us_pager_t *p, uint32_t i) {
     return e.state != US_LEAVING && e.state != US_OUTBOX && (e.flags & US_F_LOCKED) == 0;
 }
 
-int us_pager_remove(us_pager_t *p, int id) {
+int us_pager_remove(us_pager_t *p, int id, uint32_t *cursor) {
     LOCKED(p);
     us_region_t *r = region(p, id);
-    if (r == NULL)
+    if (r == NULL || *cursor > r->count)
         return -EINVAL;
     if (!r->frozen || r->jobs != 0)
         return -EBUSY;
-    for (uint32_t i = r->first; i < r->first + r->count; i++) {
+    if (!r->going) {
+        r->going = true;
+        us_store_forget(p, r->first, r->count);
+        us_plain_forget(p, r);
+    }
+    const uint32_t end = r->first + r->count;
+    uint32_t i = us_table_seek(p, r->first + *cursor, end);
+    for (uint32_t n = 0; i < end; i = us_table_next(p, i, end), n++) {
+        *cursor = i - r->first;
         if (!is_settled(p, i))
             return -EBUSY;
-    }
-    us_store_forget(p, r->first, r->count);
-    us_plain_forget(p, r);
-    for (uint32_t i = r->first; i < r->first + r->count; i++)
+        if (n == US_SLICE)
+            return US_AGAIN;
         us_entry_forget(p, r, i);
+    }
+    *cursor = r->count;
     const uint64_t page_entries = US_PAGE / sizeof(us_entry_t);
     const uint64_t from = us_align_up(r->first, page_entries);
     const uint64_t to = (r->first + r->count) & ~(page_entries - 1);
@@ -443,8 +451,15 @@ int us_pager_settle(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
     us_region_t *r = range(p, id, cursor, last);
     if (r == NULL)
         return -EINVAL;
-    while (*cursor < last && is_settled(p, r->first + *cursor))
-        (*cursor)++;
+    const uint32_t end = r->first + last;
+    uint32_t i = us_table_seek(p, r->first + *cursor, end);
+    for (uint32_t n = 0; i < end && is_settled(p, i); i = us_table_next(p, i, end)) {
+        if (n++ == US_SLICE) {
+            *cursor = i - r->first;
+            return US_AGAIN;
+        }
+    }
+    *cursor = i - r->first;
     if (*cursor == last && !(r->frozen && r->jobs != 0))
         return US_DONE;
     want(p);
@@ -465,10 +480,11 @@ int us_pager_move(us_pager_t *p, int id, uint32_t *cursor, uint32_t last, int to
     const uint64_t slice = 64 << 10; /* bytes; then the loop has its turn */
     uint64_t moved = 0;
     int result = US_DONE;
-    for (; *cursor < last; (*cursor)++) {
-        const uint32_t i = r->first + *cursor;
+    const uint32_t end = r->first + last;
+    uint32_t i = us_table_seek(p, r->first + *cursor, end), looked = 0;
+    for (; i < end; i = us_table_next(p, i, end)) {
         const us_entry_t e = p->space.table[i];
-        if (moved >= slice) {
+        if (moved >= slice || looked++ == US_SLICE) {
             result = US_AGAIN;
             break;
         }
@@ -480,6 +496,7 @@ int us_pager_move(us_pager_t *p, int id, uint32_t *cursor, uint32_t last, int to
             break;
         moved += US_LENGTH_OF(e);
     }
+    *cursor = i - r->first;
     if (t->pool != NULL || result != US_AGAIN) /* a segment is gone on with by the next call */
         t->ops->flush(p, t);
     us_store_flush(p);
@@ -496,13 +513,19 @@ int us_pager_moved(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
     const int err = range_now(p, id, cursor, last, &r);
     if (err != 0)
         return err;
-    for (; *cursor < last; (*cursor)++) {
-        const us_entry_t e = p->space.table[r->first + *cursor];
+    const uint32_t end = r->first + last;
+    uint32_t i = us_table_seek(p, r->first + *cursor, end);
+    for (uint32_t n = 0; i < end; i = us_table_next(p, i, end)) {
+        const us_entry_t e = p->space.table[i];
+        *cursor = i - r->first;
+        if (n++ == US_SLICE)
+            return US_AGAIN;
         if ((e.state == US_POOLED || e.state == US_STORED) && (e.flags & (US_F_WRITING | US_F_LOCKED)) != 0) {
             want(p);
             return US_WAIT_ROOM;
         }
     }
+    *cursor = last;
     publish(p);
     return US_DONE;
 }
@@ -514,14 +537,21 @@ int us_pager_prefetch(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
         return -EINVAL;
     int result = US_DONE;
     bool posted = false;
-    for (; *cursor < last && result == US_DONE; (*cursor)++) {
-        const uint32_t i = r->first + *cursor;
+    const uint32_t end = r->first + last;
+    uint32_t i = us_table_seek(p, r->first + *cursor, end);
+    for (uint32_t n = 0; i < end; i = us_table_next(p, i, end)) {
         const us_entry_t e = p->space.table[i];
+        if (n++ == US_SLICE) {
+            result = US_AGAIN;
+            break;
+        }
         if (e.state == US_RESIDENT || e.state == US_PLAIN || e.state == US_EMPTY || e.state == US_LOST || (e.flags & US_F_LOCKED))
             continue;
         const int room = us_evict_room(p, us_block_len(r, i));
-        if (room == -ENOSPC)
-            break; /* nothing can leave for it: it is only a hint */
+        if (room == -ENOSPC) { /* nothing can leave for it: it is only a hint */
+            i = end;
+            break;
+        }
         if (room == US_DONE && e.state == US_STORED && us_store_fetch_run(p, r, i, r->first + last, false, p->cfg.limit) > 0)
             continue; /* those after it are locked, and passed by */
         if (room == US_DONE && e.state != US_OUTBOX && e.state != US_STORED && us_fault_ahead(p, r, i, true)) {
@@ -533,6 +563,7 @@ int us_pager_prefetch(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
         result = US_WAIT_ROOM;
         break;
     }
+    *cursor = i - r->first;
     if (posted)
         us_crew_ring(&p->crew);
     us_store_flush(p);
@@ -549,13 +580,14 @@ int us_pager_verify(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
         return err;
     if (r->frozen)
         return -ECANCELED;
-    enum { SLICE = 4096, PRESSED = 128 << 10 }; /* entries; bytes decompressed here: then the loop has its turn */
+    enum { PRESSED = 128 << 10 }; /* bytes decompressed here: then the loop has its turn */
     uint64_t pressed = 0;
     int result = US_DONE;
-    for (int n = 0; *cursor < last; (*cursor)++, n++) {
-        const uint32_t i = r->first + *cursor;
+    const uint32_t end = r->first + last;
+    uint32_t i = us_table_seek(p, r->first + *cursor, end);
+    for (int n = 0; i < end; i = us_table_next(p, i, end), n++) {
         const us_entry_t e = p->space.table[i];
-        if (n == SLICE || pressed >= PRESSED) {
+        if (n == US_SLICE || pressed >= PRESSED) {
             result = US_AGAIN;
             break;
         }
@@ -572,6 +604,7 @@ int us_pager_verify(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
                 us_fault_lose(p, r, i, false);
         }
     }
+    *cursor = i - r->first;
     us_store_flush(p);
     return result;
 }
@@ -633,10 +666,18 @@ static int hold_range(us_pager_t *p, int id, uint32_t *cursor, uint32_t last, bo
     us_region_t *r = range(p, id, cursor, last);
     if (r == NULL)
         return -EINVAL;
-    enum { SLICE = 64 }; /* blocks; then the loop has its turn */
-    for (int n = 0; *cursor < last; (*cursor)++, n++) {
-        const uint32_t i = r->first + *cursor;
-        if (n == SLICE)
+    enum { SLICE = 64, LOOKS = US_SLICE / SLICE }; /* blocks; of those with nothing to do, so many count as one */
+    const uint32_t end = r->first + last;
+    uint32_t looks = 0;
+    for (uint32_t i = r->first + *cursor;; i++) {
+        if (!pin && (i == r->first + *cursor || i % (US_PAGE / sizeof(us_entry_t)) == 0))
+            i = us_table_seek(p, i, end); /* zeros are there without our doing */
+        *cursor = us_min(i, end) - r->first;
+        if (i >= end)
+            break;
+        const us_entry_t e = p->space.table[i];
+        looks += pin || (e.state != US_EMPTY && e.state != US_RESIDENT && e.state != US_PLAIN) ? LOOKS : 1;
+        if (looks > US_SLICE)
             return US_AGAIN;
         if (pin && p->pins[i] == UINT16_MAX)
             return -EOVERFLOW;
@@ -882,7 +923,8 @@ int us_pager_is_valid(us_pager_t *p) {
     us_check_t c = {.p = p, .ok = true};
     for (uint32_t k = 0; k < p->live; k++) {
         us_region_t *r = p->byfirst[k];
-        for (uint32_t i = r->first; i < r->first + r->count; i++) {
+        const uint32_t end = r->first + r->count;
+        for (uint32_t i = us_table_seek(p, r->first, end); i < end; i = us_table_next(p, i, end)) {
             const us_entry_t e = p->space.table[i];
             const bool locked = (e.flags & US_F_LOCKED) != 0;
             errno = 2;
@@ -898,7 +940,7 @@ int us_pager_is_valid(us_pager_t *p) {
                 c.named++;
             errno = 8;
             const bool is_plain = i - r->first >= r->plain_from && i - r->first < r->plain_to;
-            if ((e.state == US_PLAIN) != is_plain)
+            if ((e.state == US_PLAIN) != is_plain && !r->going)
                 return 0;
             plain += is_plain ? us_block_len(r, i) : 0;
             const bool looked_at = e.state == US_STORED && (e.flags & US_F_WRITING);

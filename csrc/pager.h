@@ -31,6 +31,7 @@ typedef struct us_region {
     uint32_t id, first, count; /* first: index in the table */
     uint8_t shift;
     bool active, frozen;
+    bool going;          /* it is being removed: a fault on it is a stray */
     uint32_t plain_from, plain_to; /* blocks, counted from first: E8 */
     uint32_t jobs;       /* of workers, not yet committed */
     uint32_t clock;      /* faults that read-ahead has looked at */
@@ -144,6 +145,15 @@ static inline uint64_t us_block_addr(const us_region_t *r, uint32_t i) {
 static inline uint32_t us_block_len(const us_region_t *r, uint32_t i) {
     uint64_t off = (uint64_t)(i - r->first) << r->shift;
     return (uint32_t)us_min(1ull << r->shift, r->len - off);
+}
+/* Entries looked at without memory of their own to work on, in one go; then the loop has its turn. */
+enum { US_SLICE = 16384 };
+/* The first entry of [i, end) that may be other than EMPTY, and the one after i. */
+static inline uint32_t us_table_seek(const us_pager_t *p, uint32_t i, uint32_t end) {
+    return us_space_seek(&p->space, p->cfg.space_fd, i, end);
+}
+static inline uint32_t us_table_next(const us_pager_t *p, uint32_t i, uint32_t end) {
+    return us_space_next(&p->space, p->cfg.space_fd, i, end);
 }
 us_region_t *us_region_at(us_pager_t *p, uint64_t addr);
 us_region_t *us_region_of(us_pager_t *p, uint32_t entry);

@@ -96,6 +96,16 @@ int us_space_map(us_space_t *s, int fd, bool pager) {
     return 0;
 }
 
+uint32_t us_space_seek(const us_space_t *s, int fd, uint32_t i, uint32_t end) {
+    if (i >= end)
+        return end;
+    const off_t at = lseek(fd, (off_t)(s->at.table_off + (uint64_t)i * sizeof(us_entry_t)), SEEK_DATA);
+    if (at < 0) /* ENXIO: nothing behind; else it can't be told */
+        return errno == ENXIO ? end : i;
+    const uint64_t k = ((uint64_t)at - s->at.table_off) / sizeof(us_entry_t);
+    return (uint32_t)us_min(us_max(k, i), end);
+}
+
 void us_space_unmap(us_space_t *s) {
     if (s->ring != NULL)
         munmap(s->ring, sizeof(us_ring_t));

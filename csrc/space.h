@@ -24,4 +24,14 @@ typedef struct us_space {
 int us_space_map(us_space_t *s, int fd, bool pager);
 void us_space_unmap(us_space_t *s);
 
+/* The first entry of [i, end) whose page of the table has memory, or end. What was never written has none, is EMPTY, and
+ * must not be read: to read a hole of a memfd is to fill it. One system call. */
+uint32_t us_space_seek(const us_space_t *s, int fd, uint32_t i, uint32_t end);
+
+/* The entry to look at after i, of those before end: us_space_seek where a page begins. Loops over entries run
+ *     for (i = us_space_seek(s, fd, first, end); i < end; i = us_space_next(s, fd, i, end)) */
+static inline uint32_t us_space_next(const us_space_t *s, int fd, uint32_t i, uint32_t end) {
+    return (i + 1) % (US_PAGE / sizeof(us_entry_t)) != 0 ? i + 1 : us_space_seek(s, fd, i + 1, end);
+}
+
 #endif

@@ -320,7 +320,12 @@ int us_sys_register(int uffd, uint64_t addr, uint64_t len) {
 
 int us_sys_unregister(int uffd, uint64_t addr, uint64_t len) {
     struct uffdio_range r = {addr, len};
-    return ioctl(uffd, UFFDIO_UNREGISTER, &r) == 0 ? 0 : -errno;
+    const int err = ioctl(uffd, UFFDIO_UNREGISTER, &r) == 0 ? 0 : -errno;
+    /* The kernel wakes who waits in the range, but before it takes the mapping out of the userfaultfd: where a fault takes
+     * only the mapping's own lock (Linux 6.4 and newer), a thread that was woken can be back in the queue by then, and
+     * nobody would wake it again. Seen on 6.18. */
+    us_sys_wake(uffd, addr, len);
+    return err;
 }
 
 int us_present(int pagemap, uint64_t addr, uint64_t len, uint32_t block, uint8_t *out) {

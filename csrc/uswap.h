@@ -264,15 +264,24 @@ int us_client_states(us_client_t *c, uint64_t first, uint64_t n, uint8_t *out);
 int us_client_tiers(us_client_t *c, uint64_t first, uint64_t n, uint8_t *out); /* 0: in none */
 int us_client_stats(us_client_t *c, us_stats_t *out);
 uint64_t us_client_quantile(us_client_t *c, int kind, double q); /* ns; 0 where none was seen */
-/* Ends all registrations (RESTORE), tells the pager to end, stops the mover, unmaps. The descriptors stay the caller's. Of
- * what is left of it us_client_stats and us_client_quantile tell what they told last. May be called again. */
-int us_client_close(us_client_t *c);
+/* Ends all registrations (how: RESTORE or DISCARD; in memory that was there before they began always RESTORE), tells the
+ * pager to end, stops the mover, unmaps. The descriptors stay the caller's. Of what is left of it us_client_stats and
+ * us_client_quantile tell what they told last. May be called again.
+ * US_END_LATER: takes no more registrations, and does all this when the last one ends. Returns how many there are. */
+enum { US_END_LATER = 2 };
+int us_client_close(us_client_t *c, int how);
 void us_client_free(us_client_t *c);
 /* In a forked child: closes what only the core knows of. */
 void us_client_in_child(us_client_t *c);
 /* For a forked child: covers [addr, addr+len), which the child does not have, so that nothing else can be
  * mapped there and a touch is SIGSEGV. */
 int us_child_cover(uint64_t addr, uint64_t len);
+
+/* The destructors of capsules named "uswap" that own one of these (owned.c). */
+void us_owned_client(void *capsule);
+void us_owned_registration(void *capsule);
+void us_owned_pin(void *capsule);
+void us_owned_ticket(void *capsule);
 
 /* ---- for the benchmarks, in any process ------------------------------------------------------------ */
 
@@ -483,8 +492,9 @@ int us_pager_settle(us_pager_t *p, int id, uint32_t *cursor, uint32_t last);
 int us_pager_pin(us_pager_t *p, int id, uint32_t *cursor, uint32_t last);
 int us_pager_unpin(us_pager_t *p, int id, uint32_t first, uint32_t last);
 int us_pager_restore(us_pager_t *p, int id, uint32_t *cursor, uint32_t last);
-/* Forgets the region and frees all that its entries hold. Frozen and settled only (-EBUSY). */
-int us_pager_remove(us_pager_t *p, int id);
+/* Forgets the region and frees all that its entries hold, a slice at a time from block *cursor, which begins at 0:
+ * US_AGAIN until it is done. Frozen and settled only (-EBUSY). */
+int us_pager_remove(us_pager_t *p, int id, uint32_t *cursor);
 /* Room for the fault or task that waits: 1 when there is something to wait for. */
 int us_pager_pending(us_pager_t *p);
 int us_pager_is_valid(us_pager_t *p); /* 1, or 0 with the broken invariant's number in errno */

@@ -15,7 +15,13 @@ import sys
 __all__ = ["forbid"]
 
 # x86-64, as uswap is. The io_uring calls have these numbers everywhere.
-_CALLS = {"io_uring_setup": 425, "io_uring_enter": 426, "io_uring_register": 427}
+_CALLS = {
+    "io_uring_setup": 425,
+    "io_uring_enter": 426,
+    "io_uring_register": 427,
+    "pidfd_open": 434,
+    "memfd_create": 319,
+}
 _AUDIT_ARCH_X86_64 = 0xC000003E
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 38, 22, 2
 _LOAD, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x15, 0x06

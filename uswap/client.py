@@ -25,15 +25,14 @@ import operator
 import os
 import socket
 import subprocess
-import sys
 import warnings
 import weakref
 from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from . import launch, swapfile, wire
 from . import options as _options
-from . import swapfile, wire
 from . import tiers as _tiers
 from . import trace as _trace
 from ._core import ffi, lib
@@ -44,10 +43,12 @@ from .errors import (
     LimitError,
     PagerDied,
     PagerStartError,
+    StillPagedWarning,
     UnsupportedKernelError,
 )
+from .owned import Owned
 from .region import OwnRegion, Region, WrappedRegion, at_exit
-from .sizes import format_size, is_bool, parse_size
+from .sizes import format_size, free_memory, is_bool, parse_size
 from .stats import Stats
 
 if TYPE_CHECKING:
@@ -60,6 +61,9 @@ OUTBOX = 8 << 20  # bytes; four of the largest blocks
 TABLE = 1 << 28  # entries that the sparse table has room for: 1 TiB in blocks of 4 KiB
 LIMIT_MIN = 1 << 20  # and at least this many blocks of a region:
 LIMIT_BLOCKS = 16
+SPARE_MIN = (
+    64 << 20
+)  # bytes that are left free when all is brought back, or an eighth of what is free
 SLICE_MS = 50  # after which a wait looks whether a signal handler has something to raise
 
 _NUMBERS = "iufcmM"  # kinds of dtypes whose items are one number each
@@ -67,12 +71,13 @@ _IO_OPS = {"read": 0, "write": 1}
 _IO_ERRORS = {"SHORT": 1000, "FLIP": 1001, "LATE": 1002, "SLOW": 1003}
 _UFFD = {"auto": 0, "device": 1, "syscall": 2, "user-mode": 3}
 _alive: weakref.WeakSet[Pager] = weakref.WeakSet()
+_left: set[Pager] = set()  # closed, with wrapped buffers that are still paged
 
 
 class Pager:
     """Pages the regions made by it through a compressed pool, within `limit` resident bytes.
 
-    A context manager; leaving it brings everything that is still referenced back into RAM.
+    A context manager; leaving it is close().
 
     Args:
         limit: resident bytes of all regions together, at most: int bytes, "2GiB", or a fraction
@@ -106,6 +111,7 @@ class Pager:
         **options: Any,
     ) -> None:
         self._closed = True  # until all is there
+        self._leaving = False  # closed, but for the regions that are still in use
         if swapfile is not None:
             swapfile = os.fspath(swapfile)
         if options.get("trace") is not None:
@@ -125,7 +131,7 @@ class Pager:
         self._refs: dict[int, weakref.ref[Region]] = {}
         # Who wraps a buffer wants it paged, whether or not he keeps the region.
         self._wrapped: dict[int, WrappedRegion] = {}
-        with contextlib.ExitStack() as undo:
+        with launch.low_descriptors_taken(), contextlib.ExitStack() as undo:
             self._start(undo)
             self._undo = undo.pop_all()
         self._closed = False
@@ -140,7 +146,14 @@ class Pager:
         budgets = ffi.new("uint64_t[]", _tiers.POOLS)
         for k, (size, _codec, _level) in enumerate(self._pools):
             budgets[k] = size
-        space = _check(lib.us_space_create(OUTBOX, budgets, TABLE, layout), "memfd")
+        space = lib.us_space_create(OUTBOX, budgets, TABLE, layout)
+        if space in (-errno.EPERM, -errno.ENOSYS):
+            raise UnsupportedKernelError(
+                -space,
+                f"memfd_create is refused here ({os.strerror(-space)}), as by a container's filter;"
+                " `uswap doctor` says what works and what to change",
+            )
+        _check(space, "memfd_create")
         undo.callback(os.close, space)
         doorbell, notify = _eventfd(undo), _eventfd(undo)
         delays, inject = _parse_delays(o.delays), _parse_inject(o.inject)
@@ -177,17 +190,18 @@ class Pager:
             ),
             "the mover",
         )
-        self._client = ffi.gc(out[0], lib.us_client_free)
-        undo.callback(lib.us_client_close, self._client)
+        self._client = out[0]
+        self._owned = Owned("client", out[0])
+        undo.callback(lib.us_client_close, self._client, lib.US_END_RESTORE)
         staging_len = ffi.new("uint64_t *")
         staging = lib.us_client_staging(self._client, staging_len)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             try:
-                self._process = process = self._spawn(theirs)
-            except OSError as e:
+                self._process = process = launch.start(theirs)
+            except BaseException:
                 ours.close()
-                raise PagerStartError(f"the pager process could not be started: {e}") from e
+                raise
         self._pager_pid = process.pid
         undo.callback(_reap, process)
         undo.callback(ours.close)  # without it the pager process ends
@@ -276,40 +290,73 @@ class Pager:
     def _open_trace(self, undo: contextlib.ExitStack) -> _trace.TraceFile:
         return undo.enter_context(_trace.create(self._options.trace, limit=self._options.limit))
 
-    def _spawn(self, sock: socket.socket) -> subprocess.Popen[bytes]:
-        # `-m uswap.pager`, but with this process's module path: what lies in the current directory
-        # must not be imported in its place.
-        start = (
-            f"import sys; sys.path[:] = {sys.path!r}; from uswap.pager.__main__ import main; main()"
-        )
-        fd = sock.fileno()
-        return subprocess.Popen(
-            [sys.executable, "-c", start, str(fd)],
-            pass_fds=[fd],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+    def close(self, restore: bool = False, discard: bool = False) -> None:
+        """End the pager: with the last array, where bringing all of them back would not fit.
 
-    def close(self) -> None:
-        """Bring everything that is still referenced back into RAM, and end the pager process.
+        What is still referenced is brought back into RAM, where it is ordinary memory, if there is room
+        to spare for that (of the host and of the process's cgroups). Else the pager goes on serving it
+        within the limit, a StillPagedWarning says so, and it ends when the last region does; it takes
+        no new ones. May be called again.
 
-        May be called again. Arrays and regions stay valid; they are ordinary memory then, so there
-        must be room for them.
+        Args:
+            restore: bring all of it back, whether or not there is room to spare.
+            discard: give up what regions and arrays of this pager hold that are still referenced: a
+                touch of one is SIGSEGV, never a zero. Wrapped buffers are their owners', and come back.
         """
+        if restore and discard:
+            raise ValueError("restore=True and discard=True are given; accepted: one of them")
         if self._closed or self._pid != os.getpid():
             return
-        error = lib.us_client_close(self._client)
-        if error < 0:
-            raise self._failure(error, "close")
+        how = lib.US_END_DISCARD if discard else lib.US_END_RESTORE
+        if not (restore or discard) and (too_large := self._too_large_to_restore()):
+            how = lib.US_END_LATER
+        left = lib.us_client_close(self._client, how)
+        if left < 0:
+            raise self._failure(left, "close")
+        if left > 0:
+            if not self._leaving:
+                self._leaving = True
+                if self._wrapped:  # whoever wrapped a buffer need not have kept anything of ours
+                    _left.add(self)
+                warnings.warn(
+                    f"{too_large}; the pager goes on serving them within limit="
+                    f"{format_size(self.limit)}, and ends with the last of them (close(restore=True)"
+                    " and close(discard=True) say what else to do)",
+                    StillPagedWarning,
+                    stacklevel=2,
+                )
+            return
+        self._finish()
+
+    def _too_large_to_restore(self) -> str | None:
+        """What is out, and what memory is free, where the first is more than fits with room to spare."""
+        s = self.stats()
+        out = s.pooled_raw + s.stored_raw + s.filled + s.outbox
+        free = free_memory()
+        spare = max(SPARE_MIN, free.bytes // 8)
+        if out == 0 or out + spare <= free.bytes:
+            return None
+        return (
+            f"arrays that are still in use have {format_size(out)} out of RAM, and only"
+            f" {format_size(free.bytes)} of memory are free ({free.source})"
+        )
+
+    def _unwrapped(self, number: int) -> None:
+        """A wrapped buffer has been released."""
+        self._wrapped.pop(number, None)
+        if not self._wrapped:
+            _left.discard(self)
+
+    def _finish(self) -> None:
         self._closed = True
         _alive.discard(self)
+        _left.discard(self)
         for region in list(self._wrapped.values()):
             region.release()
         self._undo.close()
 
     def __enter__(self) -> Pager:
-        self._check_open()
+        self._check_takes()
         return self
 
     def __exit__(
@@ -322,6 +369,9 @@ class Pager:
 
     def __del__(self) -> None:
         if getattr(self, "_closed", True) or at_exit.begun or self._pid != os.getpid():
+            return
+        if self._leaving:  # its last region has gone
+            self._finish()
             return
         warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
         self.close()
@@ -344,6 +394,12 @@ class Pager:
         if self._closed:
             raise ClosedError("the pager is closed")
 
+    def _check_takes(self) -> None:
+        """Make sure that there may be another region."""
+        self._check_open()
+        if self._leaving:
+            raise ClosedError("the pager is closed but for the arrays that are still in use")
+
     def _ask(self, op: int, region: int = 0, *arguments: int) -> tuple[int, ...]:
         """Ask the pager process, and return its answer's values.
 
@@ -356,7 +412,8 @@ class Pager:
         """
         if at_exit.begun:
             raise ClosedError("the interpreter is ending")
-        ticket = ffi.gc(lib.us_ticket_new(self._client), lib.us_ticket_free)
+        owned = Owned("ticket", lib.us_ticket_new(self._client))
+        ticket = owned.pointer
         request = ffi.new("us_request_t *", {"op": op, "region": region, "arg": arguments})
         reply = ffi.new("us_reply_t *")
         done = lib.us_ticket_ask(ticket, request)
@@ -414,7 +471,7 @@ class Pager:
         Raises:
             ClosedError, TypeError, ValueError, MemoryError
         """
-        self._check_open()
+        self._check_takes()
         length = parse_size(size, "size", minimum=1)
         return OwnRegion._make(self, length, self._block(block), _itemsize(itemsize) or 0)
 
@@ -435,7 +492,7 @@ class Pager:
         Raises:
             BufferRefusedError: it can't be paged; says why. Nothing was changed.
         """
-        self._check_open()
+        self._check_takes()
         return WrappedRegion._make(self, buffer, self._block(block), _itemsize(itemsize))
 
     def empty(
@@ -455,7 +512,7 @@ class Pager:
             block: as for region().
         """
         numpy = _numpy()
-        self._check_open()
+        self._check_takes()
         kind = numpy.dtype(dtype)
         if kind.hasobject:
             raise TypeError(

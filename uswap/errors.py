@@ -23,6 +23,7 @@ __all__ = [
     "LostDataError",
     "PagerDied",
     "PagerStartError",
+    "StillPagedWarning",
     "UnsupportedKernelError",
     "UswapError",
     "UswapWarning",
@@ -123,3 +124,7 @@ class DegradedWarning(UswapWarning):
 
     An example: without privilege, system calls on evicted memory fail with EFAULT.
     """
+
+
+class StillPagedWarning(UswapWarning):
+    """A pager was closed whose arrays are still in use and would not fit into RAM: it goes on serving them."""

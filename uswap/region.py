@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from . import buffers
 from ._core import ffi, lib
 from .errors import ClosedError, LimitError, LostDataError
+from .owned import Owned
 from .sizes import format_size
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class Region:
     _id: int = -1
     _first: int
     _entries: int
-    _registration: Any = None
+    _registration: Owned | None = None
     _plain: int = 0  # bytes from the start that were not registered at first
     _pid: int = 0
 
@@ -105,13 +106,12 @@ class Region:
         self.length = length
         self.block = block
         self._pid = os.getpid()
-        pager._check_open()
+        pager._check_takes()
         # The registration ends, at the latest, with the object that it is an attribute of, in the core
         # and without a line of Python: an exception of a signal handler has no place in between. An
         # object's attributes go before the memory of the type that it derives from.
-        self._registration = registration = ffi.gc(
-            lib.us_registration_new(pager._client), lib.us_registration_free
-        )
+        self._registration = Owned("registration", lib.us_registration_new(pager._client))
+        registration = self._registration.pointer
         at_end = lib.US_END_RESTORE if resident else lib.US_END_DISCARD
         error = lib.us_registration_begin(
             registration, address, length, block, item, int(resident), int(huge), at_end
@@ -136,16 +136,17 @@ class Region:
         self._end(lib.US_END_RESTORE)
 
     def _end(self, how: int) -> None:
-        if not self._paged or self._pid != os.getpid():
+        registration = self._registration
+        if registration is None or not self._paged or self._pid != os.getpid():
             return
-        error = lib.us_registration_end(self._registration, how)
+        error = lib.us_registration_end(registration.pointer, how)
         if error < 0:
             raise self.pager._failure(error, "release")
 
     @property
     def _paged(self) -> bool:
         return self._registration is not None and bool(
-            lib.us_registration_active(self._registration)
+            lib.us_registration_active(self._registration.pointer)
         )
 
     def _check_paged(self) -> None:
@@ -249,7 +250,9 @@ class Region:
         held = (last - first) * self.block
         most = pager.limit - max(pager.limit // 4, 8 * self.block)
         # It ends, at the latest, when the frame of this generator does.
-        pin = ffi.gc(lib.us_pin_new(self._registration), lib.us_pin_free)
+        assert self._registration is not None
+        owned = Owned("pin", lib.us_pin_new(self._registration.pointer))
+        pin = owned.pointer
         try:
             error = lib.us_pin_begin(pin, first, last, held, most) if held else 0
             if error == -errno.EDQUOT:
@@ -376,9 +379,17 @@ class OwnRegion(Region, mmap.mmap):
 
     @classmethod
     def _make(cls, pager: Pager, size: int, block: int, item: int) -> OwnRegion:
-        self = cls.__new__(
-            cls, -1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
-        )
+        try:
+            self = cls.__new__(
+                cls, -1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
+            )
+        except (OSError, OverflowError) as e:
+            if isinstance(e, OSError) and e.errno != errno.ENOMEM:
+                raise
+            raise MemoryError(
+                f"size={size} ({format_size(size)}) is more address space than can be had; what limits"
+                " it is the machine's address space, RLIMIT_AS (ulimit -v) or vm.max_map_count (mappings)"
+            ) from e
         address = int(ffi.cast("uintptr_t", ffi.from_buffer(self)))
         self._size = size
         length = -(-size // PAGE) * PAGE
@@ -492,7 +503,7 @@ class WrappedRegion(Region):
         if self._buffer is not None and not self._paged and self._pid == os.getpid():
             self._buffer.release()
             self._buffer = None
-            self.pager._wrapped.pop(self._id, None)
+            self.pager._unwrapped(self._id)
 
     def __len__(self) -> int:
         return self.length

@@ -83,9 +83,22 @@ def open_swap(path: str, size: int, *, segment: int, overwrite: bool = False) ->
                 "swapfile exists; accepted: a directory, a new path, or overwrite=True to use it up",
                 path,
             )
-        fd, direct = _open(path, flags | (0 if exists else os.O_CREAT | os.O_EXCL))
+        device = _is_device(path)
+        # Of a device O_EXCL is refused where it is mounted, a swap area, or another pager's.
+        exclusive = os.O_EXCL if device else 0 if exists else os.O_CREAT | os.O_EXCL
+        try:
+            fd, direct = _open(path, flags | exclusive)
+        except OSError as e:
+            if not device or e.errno != errno.EBUSY:
+                raise
+            raise _in_use(path, "mounted, a swap area, or used by another program") from e
         how, made = path, not exists
     try:
+        try:  # for as long as the pager process has the descriptor
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as e:
+            made = False
+            raise _in_use(path, "the swap file of another pager") from e
         mode = os.fstat(fd).st_mode
         if stat.S_ISBLK(mode):
             raw = fcntl.ioctl(fd, _BLKGETSIZE64, b"\0" * 8)
@@ -124,6 +137,18 @@ def open_swap(path: str, size: int, *, segment: int, overwrite: bool = False) ->
         way = f"through the page cache, which is dropped behind it (no O_DIRECT: {why})"
     about = f"{how}, {format_size(size)}{'' if reserved else ', not reserved'}, {way}"
     return SwapFile(fd, size, direct, why, in_ram, reserved, about)
+
+
+def _in_use(path: str, by: str) -> OSError:
+    return OSError(
+        errno.EBUSY,
+        f"swapfile is in use: it is {by}; accepted: a directory, or a file or device of its own",
+        path,
+    )
+
+
+def _is_device(path: str) -> bool:
+    return os.path.exists(path) and stat.S_ISBLK(os.stat(path).st_mode)
 
 
 def _works(fd: int) -> tuple[bool, str]:
@@ -174,7 +199,7 @@ def _open(path: str, flags: int) -> tuple[int, bool]:
         if e.errno != errno.EINVAL:
             raise
     # The file system refuses O_DIRECT (and may have made the file before it said so).
-    return os.open(path, flags & ~os.O_EXCL, 0o600), False
+    return os.open(path, flags if _is_device(path) else flags & ~os.O_EXCL, 0o600), False
 
 
 def _unnamed(directory: str, flags: int) -> tuple[int, bool, str]:

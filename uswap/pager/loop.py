@@ -87,7 +87,14 @@ class Loop:
         self._loop = asyncio.get_running_loop()
         self._mover = hello["mover_tid"]
         self._client = hello["pid"]
-        self._client_pid = os.pidfd_open(hello["pid"])
+        try:
+            self._client_pid = os.pidfd_open(hello["pid"])
+        except OSError as e:
+            raise OSError(
+                e.errno,
+                f"pidfd_open is refused here ({e.strerror}), as by a container's filter; `uswap doctor`"
+                " says what works and what to change",
+            ) from e
         self._inject(hello)
         self._lost_blocks = 0
         found = {codec: self._load_codec(codec) for _size, codec, _level in hello["pools"]}
@@ -465,9 +472,13 @@ class Loop:
     async def _remove(self, region: int, entries: int, *_: int) -> None:
         await self._freeze(region, entries)
         # A last stale fault may be in the second server's hand.
-        while (answer := lib.us_pager_remove(self._pager, region)) == -errno.EBUSY:
-            await self._settle(region, 0, entries)
-        check(answer, "remove")
+        cursor = at(0)
+        while (answer := lib.us_pager_remove(self._pager, region, cursor)) != lib.US_DONE:
+            if answer == -errno.EBUSY:
+                await self._settle(region, cursor[0], entries)
+            else:
+                check(answer, "remove")
+                await asyncio.sleep(0)
 
     async def _limit(self, _region: int, limit: int, *_: int) -> None:
         while True:
