@@ -777,6 +777,7 @@ static int drain(us_pager_t *p) {
     if (shared)
         us_server_unlock(p);
     int n = us_sys_read(p->cfg.uffd, msg, shared ? 1 : 16);
+    const uint64_t now = us_now_ns(); /* a fault's time runs while the second server has the lock, too */
     if (shared)
         us_server_lock(p, &p->servers.loop);
     if (n <= 0) {
@@ -784,7 +785,6 @@ static int drain(us_pager_t *p) {
         return n;
     }
     p->s->read_batches++;
-    const uint64_t now = us_now_ns();
     for (int k = 0; k < n; k++) {
         if (k == n - 1)
             us_place_step(&p->place, false);
