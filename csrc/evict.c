@@ -466,8 +466,10 @@ static void commit_bring(us_pager_t *p, us_region_t *r, us_job_t *j) {
         us_entry_bring(p, r, j->entry, clean);
         us_trace_ahead(p, r, j->entry);
     }
-    if (wake)
+    if (wake) {
         us_sys_wake(p->cfg.uffd, addr, us_block_len(r, j->entry));
+        us_fault_waited(p, j->entry, j->status == 0 ? j->copied : 0);
+    }
 }
 
 static void finish_press(us_pager_t *p, us_region_t *r, us_job_t *j) {

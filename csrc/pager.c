@@ -407,6 +407,10 @@ static void publish(us_pager_t *p) {
     s->worker_cpu_ns = ns;
     s->trace_missed = us_trace_lacks(&p->trace);
     s->allocations = atomic_load_explicit(&us_allocations, memory_order_relaxed);
+    for (int i = 0; i < US_INJECT_READ; i++)
+        s->injected[i] = us_injected(i);
+    for (int k = 0; p->store.on && k < US_IO_OPS * US_IO_KINDS; k++)
+        s->injected[US_INJECT_READ + k] = us_io_injected(p->store.io, k / US_IO_KINDS, US_IO_SHORT - 1 + k % US_IO_KINDS);
     s->decompressions = us_codec_unpressed(p->codec);
     for (int i = 0; i < p->crew.n; i++)
         s->decompressions += us_codec_unpressed(p->crew.worker[i].codec);
@@ -773,6 +777,7 @@ static int drain(us_pager_t *p) {
     if (shared)
         us_server_unlock(p);
     int n = us_sys_read(p->cfg.uffd, msg, shared ? 1 : 16);
+    const uint64_t now = us_now_ns(); /* a fault's time runs while the second server has the lock, too */
     if (shared)
         us_server_lock(p, &p->servers.loop);
     if (n <= 0) {
@@ -780,7 +785,6 @@ static int drain(us_pager_t *p) {
         return n;
     }
     p->s->read_batches++;
-    const uint64_t now = us_now_ns();
     for (int k = 0; k < n; k++) {
         if (k == n - 1)
             us_place_step(&p->place, false);

@@ -73,6 +73,13 @@ typedef struct us_posted {
     us_job_t *job; /* of a take; NULL for a drop */
 } us_posted_t;
 
+/* A fault on a block that is being brought in: who brings it wakes the thread. */
+enum { US_WAITERS = 64 };
+typedef struct us_waiter {
+    uint32_t entry;
+    uint64_t since; /* ns: its message */
+} us_waiter_t;
+
 typedef struct us_pager {
     us_pager_config_t cfg;
     us_space_t space;
@@ -121,6 +128,8 @@ typedef struct us_pager {
     bool in_step;
     uint32_t parked;     /* faults that are tasks in Python */
     bool want_progress;  /* somebody in Python waits for room */
+    us_waiter_t waiter[US_WAITERS];
+    uint32_t waiters;
 
     uint8_t *raw;        /* a decompressed block, 2 MiB */
     const uint8_t *zero; /* 2 MiB of zeros */
@@ -294,6 +303,9 @@ void us_fault_lose(us_pager_t *p, us_region_t *r, uint32_t i, bool wanted);
 int us_fault_copy(us_pager_t *p, us_region_t *r, uint32_t i, bool write, const uint8_t *src);
 /* Counts a fault on block i that was served, and has it traced. */
 void us_fault_record(us_pager_t *p, int kind, uint32_t i, bool write, uint64_t since);
+/* Block i is brought in, or was not: ends the wait of the faults that came meanwhile. copied: ns, when the copy was done
+ * that has woken those from before it; 0: they are woken just now, as the others are. */
+void us_fault_waited(us_pager_t *p, uint32_t i, uint64_t copied);
 /* Fills in a job that brings block i in, but for the bytes. */
 void us_fault_bring_job(us_pager_t *p, us_region_t *r, us_job_t *j, uint32_t i, bool clean);
 bool us_fault_ahead(us_pager_t *p, us_region_t *r, uint32_t i, bool clean);
