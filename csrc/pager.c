@@ -29,6 +29,7 @@ static void unlocked(us_pager_t **p) { us_server_unlock(*p); }
 /* ---- life ------------------------------------------------------------------------------------------- */
 
 static void want(us_pager_t *p);
+static void publish(us_pager_t *p);
 
 static void set_marks(us_pager_t *p) {
     const uint64_t limit = p->cfg.limit;
@@ -331,6 +332,16 @@ int us_pager_limit(us_pager_t *p, uint64_t limit) {
         return US_WAIT_ROOM;
     }
     return US_DONE;
+}
+
+int us_pager_pool(us_pager_t *p, uint64_t budget) {
+    LOCKED(p);
+    p->gate_until = 0; /* there may be room now */
+    const int res = us_tier_budget(p, &p->tier[1], budget);
+    if (res == US_WAIT_ROOM)
+        want(p);
+    publish(p);
+    return res;
 }
 
 int us_pager_freeze(us_pager_t *p, int id) {

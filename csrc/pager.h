@@ -237,6 +237,8 @@ bool us_tiers_sink(us_pager_t *p);
 /* Room for len bytes in a pool: US_DONE, US_WAIT_ROOM or -ENOSPC. The marks alone may leave less than a large block
  * needs, so who waits says how far it has to sink. */
 int us_tier_ask(us_pager_t *p, us_tier_t *t, uint32_t len);
+/* As us_pager_pool. */
+int us_tier_budget(us_pager_t *p, us_tier_t *t, uint64_t budget);
 /* The first pool is under its marks and has no room all the same, since its spans are sparse: moves a batch all the
  * same. false: nothing is on its way out of it. */
 bool us_tiers_squeeze(us_pager_t *p);

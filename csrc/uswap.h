@@ -193,7 +193,8 @@ enum {
     US_OP_REMOVE = 11,
     US_OP_CHECK = 12,    /* answers the broken invariant's number, or 0 */
     US_OP_LIMIT = 13,    /* bytes */
-    US_OP_BYE = 14
+    US_OP_BYE = 14,
+    US_OP_POOL = 15      /* bytes */
 };
 
 typedef struct us_request {
@@ -476,6 +477,9 @@ int us_pager_activate(us_pager_t *p, int id);
  * nothing more can leave. -EINVAL: less than a block of a region. */
 int us_pager_limit(us_pager_t *p, uint64_t limit);
 /* Nothing of the region leaves any more. */
+/* A new budget for the first pool, up and down; -EINVAL above what it was laid out for. US_WAIT_ROOM: what is above it is on
+ * its way to the next tier; ask again. US_DONE as well when nothing more can go. */
+int us_pager_pool(us_pager_t *p, uint64_t budget);
 int us_pager_freeze(us_pager_t *p, int id);
 /* The range calls work from block *cursor towards `last` as far as they get without waiting, move
  * *cursor, and answer US_DONE at the end, else what to wait for. */

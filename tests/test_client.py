@@ -611,3 +611,60 @@ def test_discard() -> None:
     """What was discarded is never read as zeros."""
     result = run_child(left_open, args=["discard"], check=False)
     assert result.returncode == -signal.SIGSEGV, result
+
+
+# ---- limits that change
+
+
+def changed_limits() -> None:
+    """What the child of test_limits_change runs."""
+    content = data("half", 8 * MIB, random.Random(3))
+    with uswap.Pager(limit=8 * MIB, pool=8 * MIB, swapfile="/var/tmp", swap="32MiB") as pager:
+        a = pager.array(np.frombuffer(content, np.uint8))
+        for limit in (4 * MIB, "2MiB", 8 * MIB, "1MiB", 3 * MIB):
+            pager.limit = limit
+            stats = pager.stats()
+            assert stats.limit == pager.limit == pager.options.limit
+            assert stats.resident <= pager.limit, limit
+            assert a.tobytes() == content
+            assert pager.stats().resident <= pager.limit
+            pager.check()
+        for wrong in (0, 1000, "64KiB", -1, "much", 2.0, None):
+            try:
+                pager.limit = wrong  # type: ignore[assignment]
+            except (ValueError, TypeError) as e:
+                assert "limit" in str(e), e
+                assert "accepted" in str(e), e
+            else:
+                raise AssertionError(wrong)
+        assert pager.limit == 3 * MIB
+        pager.limit = "1MiB"
+        pager.region_of(a).evict()
+        for pool in (4 * MIB, "2MiB", 8 * MIB, "1MiB"):
+            pager.pool = pool
+            stats = pager.stats()
+            assert stats.pool_budget == pager.pool
+            assert stats.pool_allocated <= pager.pool, (pool, stats.pool_allocated)
+            assert a.tobytes() == content
+            pager.check()
+        for wrong in (16 * MIB, 100, "x"):
+            try:
+                pager.pool = wrong
+            except (ValueError, TypeError) as e:
+                assert "pool" in str(e), e
+                assert "accepted" in str(e), e
+            else:
+                raise AssertionError(wrong)
+        assert pager.swap == 32 * MIB
+        try:
+            pager.swap = 1  # type: ignore[misc]
+        except AttributeError:
+            pass
+        a[:] = 7
+        assert a.min() == 7
+        pager.check()
+
+
+def test_limits_change() -> None:
+    """Limit and pool may be changed while the pager runs, up and down, and hold."""
+    run_child(changed_limits)

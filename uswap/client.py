@@ -622,11 +622,41 @@ class Pager:
     @limit.setter
     def limit(self, limit: int | str | float) -> None:
         self._check_open()
-        size = _options.parse_limit(limit)
+        size = _options.parse_size_of("limit", limit)
         blocks = [self._options.block, *(region.block for region in self.regions)]
         self._check_limit(max(blocks), "block", size)
         self._ask(lib.US_OP_LIMIT, 0, size)
         self._options = dataclasses.replace(self._options, limit=size)
+
+    @property
+    def pool(self) -> int:
+        """Bytes that the first pool's compressed blocks may take. May be set at any time.
+
+        At most what it was made for, rounded up to a power of two. When a smaller one has been set, what
+        is above it has gone to the next tier; without one it shrinks as blocks come back.
+        """
+        return self._pools[0][0]
+
+    @pool.setter
+    def pool(self, pool: int | str | float) -> None:
+        self._check_open()
+        size = _options.parse_size_of("pool", pool)
+        try:
+            self._ask(lib.US_OP_POOL, 0, size)
+        except OSError as e:
+            if e.errno != errno.EINVAL:
+                raise
+            most = 1 << (self._options.pool - 1).bit_length()
+            raise ValueError(
+                f"pool={pool!r} is more than this pager's pool was made for; accepted: at most"
+                f" {format_size(most)}"
+            ) from None
+        self._pools = ((size, *self._pools[0][1:]), *self._pools[1:])
+
+    @property
+    def swap(self) -> int:
+        """Bytes of the swap file; 0 without one. It was reserved at the start and can't be changed."""
+        return self._swapfile.size if self._swapfile is not None else 0
 
     @property
     def options(self) -> _options.Options:

@@ -133,10 +133,10 @@ def _check_level(codec: str, level: int, called: str) -> None:
         )
 
 
-def parse_limit(value: object) -> int:
-    """Return a limit in bytes, as the option does."""
-    limit: int = _BY_NAME["limit"].parse(value, "limit", lambda: available_memory().bytes)
-    return limit
+def parse_size_of(name: str, value: object) -> int:
+    """Return the bytes of an option that is a size, as the option does."""
+    size: int = _BY_NAME[name].parse(value, name, lambda: available_memory().bytes)
+    return size
 
 
 def parse_segment(value: object, name: str = "segment") -> int:

@@ -151,6 +151,7 @@ class Loop:
             lib.US_OP_REMOVE: self._remove,
             lib.US_OP_CHECK: self._check,
             lib.US_OP_LIMIT: self._limit,
+            lib.US_OP_POOL: self._pool,
             lib.US_OP_BYE: self._bye,
         }
 
@@ -495,6 +496,13 @@ class Loop:
             if answer == lib.US_DONE:
                 return
             await self._wait_progress()
+
+    async def _pool(self, _region: int, budget: int, *_: int) -> None:
+        while (answer := check(lib.us_pager_pool(self._pager, budget), "pool")) != lib.US_DONE:
+            if answer == lib.US_AGAIN:
+                await asyncio.sleep(0)
+            else:
+                await self._wait_progress()
 
     async def _check(self, _region: int, *_: int) -> tuple[int]:
         ok = lib.us_pager_is_valid(self._pager)
