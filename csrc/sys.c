@@ -47,9 +47,9 @@ typedef struct us_move_arg {
 
 /* ---- injection -------------------------------------------------------------------------------------- */
 
-enum { OP_COPY, OP_ZERO, OP_WAKE, OP_PROTECT, OP_MOVE, OP_MADVISE, OP_VECTOR, OP_DIO, OP_RESERVE, OP_POISON, OPS };
+enum { OP_COPY, OP_ZERO, OP_WAKE, OP_PROTECT, OP_MOVE, OP_MADVISE, OP_VECTOR, OP_DIO, OP_RESERVE, OP_POISON, OP_UNSHARE, OPS };
 static const char *const op_names[OPS] = {"copy",    "zero",   "wake", "protect", "move",
-                                          "madvise", "vector", "dio",  "reserve", "poison"};
+                                          "madvise", "vector", "dio",  "reserve", "poison", "unshare"};
 
 static struct {
     int err;
@@ -375,10 +375,6 @@ int us_sys_dontneed(uint64_t addr, uint64_t len) {
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
 #endif
-int us_sys_unshare(uint64_t addr, uint64_t len) {
-    return madvise((void *)(uintptr_t)addr, len, MADV_POPULATE_WRITE) == 0 ? 0 : -errno;
-}
-
 enum { LOOK_PAGES = 1 << (US_BLOCK_MAX_SHIFT - US_PAGE_SHIFT) };
 
 bool us_sys_mapped(uint64_t addr, uint64_t len) {
@@ -389,6 +385,20 @@ bool us_sys_mapped(uint64_t addr, uint64_t len) {
             return false;
     }
     return true;
+}
+
+int us_sys_unshare(uint64_t addr, uint64_t len) {
+    unsigned char there[LOOK_PAGES];
+    const int err = inject(OP_UNSHARE);
+    if (err)
+        return err;
+    if (len > sizeof there * US_PAGE || mincore((void *)(uintptr_t)addr, len, there) != 0)
+        return -EINVAL;
+    for (uint64_t k = 0; k < len / US_PAGE; k++) {
+        if ((there[k] & 1) && madvise((void *)(uintptr_t)(addr + k * US_PAGE), US_PAGE, MADV_POPULATE_WRITE) != 0)
+            return -errno;
+    }
+    return 0;
 }
 
 bool us_sys_lacks(uint64_t addr, uint64_t len) {
