@@ -69,8 +69,19 @@ class Residency:
 
     @property
     def fraction(self) -> float:
-        """The resident part, 0 to 1."""
-        return self.resident / self.length
+        """The resident part, 0 to 1; 1.0 of no bytes."""
+        return self.resident / self.length if self.length else 1.0
+
+    def __repr__(self) -> str:
+        # A state a byte, `states` of a large region has millions.
+        where = {name: getattr(self, name) for name in ("resident", "leaving", "outbox")}
+        where |= self.tiers
+        where |= {name: getattr(self, name) for name in ("filled", "empty", "lost")}
+        parts = ", ".join(f"{name} {format_size(n)}" for name, n in where.items() if n)
+        return (
+            f"<uswap.Residency of {format_size(self.length)} in blocks of {format_size(self.block)}"
+            f"{': ' if parts else ''}{parts}>"
+        )
 
 
 class Region:
