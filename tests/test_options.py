@@ -138,6 +138,7 @@ def test_bad_value(given: dict[str, Any], message: str) -> None:
         ({"delays": 3}, "delays=3 is a int; accepted: text"),
         ({"pager_timeout": [1]}, r"pager_timeout=\[1\] is a list; accepted: seconds"),
         ({"pager_timeout": True}, "pager_timeout=True is a bool"),
+        ({"pager_timeout": np.True_}, "pager_timeout=.*True.* is a bool"),
     ],
 )
 def test_bad_type(given: dict[str, Any], message: str) -> None:

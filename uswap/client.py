@@ -21,7 +21,7 @@ import contextlib
 import ctypes
 import dataclasses
 import errno
-import operator
+import math
 import os
 import socket
 import subprocess
@@ -46,7 +46,7 @@ from .errors import (
     UnsupportedKernelError,
 )
 from .region import OwnRegion, Region, WrappedRegion, at_exit
-from .sizes import format_size, is_bool, parse_size
+from .sizes import format_size, parse_integer, parse_size
 from .stats import Stats
 
 if TYPE_CHECKING:
@@ -452,18 +452,14 @@ class Pager:
             raise TypeError(
                 f"dtype={kind} holds Python objects; accepted: types of plain numbers or bytes"
             )
-        shape = (shape,) if not isinstance(shape, tuple | list) else tuple(shape)
-        if any(n < 0 for n in shape):
-            raise ValueError(f"shape={shape} has a negative dimension; accepted: 0 or more")
-        nbytes = kind.itemsize
-        for n in shape:
-            nbytes *= int(n)
+        sizes = _shape(shape)
+        nbytes = kind.itemsize * math.prod(sizes)
         if nbytes == 0:
-            return numpy.empty(shape, kind, order)  # type: ignore[no-any-return]
+            return numpy.empty(sizes, kind, order)  # type: ignore[no-any-return]
         region = self.region(
             nbytes, block=block, itemsize=kind.itemsize if kind.kind in _NUMBERS else None
         )
-        return numpy.ndarray(shape, kind, buffer=region, order=order)  # type: ignore[no-any-return]
+        return numpy.ndarray(sizes, kind, buffer=region, order=order)  # type: ignore[no-any-return]
 
     def zeros(self, *args: Any, **kwargs: Any) -> np.ndarray[Any, Any]:
         """Return a paged array of zeros; arguments as for empty()."""
@@ -647,15 +643,22 @@ def paged(
 def _part_of(
     buffers: tuple[Any, ...], limit: int | str | float | None, block: int | str | None
 ) -> int | str | float | None:
-    """A limit that is a fraction, as bytes: of the buffers."""
-    if not isinstance(limit, float) or not 0 < limit <= 1:
-        return limit  # not one, or one that Pager refuses
-    total = 0
-    for buffer in buffers:
-        with _export(buffer) as view:
-            total += view.nbytes
+    """A limit that is a fraction (a float, NumPy's too, text, ...), as bytes: of the buffers."""
+    total = -1  # not asked for: not a fraction
+
+    def whole() -> int:
+        nonlocal total
+        total = 0
+        for buffer in buffers:
+            with _export(buffer) as view:
+                total += view.nbytes
+        return total
+
+    size = 0 if limit is None else parse_size(limit, "limit", base=whole)
+    if total < 0:
+        return limit
     least = LIMIT_BLOCKS * _options.resolve(limit=1 << 40, block=block).block
-    return max(int(total * limit), LIMIT_MIN, least)
+    return max(size, LIMIT_MIN, least)
 
 
 def _check(result: int, what: str) -> int:
@@ -702,13 +705,25 @@ def _parse_delays(text: str) -> list[tuple[str, int]]:
 def _itemsize(value: int | None) -> int | None:
     if value is None:
         return None
-    accepted = "accepted: bytes of a number, from 1 to 65536; 2, 4 and 8 are of use"
-    if is_bool(value) or not hasattr(value, "__index__"):
-        raise TypeError(f"itemsize={value!r} is a {type(value).__name__}; {accepted}")
-    size = operator.index(value)
+    accepted = "bytes of a number, from 1 to 65536; 2, 4 and 8 are of use"
+    size = parse_integer(value, "itemsize", accepted)
     if not 1 <= size <= 1 << 16:
-        raise ValueError(f"itemsize={value!r} is out of range; {accepted}")
+        raise ValueError(f"itemsize={value!r} is out of range; accepted: {accepted}")
     return size
+
+
+def _shape(shape: object) -> tuple[int, ...]:
+    """What numpy.empty takes as a shape: an integer, or a sequence of them."""
+    accepted = "int or a sequence of ints, each 0 or more"
+    dimensions: tuple[object, ...]
+    try:
+        dimensions = tuple(shape)  # type: ignore[arg-type]
+    except TypeError:
+        dimensions = (shape,)
+    sizes = tuple(parse_integer(n, "shape", accepted) for n in dimensions)
+    if any(n < 0 for n in sizes):
+        raise ValueError(f"shape={shape} has a negative dimension; accepted: {accepted}")
+    return sizes
 
 
 def _parse_inject(text: str) -> list[tuple[str, int, int]]:

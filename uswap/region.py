@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import mmap
+import operator
 import os
 import weakref
 from collections.abc import Iterator, Mapping
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from . import buffers
 from ._core import ffi, lib
 from .errors import ClosedError, LimitError, LostDataError
-from .sizes import format_size
+from .sizes import format_size, parse_integer
 
 if TYPE_CHECKING:
     from .client import Pager
@@ -173,12 +174,10 @@ class Region:
     def _blocks(self, offset: int, length: int | None, name: str = "offset") -> tuple[int, int]:
         """The blocks that [offset, offset + length) touches; `name` is what the caller calls offset."""
         self._check_paged()
-        if not isinstance(offset, int) or isinstance(offset, bool):
-            raise TypeError(f"{name}={offset!r} is a {type(offset).__name__}; accepted: int")
+        offset = parse_integer(offset, name)
         if length is None:
             length = max(0, self.length - offset)
-        if not isinstance(length, int) or isinstance(length, bool):
-            raise TypeError(f"length={length!r} is a {type(length).__name__}; accepted: int, None")
+        length = parse_integer(length, "length", "int, None")
         if not 0 <= offset <= self.length:
             raise ValueError(f"{name}={offset} is outside; accepted: 0 to {self.length}")
         if not 0 <= length <= self.length - offset:
@@ -255,7 +254,8 @@ class Region:
             LimitError: it does not fit beside what is pinned already.
         """
         first, last = self._blocks(offset, length)
-        end = self.length if length is None else offset + length
+        # NumPy's narrow integers would overflow.
+        end = self.length if length is None else operator.index(offset) + operator.index(length)
         pager = self.pager
         held = (last - first) * self.block
         most = pager.limit - max(pager.limit // 4, 8 * self.block)
