@@ -43,6 +43,7 @@ from .errors import (
     LimitError,
     PagerDied,
     PagerStartError,
+    UnknownVariableWarning,
     UnsupportedKernelError,
 )
 from .region import OwnRegion, Region, WrappedRegion, at_exit
@@ -105,10 +106,12 @@ class Pager:
         **options: Any,
     ) -> None:
         self._closed = True  # until all is there
+        for message in _options.unknown_variables_once():
+            warnings.warn(message, UnknownVariableWarning, stacklevel=2)
         if swapfile is not None:
-            swapfile = os.fspath(swapfile)
+            swapfile = _tiers.path_of(swapfile, "swapfile")
         if options.get("trace") is not None:
-            options["trace"] = os.fspath(options["trace"])
+            options["trace"] = _tiers.path_of(options["trace"], "trace")
         options |= {"pool": pool, "swapfile": swapfile, "swap": swap}
         self._tiers = _tiers.resolve(tiers, options, overwrite=overwrite)
         rest = self._tiers.pools

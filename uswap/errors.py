@@ -23,6 +23,7 @@ __all__ = [
     "LostDataError",
     "PagerDied",
     "PagerStartError",
+    "UnknownVariableWarning",
     "UnsupportedKernelError",
     "UswapError",
     "UswapWarning",
@@ -122,4 +123,11 @@ class DegradedWarning(UswapWarning):
     """uswap works, but less well than it could; the message says what it costs and what mends it.
 
     An example: without privilege, system calls on evicted memory fail with EFAULT.
+    """
+
+
+class UnknownVariableWarning(UswapWarning):
+    """An environment variable begins with USWAP_ and is none of uswap's, so it says nothing.
+
+    The message names the one that is most like it. Warned of by the first pager of a process.
     """
