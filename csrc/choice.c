@@ -62,6 +62,8 @@ static bool try_all(us_choice_t *c, us_codec_ctx_t *ctx, int codec, int level, c
     const uint32_t len = min32(n, SAMPLE);
     const uint8_t *sample = (const uint8_t *)p + (spread(seen, n - len) & ~63u);
     const int now = atomic_load_explicit(&c->filter, memory_order_relaxed);
+    /* Before the first try "none" is nobody's choice, and nothing in its favour. */
+    const bool chosen = now != US_FILTER_NONE || atomic_load_explicit(&c->tried, memory_order_relaxed);
     uint8_t out[SAMPLE];
     int best = US_FILTER_NONE;
     uint32_t best_score = UINT32_MAX, best_len = len;
@@ -78,7 +80,7 @@ static bool try_all(us_choice_t *c, us_codec_ctx_t *ctx, int codec, int level, c
             continue;
         const uint32_t size = got > 0 ? (uint32_t)got : len;
         uint32_t score = got > 0 ? size + extra(codec, f, len) : len - len / 8;
-        if (f == now) /* no change for nothing */
+        if (f == now && chosen) /* no change for nothing */
             score -= min32(score, len / 64);
         if (score < best_score) {
             best_score = score;
@@ -86,6 +88,7 @@ static bool try_all(us_choice_t *c, us_codec_ctx_t *ctx, int codec, int level, c
             best = f;
         }
     }
+    atomic_store_explicit(&c->tried, true, memory_order_relaxed);
     if (best != now) {
         atomic_store_explicit(&c->filter, (uint8_t)best, memory_order_relaxed);
         atomic_store_explicit(&c->usual, (uint16_t)(best_len * 256ull / len), memory_order_relaxed);

@@ -13,6 +13,7 @@
  * With LZ4 what was shuffled by bytes is undone two to four times as fast as plain numbers are, and bits from
  * half as fast to twice; so bits have to gain 1/12 of the block over bytes. zstd is the faster the smaller its
  * output. What does not compress is copied as it is, which takes next to no time: a filter has to gain 1/8.
+ * What an earlier try chose, or the item's size suggests, is kept unless another gains 1/64.
  *
  * Tries are made at 0, 64 KiB, 256 KiB, 1 MiB and 4 MiB of a region's blocks and then each 6 to 8 MiB; twice
  * as often when blocks come out worse than before. Measured, in blocks of 4 and 16 KiB: a try takes 15 to 70 us
@@ -33,6 +34,7 @@ typedef struct us_choice {
     bool on;                /* false: there are no filters, or none are wanted */
     uint8_t item;           /* 2, 4, 8: bytes of an item, no other is tried; 0: not known */
     _Atomic uint8_t filter; /* US_FILTER_*, for the blocks that come next */
+    _Atomic bool tried;     /* filters were compared: `filter` is more than a guess */
     _Atomic uint16_t usual; /* what blocks come to lately, in 1/256 of their size */
     _Atomic uint64_t seen;  /* bytes of blocks, ever */
     _Atomic uint64_t due;   /* the next try is made when so many were seen */

@@ -14,10 +14,13 @@
  *       control.lock        in control.c
  */
 #include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "control.h"
@@ -33,6 +36,9 @@ enum {
 
 struct us_client {
     us_space_t space;
+    int space_fd;            /* the caller's; entries are read from it */
+    dev_t space_dev;         /* which file it is, if nobody has closed it meanwhile */
+    ino_t space_ino;
     us_mover_t mover;
     us_watchdog_t watchdog;
     us_control_t control;
@@ -42,6 +48,7 @@ struct us_client {
     bool attached;           /* there is a pager to ask */
     bool has_control;        /* the socket is open */
     bool open;
+    bool leaving;            /* no more registrations; it closes when the last one ends */
     us_shared_stats_t *last; /* what statistics told when it was closed */
     us_registration_t *registrations; /* active ones */
     us_client_t *next;       /* of all open clients of the process */
@@ -89,7 +96,8 @@ static int register_memory(us_client_t *c, uint64_t addr, uint64_t len, uint64_t
         return -errno;
     if (fresh && len >= HUGE_MIN && plain > 0)
         madvise(at, plain, MADV_HUGEPAGE);
-    if (madvise(at, len, MADV_DONTFORK) < 0)
+    /* What is plain a child inherits as it does any memory; the mover keeps it from children when it is registered. */
+    if (plain < len && madvise(rest, len - plain, MADV_DONTFORK) < 0)
         return -errno;
     /* A page that KSM merges loses its write protection, and the next write to it would not be seen. EINVAL: a kernel
      * without KSM. */
@@ -147,9 +155,13 @@ int us_client_open(us_client_t **out, int uffd, int space_fd, int doorbell, int 
         free(c);
         return -ENOMEM;
     }
-    int err = us_space_map(&c->space, space_fd, false);
+    struct stat st;
+    int err = fstat(space_fd, &st) != 0 ? -errno : us_space_map(&c->space, space_fd, false);
     if (err < 0)
         goto fail;
+    c->space_fd = space_fd;
+    c->space_dev = st.st_dev;
+    c->space_ino = st.st_ino;
     void *staging = mmap(NULL, STAGING, PROT_READ | PROT_WRITE,
                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (staging == MAP_FAILED) {
@@ -263,7 +275,7 @@ static bool is_taken(const us_client_t *mine, uint64_t addr, uint64_t len) {
 /* pre: the caller has c->lock. */
 static int begin(us_client_t *c, us_registration_t *r, uint32_t block, uint32_t item, int resident) {
     us_reply_t reply;
-    if (!c->open)
+    if (!c->open || c->leaving)
         return -ESHUTDOWN;
     const uint64_t arg[6] = {r->addr, r->len, block, item, resident != 0};
     r->info.failed = US_FAILED_PAGER;
@@ -309,6 +321,8 @@ int us_registration_begin(us_registration_t *r, uint64_t addr, uint64_t len, uin
     return err;
 }
 
+static void shut(us_client_t *c);
+
 /* pre: the caller has c->lock. */
 static int end(us_client_t *c, us_registration_t *r, int how) {
     if (!r->active)
@@ -331,6 +345,8 @@ static int end(us_client_t *c, us_registration_t *r, int how) {
         }
     }
     r->active = false;
+    if (c->leaving && c->registrations == NULL)
+        shut(c);
     return unregistered == -ENOMEM ? 0 : unregistered; /* the user has unmapped a part */
 }
 
@@ -468,30 +484,47 @@ static int look(us_client_t *c) {
     return -ESHUTDOWN;
 }
 
-int us_client_states(us_client_t *c, uint64_t first, uint64_t n, uint8_t *out) {
-    const int err = look(c);
+/* Reads n entries from `first` on, and puts a byte of each, as `tell` has it, into out. */
+static int read_entries(us_client_t *c, uint64_t first, uint64_t n, uint8_t (*tell)(const us_entry_t *), uint8_t *out) {
+    enum { AT_ONCE = 512 };
+    us_entry_t e[AT_ONCE];
+    struct stat st;
+    int err = look(c);
     if (err != 0)
         return err;
-    const bool fits = first + n <= c->space.at.table_cap && first + n >= first;
-    for (uint64_t i = 0; fits && i < n; i++)
-        out[i] = __atomic_load_n(&c->space.table[first + i].state, __ATOMIC_RELAXED);
+    if (first + n > c->space.at.table_cap || first + n < first)
+        err = -EINVAL;
+    else if (fstat(c->space_fd, &st) != 0 || st.st_dev != c->space_dev || st.st_ino != c->space_ino)
+        err = -EBADF; /* other code has closed it */
+    for (uint64_t i = 0; err == 0 && i < n;) {
+        const uint64_t part = us_min(n - i, AT_ONCE);
+        const off_t at = (off_t)(c->space.at.table_off + (first + i) * sizeof *e);
+        const ssize_t got = pread(c->space_fd, e, part * sizeof *e, at);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < (ssize_t)sizeof *e) {
+            err = got < 0 ? -errno : -EIO;
+            break;
+        }
+        for (uint64_t k = 0; k < (uint64_t)got / sizeof *e; k++)
+            out[i++] = tell(&e[k]);
+    }
     pthread_mutex_unlock(&c->gauges);
-    return fits ? 0 : -EINVAL;
+    return err;
+}
+
+static uint8_t tell_state(const us_entry_t *e) { return e->state; }
+
+static uint8_t tell_tier(const us_entry_t *e) {
+    return e->state == US_POOLED || e->state == US_STORED ? (uint8_t)us_tier_of(*e) : 0;
+}
+
+int us_client_states(us_client_t *c, uint64_t first, uint64_t n, uint8_t *out) {
+    return read_entries(c, first, n, tell_state, out);
 }
 
 int us_client_tiers(us_client_t *c, uint64_t first, uint64_t n, uint8_t *out) {
-    const int err = look(c);
-    if (err != 0)
-        return err;
-    const bool fits = first + n <= c->space.at.table_cap && first + n >= first;
-    for (uint64_t i = 0; fits && i < n; i++) {
-        const us_entry_t *e = &c->space.table[first + i];
-        const uint8_t state = __atomic_load_n(&e->state, __ATOMIC_RELAXED);
-        const bool out_there = state == US_POOLED || state == US_STORED;
-        out[i] = out_there ? (uint8_t)(__atomic_load_n(&e->where, __ATOMIC_RELAXED) >> 56) : 0;
-    }
-    pthread_mutex_unlock(&c->gauges);
-    return fits ? 0 : -EINVAL;
+    return read_entries(c, first, n, tell_tier, out);
 }
 
 /* pre: c->gauges is held, and the statistics are mapped. */
@@ -527,17 +560,8 @@ uint64_t us_client_quantile(us_client_t *c, int kind, double q) {
 
 /* ---- the end ----------------------------------------------------------------------------------------- */
 
-int us_client_close(us_client_t *c) {
-    if (!is_ours(c))
-        return -ECHILD;
-    pthread_mutex_lock(&c->lock);
-    int err = 0;
-    while (c->open && err == 0 && c->registrations != NULL)
-        err = end(c, c->registrations, US_END_RESTORE);
-    if (!c->open || (err != 0 && c->registrations != NULL)) {
-        pthread_mutex_unlock(&c->lock);
-        return err;
-    }
+/* pre: the caller has c->lock, and there are no registrations. */
+static void shut(us_client_t *c) {
     c->open = false;
     us_watchdog_stop(&c->watchdog); /* the pager's end is expected from here on */
     pthread_mutex_lock(&c->gauges);
@@ -558,7 +582,32 @@ int us_client_close(us_client_t *c) {
     close_all(&c->mover);
     us_space_unmap(&c->space);
     pthread_mutex_unlock(&c->gauges);
+}
+
+int us_client_close(us_client_t *c, int how) {
+    if (!is_ours(c))
+        return -ECHILD;
+    pthread_mutex_lock(&c->lock);
+    int err = 0, left = 0;
+    if (how == US_END_LATER) {
+        c->leaving = c->open;
+        for (const us_registration_t *r = c->registrations; r != NULL; r = r->next)
+            left++;
+    }
+    while (how != US_END_LATER && c->registrations != NULL) {
+        us_registration_t *r = c->registrations;
+        err = end(c, r, r->at_end == US_END_RESTORE ? US_END_RESTORE : how);
+        if (err != 0 && r->active)
+            break;
+        err = 0;
+    }
+    if (c->open && c->registrations == NULL)
+        shut(c);
     pthread_mutex_unlock(&c->lock);
+    return err != 0 ? err : left;
+}
+
+static void forget(us_client_t *c) {
     pthread_mutex_lock(&registering);
     for (us_client_t **at = &clients; *at != NULL; at = &(*at)->next) {
         if (*at == c) {
@@ -567,13 +616,13 @@ int us_client_close(us_client_t *c) {
         }
     }
     pthread_mutex_unlock(&registering);
-    return 0;
 }
 
 void us_client_free(us_client_t *c) {
     if (!is_ours(c))
         return;
-    us_client_close(c);
+    us_client_close(c, US_END_RESTORE);
+    forget(c);
     unref(c);
 }
 
@@ -587,18 +636,100 @@ void us_client_in_child(us_client_t *c) {
     clients = NULL;
 }
 
-int us_child_cover(uint64_t addr, uint64_t len) {
+/* ---- a forked child ---------------------------------------------------------------------------------- */
+
+enum { COVERED = 256 };
+static struct {
+    uint64_t addr, len;
+    int id;
+} covered[COVERED]; /* the last of them stands for the rest */
+static _Atomic uint32_t covered_n;
+static struct sigaction before;
+
+static char *put(char *to, const char *text) {
+    while (*text != 0)
+        *to++ = *text++;
+    return to;
+}
+
+static char *put_number(char *to, uint64_t n, uint32_t base) {
+    char digits[24];
+    int k = 0;
+    do
+        digits[k++] = "0123456789abcdef"[n % base];
+    while ((n /= base) != 0);
+    while (k > 0)
+        *to++ = digits[--k];
+    return to;
+}
+
+/* Says which region it was, then lets what was there before have the signal: the instruction is tried again. */
+static void on_touch(int number, siginfo_t *info, void *context) {
+    (void)context;
+    const int saved = errno;
+    const uint64_t at = (uint64_t)(uintptr_t)info->si_addr;
+    for (uint32_t k = 0; k < atomic_load(&covered_n); k++) {
+        if (at - covered[k].addr >= covered[k].len)
+            continue;
+        char text[400], *to = put(text, "uswap: this forked child touches region ");
+        to = put_number(to, (uint64_t)covered[k].id, 10);
+        to = put(to, " of its parent (address 0x");
+        to = put_number(to, at, 16);
+        to = put(to, ", ");
+        to = put_number(to, covered[k].len, 10);
+        to = put(to, " bytes from 0x");
+        to = put_number(to, covered[k].addr, 16);
+        to = put(to, "), whose pages are the parent's alone, and ends by SIGSEGV; pass it a copy, or start workers by "
+                     "spawn\n");
+        struct pollfd err = {.fd = STDERR_FILENO, .events = POLLOUT};
+        if (poll(&err, 1, 0) == 1 && (err.revents & POLLOUT)) {
+            const ssize_t done = write(STDERR_FILENO, text, (size_t)(to - text));
+            (void)done;
+        }
+        break;
+    }
+    sigaction(number, &before, NULL);
+    errno = saved;
+}
+
+/* The parts of [addr, addr+len) that the child does not have. What was plain it has. */
+static int cover(uint64_t addr, uint64_t len, int id) {
 #ifndef MAP_FIXED_NOREPLACE
 #define MAP_FIXED_NOREPLACE 0x100000
 #endif
     void *at = (void *)(uintptr_t)addr;
     void *m = mmap(at, len, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE,
                    -1, 0);
-    if (m == MAP_FAILED)
-        return -errno;
-    if (m != at) { /* a kernel before 4.17 takes it as a hint */
-        munmap(m, len);
-        return -EEXIST;
+    if (m == at) {
+        const uint32_t k = atomic_load(&covered_n);
+        if (k < COVERED) {
+            covered[k].addr = addr;
+            covered[k].len = len;
+            covered[k].id = id;
+            atomic_store(&covered_n, k + 1);
+        }
+        return 0;
     }
-    return 0;
+    if (m != MAP_FAILED) { /* a kernel before 4.17 takes it as a hint */
+        munmap(m, len);
+        errno = EEXIST;
+    }
+    if (errno != EEXIST)
+        return -errno;
+    if (len <= US_PAGE || us_sys_mapped(addr, len))
+        return 0;
+    const uint64_t half = (len / 2) & ~(uint64_t)(US_PAGE - 1);
+    const int err = cover(addr, half, id);
+    return err != 0 ? err : cover(addr + half, len - half, id);
+}
+
+int us_child_cover(uint64_t addr, uint64_t len, int id) {
+    const uint32_t was = atomic_load(&covered_n);
+    const int err = cover(addr, len, id);
+    if (was == 0 && atomic_load(&covered_n) > 0) {
+        struct sigaction now = {.sa_sigaction = on_touch, .sa_flags = SA_SIGINFO | SA_ONSTACK};
+        sigemptyset(&now.sa_mask);
+        sigaction(SIGSEGV, &now, &before);
+    }
+    return err;
 }

@@ -85,6 +85,13 @@ bool us_reclaim(us_pager_t *p, us_tier_t *t, uint64_t bytes) {
                 p->kept_hand = r->first;
             }
         }
+        if (p->kept_hand == r->first || p->kept_hand % (US_PAGE / sizeof(us_entry_t)) == 0) {
+            const uint32_t at = us_table_seek(p, p->kept_hand, r->first + r->count);
+            left -= (uint32_t)us_min(left, at - p->kept_hand);
+            p->kept_hand = at;
+            if (at == r->first + r->count)
+                continue;
+        }
         const us_entry_t e = p->space.table[p->kept_hand];
         if ((e.flags & US_F_KEPT) && e.state == US_RESIDENT && !(e.flags & US_F_LOCKED) &&
             US_CODEC_OF(e) != US_FILL && us_tier_of(e) == t->id)
@@ -140,12 +147,16 @@ static bool pool_has_room(us_pager_t *p, uint32_t len, bool *soon) {
 
 /* ---- victims ---------------------------------------------------------------------------------------- */
 
+static us_cmd_t *next_command(us_pager_t *p) {
+    if (p->head == p->seen)
+        p->moved_at = us_now_ns();
+    return &p->space.ring->cmd[p->head & (US_RING - 1)];
+}
+
 static void post(us_pager_t *p, us_region_t *r, uint32_t i, uint32_t op, uint32_t slot, us_job_t *job) {
     p->posted[p->head & (US_RING - 1)] =
         (us_posted_t){.entry = i, .region = r->id, .len = us_block_len(r, i), .slot = slot, .job = job};
-    if (p->head == p->seen)
-        p->moved_at = us_now_ns();
-    us_cmd_t *c = &p->space.ring->cmd[p->head & (US_RING - 1)];
+    us_cmd_t *c = next_command(p);
     c->op = op;
     c->addr = us_block_addr(r, i);
     c->len = us_block_len(r, i);
@@ -250,6 +261,22 @@ static bool is_stopped(us_pager_t *p) {
 
 static uint32_t ring_room(const us_pager_t *p) { return US_RING - (uint32_t)(p->head - p->seen); }
 
+bool us_evict_nofork(us_pager_t *p, uint64_t addr, uint64_t len) {
+    if (ring_room(p) == 0)
+        return false;
+    us_cmd_t *c = next_command(p);
+    p->posted[p->head & (US_RING - 1)] = (us_posted_t){.entry = US_NONE};
+    c->op = US_CMD_NOFORK;
+    c->addr = addr;
+    c->spare = len;
+    c->len = US_PAGE;
+    c->slot = 0;
+    atomic_store_explicit(&c->status, US_PENDING, memory_order_relaxed);
+    p->head++;
+    ring_mover(p);
+    return true;
+}
+
 void us_evict_some(us_pager_t *p) {
     us_pick_t v[US_BATCH];
     uint32_t n = 0, takes = 0, looked = 0;
@@ -282,12 +309,17 @@ int us_evict_range(us_pager_t *p, us_region_t *r, uint32_t *i, uint32_t last) {
     us_pick_t v[US_BATCH];
     uint32_t n = 0, takes = 0;
     int result = US_DONE;
-    for (; *i < last; (*i)++) {
+    const uint32_t end = r->first + last;
+    uint32_t e = us_table_seek(p, r->first + *i, end), looked = 0;
+    for (; e < end; e = us_table_next(p, e, end)) {
         if (n == US_BATCH || n >= ring_room(p)) {
             result = US_WAIT_ROOM;
             break;
         }
-        const uint32_t e = r->first + *i;
+        if (looked++ == US_SLICE) {
+            result = US_AGAIN;
+            break;
+        }
         const us_entry_t now = p->space.table[e];
         if ((now.flags & US_F_LOCKED) && now.state != US_LEAVING) { /* a worker is bringing it in */
             result = US_WAIT_ROOM;
@@ -302,6 +334,7 @@ int us_evict_range(us_pager_t *p, us_region_t *r, uint32_t *i, uint32_t last) {
             break;
         }
     }
+    *i = e - r->first;
     const uint32_t left = send(p, v, n);
     if (left != US_NONE) {
         *i = left - r->first;
@@ -342,6 +375,8 @@ int us_evict_room(us_pager_t *p, uint64_t len) {
 /* ---- completions ------------------------------------------------------------------------------------ */
 
 static void commit_command(us_pager_t *p, us_posted_t q, int status) {
+    if (q.entry == US_NONE)
+        return;
     us_region_t *r = p->region[q.region];
     US_DELAY(US_D_COMMIT);
     if (status != 0) {
@@ -431,8 +466,10 @@ static void commit_bring(us_pager_t *p, us_region_t *r, us_job_t *j) {
         us_entry_bring(p, r, j->entry, clean);
         us_trace_ahead(p, r, j->entry);
     }
-    if (wake)
+    if (wake) {
         us_sys_wake(p->cfg.uffd, addr, us_block_len(r, j->entry));
+        us_fault_waited(p, j->entry, j->status == 0 ? j->copied : 0);
+    }
 }
 
 static void finish_press(us_pager_t *p, us_region_t *r, us_job_t *j) {

@@ -120,8 +120,10 @@ static int install_apart(us_pager_t *p, us_region_t *r, uint32_t i, bool write) 
         us_entry_bring(p, r, i, j.clean);
     else /* a page was there, or the kernel had no time, or there is nothing that can be read back */
         res = us_fault_install(p, r, i, write);
-    if (wake)
+    if (wake) {
         us_sys_wake(p->cfg.uffd, j.dst, j.raw);
+        us_fault_waited(p, i, j.status == 0 ? j.copied : 0);
+    }
     if (p->want_progress) { /* as after a worker's copy */
         p->want_progress = false;
         us_event(p, (us_event_t){.kind = US_EV_PROGRESS});
@@ -260,6 +262,32 @@ void us_fault_record(us_pager_t *p, int kind, uint32_t i, bool write, uint64_t s
         us_trace_add(&p->trace, kind, write, i, since);
 }
 
+/* The trace has it at once, in the order of faults; counted it is when the thread is woken. Where there is no place left,
+ * after as many threads, it is counted without its wait. */
+static void wait_for_bringer(us_pager_t *p, uint32_t i, bool write, uint64_t since) {
+    if (p->waiters == US_WAITERS) {
+        us_fault_record(p, US_KIND_PRESENT, i, write, since);
+        return;
+    }
+    if (p->trace.on)
+        us_trace_add(&p->trace, US_KIND_PRESENT, write, i, since);
+    p->waiter[p->waiters++] = (us_waiter_t){.entry = i, .since = since};
+}
+
+void us_fault_waited(us_pager_t *p, uint32_t i, uint64_t copied) {
+    uint64_t now = 0;
+    for (uint32_t k = p->waiters; k-- > 0;) {
+        const us_waiter_t w = p->waiter[k];
+        if (w.entry != i)
+            continue;
+        p->waiter[k] = p->waiter[--p->waiters];
+        if (copied <= w.since && now == 0)
+            now = us_now_ns();
+        p->s->faults[US_KIND_PRESENT]++;
+        us_hist_add(&p->space.stats->hist[US_KIND_PRESENT], (copied > w.since ? copied : now) - w.since);
+    }
+}
+
 static void record(us_pager_t *p, int kind, uint32_t i, const us_event_t *f) {
     us_fault_record(p, kind, i, (f->flags & US_FAULT_WRITE) != 0, f->since);
 }
@@ -289,7 +317,7 @@ int us_fault_serve(us_pager_t *p, const us_event_t *f) {
     const bool waited = f->kind == US_EV_FAULT;
     us_region_t *r = us_region_at(p, f->addr);
     US_DELAY(US_D_SERVE);
-    if (r == NULL) {
+    if (r == NULL || r->going) {
         if (page - p->cfg.staging < p->cfg.staging_len) {
             return zero_page(p, page, false);
         }
@@ -358,7 +386,7 @@ int us_fault_serve(us_pager_t *p, const us_event_t *f) {
             us_entry_store(&p->space.table[i], e);
         }
         us_policy_ahead(p, r, i, write);
-        record(p, US_KIND_PRESENT, i, f);
+        wait_for_bringer(p, i, write, f->since);
         return US_DONE;
     }
     /* Room that others wait for is not to be had by who comes last. */

@@ -180,6 +180,7 @@ static void end_part(us_pager_t *p, us_region_t *r, us_read_t *rd, const us_part
     us_log_unpin(s->log, part->off);
     if (wake)
         us_sys_wake(p->cfg.uffd, us_block_addr(r, part->entry), us_block_len(r, part->entry));
+    us_fault_waited(p, part->entry, 0);
     if (--rd->left == 0) {
         rd->busy = false;
         s->reads--;
@@ -311,6 +312,7 @@ void us_store_brought(us_pager_t *p, us_region_t *r, us_job_t *j) {
         if (j->status == 0) { /* who has written to it since the copy waits, and is not woken by that */
             us_entry_bring(p, r, part->entry, j->clean);
             us_trace_ahead(p, r, part->entry);
+            us_fault_waited(p, part->entry, j->copied);
         }
     }
     end_part(p, r, rd, part, wake);

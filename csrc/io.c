@@ -69,6 +69,7 @@ struct us_io {
     struct {
         int err;
         uint32_t every, count;
+        _Atomic uint64_t fired[US_IO_KINDS];
     } inject[US_IO_OPS];
     uint64_t flips;
     bool drops; /* through the page cache: synced and dropped behind */
@@ -105,6 +106,12 @@ static const struct __kernel_timespec slowness[SLOWNESSES] = {{0, 200000}, {0, 1
 
 /* ---- attempts --------------------------------------------------------------------------------------- */
 
+static int kind_of(int err) { return err < US_IO_SHORT ? 0 : err - US_IO_SHORT + 1; }
+
+static void fired(us_io_t *io, const us_io_req_t *q, int err) {
+    atomic_fetch_add_explicit(&io->inject[q->op].fired[kind_of(err)], 1, memory_order_relaxed);
+}
+
 static bool refused(const us_io_req_t *q) { return q->inject > 0 && q->inject < US_IO_SHORT; }
 
 /* Where the next attempt begins. Redoing part of a page is harmless, an unaligned O_DIRECT is refused. */
@@ -121,16 +128,22 @@ static uint32_t length(const us_io_req_t *q) {
 static bool settle(us_io_t *io, us_io_req_t *q, int64_t n) {
     if (q->slow) {
         q->slow = false;
+        fired(io, q, US_IO_SLOW);
         return false;
     }
-    if (refused(q))
+    if (refused(q)) {
         n = -q->inject;
+        fired(io, q, q->inject);
+    }
     if (n == -EINTR || n == -EAGAIN) {
         q->res = (int32_t)n;
         return ++q->tries >= TRIES;
     }
     if (q->syncing) {
-        n = q->inject == US_IO_LATE ? -EIO : n;
+        if (q->inject == US_IO_LATE) {
+            n = -EIO;
+            fired(io, q, US_IO_LATE);
+        }
         if (n < 0)
             atomic_fetch_add(&io->late, 1);
         else if (atomic_load(&io->late) != q->late)
@@ -146,6 +159,8 @@ static bool settle(us_io_t *io, us_io_req_t *q, int64_t n) {
         if (n == q->len)
             n /= 2; /* too small to be cut: said to be short, and done again */
         q->inject = 0;
+        if (start(q) + (uint64_t)n < q->len)
+            fired(io, q, US_IO_SHORT);
     }
     uint32_t to = start(q) + (uint32_t)n;
     q->res = 0;
@@ -182,8 +197,10 @@ static void flip(us_io_t *io, us_io_req_t *q) {
 /* The last step of both engines: the slot is free again. */
 static us_io_req_t *give(us_io_t *io, us_io_req_t *q) {
     io->used[q->op]--;
-    if (q->inject == US_IO_FLIP && q->res == 0)
+    if (q->inject == US_IO_FLIP && q->res == 0) {
         flip(io, q);
+        fired(io, q, US_IO_FLIP);
+    }
     q->next = NULL;
     return q;
 }
@@ -656,8 +673,14 @@ int us_io_inject(us_io_t *io, int op, int err, uint32_t every) {
     if (op < 0 || op >= US_IO_OPS || err < 1 || err > US_IO_SLOW || (err == US_IO_FLIP && op != US_IO_READ) ||
         (err == US_IO_LATE && op != US_IO_WRITE))
         return -EINVAL;
+    if (every != 0 && io->inject[op].every != 0 && io->inject[op].err != err)
+        return -EEXIST;
     io->inject[op].err = err;
     io->inject[op].every = every;
     io->inject[op].count = 0;
     return 0;
+}
+
+uint64_t us_io_injected(const us_io_t *io, int op, int kind) {
+    return atomic_load_explicit(&io->inject[op].fired[kind_of(kind)], memory_order_relaxed);
 }

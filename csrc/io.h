@@ -31,6 +31,8 @@ enum { US_IO_READ = 0, US_IO_WRITE = 1, US_IO_OPS };
 enum { US_IO_THREADS_DEFAULT = 4, US_IO_THREADS_MAX = 64, US_IO_SLOTS_MAX = 4096 };
 enum { US_IO_SHORT = 1000, US_IO_FLIP = 1001, US_IO_LATE = 1002, US_IO_SLOW = 1003 }; /* for us_io_inject, beside errno values */
 
+enum { US_IO_KINDS = 5 }; /* an errno, and these four, in this order */
+
 typedef struct us_io_req {
     uint8_t op;          /* US_IO_READ, US_IO_WRITE */
     uint8_t tries;       /* the engine's */
@@ -91,7 +93,10 @@ void us_io_close(us_io_t *io);
 /* For tests. From now on every n-th request of kind op fails with err without touching the file
  * (an errno), is cut short once (US_IO_SHORT) and resumed, has one bit flipped after it was read
  * (US_IO_FLIP, reads only), fails with EIO on its way from the page cache (US_IO_LATE, writes only), or takes some
- * milliseconds longer (US_IO_SLOW). every: 0 for none. Returns 0 or -EINVAL. */
+ * milliseconds longer (US_IO_SLOW). every: 0 for none. Returns 0 or -EINVAL; -EEXIST: another of that op is on. */
 int us_io_inject(us_io_t *io, int op, int err, uint32_t every);
+
+/* How many requests of kind op that took effect on. kind: 0 for all errno, else US_IO_SHORT, ... */
+uint64_t us_io_injected(const us_io_t *io, int op, int kind);
 
 #endif

@@ -47,9 +47,10 @@ static void take_commands(us_mover_t *m, uint64_t i, uint64_t head) {
         to->addr = from->addr;
         to->len = from->len;
         to->slot = from->slot;
+        to->spare = from->spare;
         const bool sane = to->len > 0 && to->len <= 1u << US_BLOCK_MAX_SHIFT && to->len % US_PAGE == 0 &&
                           to->addr % US_PAGE == 0 &&
-                          (to->op == US_CMD_DROP ||
+                          (to->op == US_CMD_DROP || to->op == US_CMD_NOFORK ||
                            to->slot <= (m->space->at.outbox_len - to->len) >> US_PAGE_SHIFT);
         if (!sane)
             to->op = 0;
@@ -157,6 +158,7 @@ static uint64_t move_run(us_mover_t *m, uint64_t i, uint64_t head, uint64_t *use
     uint64_t off = 0, block = 0; /* moved so far; where command i begins in the run */
     int tries = 0;
     bool alone = false; /* move block i by itself: the run crosses a border between mappings */
+    uint64_t unshared = UINT64_MAX; /* the block for which that was tried last */
     while (i < end) {
         uint64_t done = 0;
         const uint64_t to = alone ? block + at(m, i)->len : len;
@@ -176,6 +178,12 @@ static uint64_t move_run(us_mover_t *m, uint64_t i, uint64_t head, uint64_t *use
         if (err == -EAGAIN && (done > 0 || tries++ < MOVE_TRIES)) {
             atomic_fetch_add_explicit(&m->space->ring->move_retries, 1, memory_order_relaxed);
             sched_yield();
+            continue;
+        }
+        /* Pages that are shared with a child since a fork are refused, also when the child is gone; a write to them makes
+         * them ours alone. What a device has pinned stays refused. */
+        if (err == -EBUSY && unshared != i && us_sys_unshare(src + off, block + at(m, i)->len - off) == 0) {
+            unshared = i;
             continue;
         }
         /* Command i's block is refused at page off: its first pages go back, the next block is tried. */
@@ -245,6 +253,10 @@ static void work(us_mover_t *m, uint64_t i, uint64_t head) {
                 used = 0;
             }
             i = move_run(m, i, head, &used);
+            break;
+        case US_CMD_NOFORK:
+            finish(m, at(m, i), madvise((void *)(uintptr_t)at(m, i)->addr, at(m, i)->spare, MADV_DONTFORK) == 0 ? 0 : -errno);
+            i++;
             break;
         case US_CMD_COPY:
             copy_one(m, at(m, i++));

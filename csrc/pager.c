@@ -29,6 +29,7 @@ static void unlocked(us_pager_t **p) { us_server_unlock(*p); }
 /* ---- life ------------------------------------------------------------------------------------------- */
 
 static void want(us_pager_t *p);
+static void publish(us_pager_t *p);
 
 static void set_marks(us_pager_t *p) {
     const uint64_t limit = p->cfg.limit;
@@ -333,6 +334,16 @@ int us_pager_limit(us_pager_t *p, uint64_t limit) {
     return US_DONE;
 }
 
+int us_pager_pool(us_pager_t *p, uint64_t budget) {
+    LOCKED(p);
+    p->gate_until = 0; /* there may be room now */
+    const int res = us_tier_budget(p, &p->tier[1], budget);
+    if (res == US_WAIT_ROOM)
+        want(p);
+    publish(p);
+    return res;
+}
+
 int us_pager_freeze(us_pager_t *p, int id) {
     LOCKED(p);
     us_region_t *r = region(p, id);
@@ -347,21 +358,29 @@ static bool is_settled(const us_pager_t *p, uint32_t i) {
     return e.state != US_LEAVING && e.state != US_OUTBOX && (e.flags & US_F_LOCKED) == 0;
 }
 
-int us_pager_remove(us_pager_t *p, int id) {
+int us_pager_remove(us_pager_t *p, int id, uint32_t *cursor) {
     LOCKED(p);
     us_region_t *r = region(p, id);
-    if (r == NULL)
+    if (r == NULL || *cursor > r->count)
         return -EINVAL;
     if (!r->frozen || r->jobs != 0)
         return -EBUSY;
-    for (uint32_t i = r->first; i < r->first + r->count; i++) {
+    if (!r->going) {
+        r->going = true;
+        us_store_forget(p, r->first, r->count);
+        us_plain_forget(p, r);
+    }
+    const uint32_t end = r->first + r->count;
+    uint32_t i = us_table_seek(p, r->first + *cursor, end);
+    for (uint32_t n = 0; i < end; i = us_table_next(p, i, end), n++) {
+        *cursor = i - r->first;
         if (!is_settled(p, i))
             return -EBUSY;
-    }
-    us_store_forget(p, r->first, r->count);
-    us_plain_forget(p, r);
-    for (uint32_t i = r->first; i < r->first + r->count; i++)
+        if (n == US_SLICE)
+            return US_AGAIN;
         us_entry_forget(p, r, i);
+    }
+    *cursor = r->count;
     const uint64_t page_entries = US_PAGE / sizeof(us_entry_t);
     const uint64_t from = us_align_up(r->first, page_entries);
     const uint64_t to = (r->first + r->count) & ~(page_entries - 1);
@@ -399,6 +418,10 @@ static void publish(us_pager_t *p) {
     s->worker_cpu_ns = ns;
     s->trace_missed = us_trace_lacks(&p->trace);
     s->allocations = atomic_load_explicit(&us_allocations, memory_order_relaxed);
+    for (int i = 0; i < US_INJECT_READ; i++)
+        s->injected[i] = us_injected(i);
+    for (int k = 0; p->store.on && k < US_IO_OPS * US_IO_KINDS; k++)
+        s->injected[US_INJECT_READ + k] = us_io_injected(p->store.io, k / US_IO_KINDS, US_IO_SHORT - 1 + k % US_IO_KINDS);
     s->decompressions = us_codec_unpressed(p->codec);
     for (int i = 0; i < p->crew.n; i++)
         s->decompressions += us_codec_unpressed(p->crew.worker[i].codec);
@@ -439,8 +462,15 @@ int us_pager_settle(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
     us_region_t *r = range(p, id, cursor, last);
     if (r == NULL)
         return -EINVAL;
-    while (*cursor < last && is_settled(p, r->first + *cursor))
-        (*cursor)++;
+    const uint32_t end = r->first + last;
+    uint32_t i = us_table_seek(p, r->first + *cursor, end);
+    for (uint32_t n = 0; i < end && is_settled(p, i); i = us_table_next(p, i, end)) {
+        if (n++ == US_SLICE) {
+            *cursor = i - r->first;
+            return US_AGAIN;
+        }
+    }
+    *cursor = i - r->first;
     if (*cursor == last && !(r->frozen && r->jobs != 0))
         return US_DONE;
     want(p);
@@ -461,10 +491,11 @@ int us_pager_move(us_pager_t *p, int id, uint32_t *cursor, uint32_t last, int to
     const uint64_t slice = 64 << 10; /* bytes; then the loop has its turn */
     uint64_t moved = 0;
     int result = US_DONE;
-    for (; *cursor < last; (*cursor)++) {
-        const uint32_t i = r->first + *cursor;
+    const uint32_t end = r->first + last;
+    uint32_t i = us_table_seek(p, r->first + *cursor, end), looked = 0;
+    for (; i < end; i = us_table_next(p, i, end)) {
         const us_entry_t e = p->space.table[i];
-        if (moved >= slice) {
+        if (moved >= slice || looked++ == US_SLICE) {
             result = US_AGAIN;
             break;
         }
@@ -476,6 +507,7 @@ int us_pager_move(us_pager_t *p, int id, uint32_t *cursor, uint32_t last, int to
             break;
         moved += US_LENGTH_OF(e);
     }
+    *cursor = i - r->first;
     if (t->pool != NULL || result != US_AGAIN) /* a segment is gone on with by the next call */
         t->ops->flush(p, t);
     us_store_flush(p);
@@ -492,13 +524,19 @@ int us_pager_moved(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
     const int err = range_now(p, id, cursor, last, &r);
     if (err != 0)
         return err;
-    for (; *cursor < last; (*cursor)++) {
-        const us_entry_t e = p->space.table[r->first + *cursor];
+    const uint32_t end = r->first + last;
+    uint32_t i = us_table_seek(p, r->first + *cursor, end);
+    for (uint32_t n = 0; i < end; i = us_table_next(p, i, end)) {
+        const us_entry_t e = p->space.table[i];
+        *cursor = i - r->first;
+        if (n++ == US_SLICE)
+            return US_AGAIN;
         if ((e.state == US_POOLED || e.state == US_STORED) && (e.flags & (US_F_WRITING | US_F_LOCKED)) != 0) {
             want(p);
             return US_WAIT_ROOM;
         }
     }
+    *cursor = last;
     publish(p);
     return US_DONE;
 }
@@ -510,14 +548,21 @@ int us_pager_prefetch(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
         return -EINVAL;
     int result = US_DONE;
     bool posted = false;
-    for (; *cursor < last && result == US_DONE; (*cursor)++) {
-        const uint32_t i = r->first + *cursor;
+    const uint32_t end = r->first + last;
+    uint32_t i = us_table_seek(p, r->first + *cursor, end);
+    for (uint32_t n = 0; i < end; i = us_table_next(p, i, end)) {
         const us_entry_t e = p->space.table[i];
+        if (n++ == US_SLICE) {
+            result = US_AGAIN;
+            break;
+        }
         if (e.state == US_RESIDENT || e.state == US_PLAIN || e.state == US_EMPTY || e.state == US_LOST || (e.flags & US_F_LOCKED))
             continue;
         const int room = us_evict_room(p, us_block_len(r, i));
-        if (room == -ENOSPC)
-            break; /* nothing can leave for it: it is only a hint */
+        if (room == -ENOSPC) { /* nothing can leave for it: it is only a hint */
+            i = end;
+            break;
+        }
         if (room == US_DONE && e.state == US_STORED && us_store_fetch_run(p, r, i, r->first + last, false, p->cfg.limit) > 0)
             continue; /* those after it are locked, and passed by */
         if (room == US_DONE && e.state != US_OUTBOX && e.state != US_STORED && us_fault_ahead(p, r, i, true)) {
@@ -529,6 +574,7 @@ int us_pager_prefetch(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
         result = US_WAIT_ROOM;
         break;
     }
+    *cursor = i - r->first;
     if (posted)
         us_crew_ring(&p->crew);
     us_store_flush(p);
@@ -545,13 +591,14 @@ int us_pager_verify(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
         return err;
     if (r->frozen)
         return -ECANCELED;
-    enum { SLICE = 4096, PRESSED = 128 << 10 }; /* entries; bytes decompressed here: then the loop has its turn */
+    enum { PRESSED = 128 << 10 }; /* bytes decompressed here: then the loop has its turn */
     uint64_t pressed = 0;
     int result = US_DONE;
-    for (int n = 0; *cursor < last; (*cursor)++, n++) {
-        const uint32_t i = r->first + *cursor;
+    const uint32_t end = r->first + last;
+    uint32_t i = us_table_seek(p, r->first + *cursor, end);
+    for (int n = 0; i < end; i = us_table_next(p, i, end), n++) {
         const us_entry_t e = p->space.table[i];
-        if (n == SLICE || pressed >= PRESSED) {
+        if (n == US_SLICE || pressed >= PRESSED) {
             result = US_AGAIN;
             break;
         }
@@ -568,6 +615,7 @@ int us_pager_verify(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
                 us_fault_lose(p, r, i, false);
         }
     }
+    *cursor = i - r->first;
     us_store_flush(p);
     return result;
 }
@@ -629,10 +677,18 @@ static int hold_range(us_pager_t *p, int id, uint32_t *cursor, uint32_t last, bo
     us_region_t *r = range(p, id, cursor, last);
     if (r == NULL)
         return -EINVAL;
-    enum { SLICE = 64 }; /* blocks; then the loop has its turn */
-    for (int n = 0; *cursor < last; (*cursor)++, n++) {
-        const uint32_t i = r->first + *cursor;
-        if (n == SLICE)
+    enum { SLICE = 64, LOOKS = US_SLICE / SLICE }; /* blocks; of those with nothing to do, so many count as one */
+    const uint32_t end = r->first + last;
+    uint32_t looks = 0;
+    for (uint32_t i = r->first + *cursor;; i++) {
+        if (!pin && (i == r->first + *cursor || i % (US_PAGE / sizeof(us_entry_t)) == 0))
+            i = us_table_seek(p, i, end); /* zeros are there without our doing */
+        *cursor = us_min(i, end) - r->first;
+        if (i >= end)
+            break;
+        const us_entry_t e = p->space.table[i];
+        looks += pin || (e.state != US_EMPTY && e.state != US_RESIDENT && e.state != US_PLAIN) ? LOOKS : 1;
+        if (looks > US_SLICE)
             return US_AGAIN;
         if (pin && p->pins[i] == UINT16_MAX)
             return -EOVERFLOW;
@@ -732,6 +788,7 @@ static int drain(us_pager_t *p) {
     if (shared)
         us_server_unlock(p);
     int n = us_sys_read(p->cfg.uffd, msg, shared ? 1 : 16);
+    const uint64_t now = us_now_ns(); /* a fault's time runs while the second server has the lock, too */
     if (shared)
         us_server_lock(p, &p->servers.loop);
     if (n <= 0) {
@@ -739,7 +796,6 @@ static int drain(us_pager_t *p) {
         return n;
     }
     p->s->read_batches++;
-    const uint64_t now = us_now_ns();
     for (int k = 0; k < n; k++) {
         if (k == n - 1)
             us_place_step(&p->place, false);
@@ -878,7 +934,8 @@ int us_pager_is_valid(us_pager_t *p) {
     us_check_t c = {.p = p, .ok = true};
     for (uint32_t k = 0; k < p->live; k++) {
         us_region_t *r = p->byfirst[k];
-        for (uint32_t i = r->first; i < r->first + r->count; i++) {
+        const uint32_t end = r->first + r->count;
+        for (uint32_t i = us_table_seek(p, r->first, end); i < end; i = us_table_next(p, i, end)) {
             const us_entry_t e = p->space.table[i];
             const bool locked = (e.flags & US_F_LOCKED) != 0;
             errno = 2;
@@ -894,7 +951,7 @@ int us_pager_is_valid(us_pager_t *p) {
                 c.named++;
             errno = 8;
             const bool is_plain = i - r->first >= r->plain_from && i - r->first < r->plain_to;
-            if ((e.state == US_PLAIN) != is_plain)
+            if ((e.state == US_PLAIN) != is_plain && !r->going)
                 return 0;
             plain += is_plain ? us_block_len(r, i) : 0;
             const bool looked_at = e.state == US_STORED && (e.flags & US_F_WRITING);

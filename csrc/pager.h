@@ -31,6 +31,7 @@ typedef struct us_region {
     uint32_t id, first, count; /* first: index in the table */
     uint8_t shift;
     bool active, frozen;
+    bool going;          /* it is being removed: a fault on it is a stray */
     uint32_t plain_from, plain_to; /* blocks, counted from first: E8 */
     uint32_t jobs;       /* of workers, not yet committed */
     uint32_t clock;      /* faults that read-ahead has looked at */
@@ -67,10 +68,17 @@ typedef struct us_outbox {
 /* A command as the pager posted it. The ring's copy is in memory that the client can write: of that only the status is
  * read back. */
 typedef struct us_posted {
-    uint32_t entry, region;
+    uint32_t entry, region; /* entry US_NONE: a NOFORK, of no block */
     uint32_t len, slot; /* as in us_cmd_t */
     us_job_t *job; /* of a take; NULL for a drop */
 } us_posted_t;
+
+/* A fault on a block that is being brought in: who brings it wakes the thread. */
+enum { US_WAITERS = 64 };
+typedef struct us_waiter {
+    uint32_t entry;
+    uint64_t since; /* ns: its message */
+} us_waiter_t;
 
 typedef struct us_pager {
     us_pager_config_t cfg;
@@ -120,6 +128,8 @@ typedef struct us_pager {
     bool in_step;
     uint32_t parked;     /* faults that are tasks in Python */
     bool want_progress;  /* somebody in Python waits for room */
+    us_waiter_t waiter[US_WAITERS];
+    uint32_t waiters;
 
     uint8_t *raw;        /* a decompressed block, 2 MiB */
     const uint8_t *zero; /* 2 MiB of zeros */
@@ -144,6 +154,15 @@ static inline uint64_t us_block_addr(const us_region_t *r, uint32_t i) {
 static inline uint32_t us_block_len(const us_region_t *r, uint32_t i) {
     uint64_t off = (uint64_t)(i - r->first) << r->shift;
     return (uint32_t)us_min(1ull << r->shift, r->len - off);
+}
+/* Entries looked at without memory of their own to work on, in one go; then the loop has its turn. */
+enum { US_SLICE = 16384 };
+/* The first entry of [i, end) that may be other than EMPTY, and the one after i. */
+static inline uint32_t us_table_seek(const us_pager_t *p, uint32_t i, uint32_t end) {
+    return us_space_seek(&p->space, p->cfg.space_fd, i, end);
+}
+static inline uint32_t us_table_next(const us_pager_t *p, uint32_t i, uint32_t end) {
+    return us_space_next(&p->space, p->cfg.space_fd, i, end);
 }
 us_region_t *us_region_at(us_pager_t *p, uint64_t addr);
 us_region_t *us_region_of(us_pager_t *p, uint32_t entry);
@@ -218,6 +237,8 @@ bool us_tiers_sink(us_pager_t *p);
 /* Room for len bytes in a pool: US_DONE, US_WAIT_ROOM or -ENOSPC. The marks alone may leave less than a large block
  * needs, so who waits says how far it has to sink. */
 int us_tier_ask(us_pager_t *p, us_tier_t *t, uint32_t len);
+/* As us_pager_pool. */
+int us_tier_budget(us_pager_t *p, us_tier_t *t, uint64_t budget);
 /* The first pool is under its marks and has no room all the same, since its spans are sparse: moves a batch all the
  * same. false: nothing is on its way out of it. */
 bool us_tiers_squeeze(us_pager_t *p);
@@ -264,6 +285,8 @@ void us_store_listen(us_pager_t *p, bool on);
 
 /* ---- evict.c ---- */
 void us_evict_some(us_pager_t *p);
+/* Has the mover keep [addr, addr+len) from children, before it takes anything out of it. false: the ring is full. */
+bool us_evict_nofork(us_pager_t *p, uint64_t addr, uint64_t len);
 int us_evict_range(us_pager_t *p, us_region_t *r, uint32_t *i, uint32_t last);
 void us_pump(us_pager_t *p);
 /* Room for len more resident bytes: US_DONE, US_WAIT_ROOM, or -ENOSPC when nothing can leave. */
@@ -282,6 +305,9 @@ void us_fault_lose(us_pager_t *p, us_region_t *r, uint32_t i, bool wanted);
 int us_fault_copy(us_pager_t *p, us_region_t *r, uint32_t i, bool write, const uint8_t *src);
 /* Counts a fault on block i that was served, and has it traced. */
 void us_fault_record(us_pager_t *p, int kind, uint32_t i, bool write, uint64_t since);
+/* Block i is brought in, or was not: ends the wait of the faults that came meanwhile. copied: ns, when the copy was done
+ * that has woken those from before it; 0: they are woken just now, as the others are. */
+void us_fault_waited(us_pager_t *p, uint32_t i, uint64_t copied);
 /* Fills in a job that brings block i in, but for the bytes. */
 void us_fault_bring_job(us_pager_t *p, us_region_t *r, us_job_t *j, uint32_t i, bool clean);
 bool us_fault_ahead(us_pager_t *p, us_region_t *r, uint32_t i, bool clean);

@@ -65,6 +65,10 @@ static int end_piece(us_pager_t *p, us_region_t *r) {
     uint8_t there[PIECE >> US_BLOCK_MIN_SHIFT];
     const uint32_t from = r->plain_from, to = (uint32_t)us_min(r->plain_to, from + (uint64_t)(PIECE >> r->shift));
     const uint64_t addr = us_block_addr(r, r->first + from), len = bytes_of(r, from, to);
+    /* A child that is forked before the mover has done this inherits the piece by copy on write, all of it: nothing of it
+     * is taken out before. */
+    if (!us_evict_nofork(p, addr, len))
+        return -EAGAIN;
     const int err = us_sys_register(p->cfg.uffd, addr, len);
     US_DELAY(US_D_PLAIN);
     if (err == -EINVAL) { /* unmapped by the user, or something else by now: there is nothing to page */
@@ -104,7 +108,7 @@ int us_plain_end(us_pager_t *p, us_region_t *r, uint32_t first, uint32_t last) {
     if (r->frozen || r->plain_from == r->plain_to || first >= r->plain_to || last <= r->plain_from)
         return US_DONE;
     const int err = end_piece(p, r);
-    return err == 0 ? US_AGAIN : err; /* and is asked again, when others had their turn */
+    return err == 0 || err == -EAGAIN ? US_AGAIN : err; /* and is asked again, when others had their turn */
 }
 
 void us_plain_forget(us_pager_t *p, us_region_t *r) { set(p, r, 0, 0); }

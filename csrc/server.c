@@ -89,11 +89,12 @@ static void serve(us_pager_t *p) {
     us_msg_t msg;
     int n;
     while ((n = us_sys_read(p->cfg.uffd, &msg, 1)) > 0) {
+        const uint64_t now = us_now_ns(); /* a fault's time runs while the loop has the lock, too */
         us_server_lock(p, &s->second);
         follow(p, msg.tid);
         us_pump(p);
         p->s->second_server++;
-        us_message(p, &msg, us_now_ns());
+        us_message(p, &msg, now);
         us_store_flush(p);
         atomic_store_explicit(&p->place.parked, p->parked + p->store.demand, memory_order_relaxed);
         us_server_unlock(p);

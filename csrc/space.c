@@ -36,6 +36,7 @@ int us_space_create(uint64_t outbox, const uint64_t *pool_budget, uint64_t table
         at += l.pool_len[k];
     }
     l.size = at;
+    *out = l;
 
     int fd = make_memfd();
     if (fd < 0)
@@ -49,7 +50,6 @@ int us_space_create(uint64_t outbox, const uint64_t *pool_budget, uint64_t table
     ring->version = US_SPACE_VERSION;
     ring->magic = US_SPACE_MAGIC;
     munmap(ring, sizeof(us_ring_t));
-    *out = l;
     return fd;
 fail:;
     int err = -errno;
@@ -75,8 +75,11 @@ int us_space_map(us_space_t *s, int fd, bool pager) {
     s->at = s->ring->layout;
     s->stats = map_part(fd, s->at.stats_off, sizeof(us_shared_stats_t), mine);
     s->outbox = map_part(fd, s->at.outbox_off, s->at.outbox_len, rw);
-    s->table = map_part(fd, s->at.table_off, s->at.table_cap * sizeof(us_entry_t), mine);
-    bool all = s->stats != NULL && s->outbox != NULL && s->table != NULL;
+    bool all = s->stats != NULL && s->outbox != NULL;
+    if (all && pager) {
+        s->table = map_part(fd, s->at.table_off, s->at.table_cap * sizeof(us_entry_t), rw);
+        all = s->table != NULL;
+    }
     for (int k = 0; pager && all && k < US_POOLS && s->at.pool_len[k] > 0; k++) {
         s->pool[k] = map_part(fd, s->at.pool_off[k], s->at.pool_len[k], rw);
         all = s->pool[k] != NULL;
@@ -86,7 +89,6 @@ int us_space_map(us_space_t *s, int fd, bool pager) {
         madvise(s->ring, sizeof(us_ring_t), MADV_DONTFORK);
         madvise(s->stats, sizeof(us_shared_stats_t), MADV_DONTFORK);
         madvise(s->outbox, s->at.outbox_len, MADV_DONTFORK);
-        madvise(s->table, s->at.table_cap * sizeof(us_entry_t), MADV_DONTFORK);
     }
     if (!all) {
         int err = -errno;
@@ -94,6 +96,16 @@ int us_space_map(us_space_t *s, int fd, bool pager) {
         return err;
     }
     return 0;
+}
+
+uint32_t us_space_seek(const us_space_t *s, int fd, uint32_t i, uint32_t end) {
+    if (i >= end)
+        return end;
+    const off_t at = lseek(fd, (off_t)(s->at.table_off + (uint64_t)i * sizeof(us_entry_t)), SEEK_DATA);
+    if (at < 0) /* ENXIO: nothing behind; else it can't be told */
+        return errno == ENXIO ? end : i;
+    const uint64_t k = ((uint64_t)at - s->at.table_off) / sizeof(us_entry_t);
+    return (uint32_t)us_min(us_max(k, i), end);
 }
 
 void us_space_unmap(us_space_t *s) {

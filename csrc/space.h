@@ -2,9 +2,11 @@
  *
  * The space: one memfd, laid out as
  *
- *   | ring (RW both) | statistics (pager RW, client R) | outbox (RW both) | table (pager RW, client R) | pools |
+ *   | ring (RW both) | statistics (pager RW, client R) | outbox (RW both) | table (pager RW) | pools (pager RW) |
  *
- * each part page-aligned and sparse: what is not used has no memory. The pools are mapped by the pager only.
+ * each part page-aligned and sparse: what is not used has no memory. Table and pools are mapped by the pager only. The
+ * client reads entries by pread, which finds zeros in a hole and leaves it one: mapped, the table would count against
+ * the user's limits on address space, and mlockall would fill it.
  */
 #ifndef US_SPACE_H
 #define US_SPACE_H
@@ -16,12 +18,22 @@ typedef struct us_space {
     us_ring_t *ring;
     us_shared_stats_t *stats;
     uint8_t *outbox;
-    us_entry_t *table;
-    uint8_t *pool[US_POOLS]; /* NULL in the client */
+    us_entry_t *table;       /* NULL in the client, as are the pools */
+    uint8_t *pool[US_POOLS];
 } us_space_t;
 
 /* Reads the layout from the memfd and checks it. -EPROTO: not a space, or of another version. */
 int us_space_map(us_space_t *s, int fd, bool pager);
 void us_space_unmap(us_space_t *s);
+
+/* The first entry of [i, end) whose page of the table has memory, or end. What was never written has none, is EMPTY, and
+ * must not be read: to read a hole of a memfd is to fill it. One system call. */
+uint32_t us_space_seek(const us_space_t *s, int fd, uint32_t i, uint32_t end);
+
+/* The entry to look at after i, of those before end: us_space_seek where a page begins. Loops over entries run
+ *     for (i = us_space_seek(s, fd, first, end); i < end; i = us_space_next(s, fd, i, end)) */
+static inline uint32_t us_space_next(const us_space_t *s, int fd, uint32_t i, uint32_t end) {
+    return (i + 1) % (US_PAGE / sizeof(us_entry_t)) != 0 ? i + 1 : us_space_seek(s, fd, i + 1, end);
+}
 
 #endif

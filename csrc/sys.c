@@ -55,11 +55,15 @@ static struct {
     int err;
     uint32_t every;
     _Atomic uint32_t calls;
+    _Atomic uint64_t fired;
 } injected[OPS];
+_Static_assert((int)OPS <= (int)US_INJECT_READ, "the system calls come before the swap file's operations");
 
 int us_inject_set(const char *op, int err, uint32_t every) {
     for (int i = 0; i < OPS; i++) {
         if (strcmp(op, op_names[i]) == 0) {
+            if (every != 0 && injected[i].every != 0 && injected[i].err != err)
+                return -EEXIST;
             injected[i].err = err;
             injected[i].every = every;
             return 0;
@@ -68,11 +72,26 @@ int us_inject_set(const char *op, int err, uint32_t every) {
     return -EINVAL;
 }
 
+uint64_t us_injected(int i) {
+    return i < 0 || i >= OPS ? 0 : atomic_load_explicit(&injected[i].fired, memory_order_relaxed);
+}
+
+const char *us_injected_name(int i) {
+    static const char *const kinds[US_INJECTS - US_INJECT_READ] = {"read",  "read:SHORT",  "read:FLIP",  "read:LATE",  "read:SLOW",
+                                                                   "write", "write:SHORT", "write:FLIP", "write:LATE", "write:SLOW"};
+    if (i >= US_INJECT_READ && i < US_INJECTS)
+        return kinds[i - US_INJECT_READ];
+    return i >= 0 && i < OPS ? op_names[i] : NULL;
+}
+
 static inline int inject(int op) {
     if (__builtin_expect(injected[op].every == 0, 1))
         return 0;
     uint32_t n = atomic_fetch_add_explicit(&injected[op].calls, 1, memory_order_relaxed);
-    return (n + 1) % injected[op].every == 0 ? -injected[op].err : 0;
+    if ((n + 1) % injected[op].every != 0)
+        return 0;
+    atomic_fetch_add_explicit(&injected[op].fired, 1, memory_order_relaxed);
+    return -injected[op].err;
 }
 
 uint32_t us_delays[US_DELAYS];
@@ -301,7 +320,12 @@ int us_sys_register(int uffd, uint64_t addr, uint64_t len) {
 
 int us_sys_unregister(int uffd, uint64_t addr, uint64_t len) {
     struct uffdio_range r = {addr, len};
-    return ioctl(uffd, UFFDIO_UNREGISTER, &r) == 0 ? 0 : -errno;
+    const int err = ioctl(uffd, UFFDIO_UNREGISTER, &r) == 0 ? 0 : -errno;
+    /* The kernel wakes who waits in the range, but before it takes the mapping out of the userfaultfd: where a fault takes
+     * only the mapping's own lock (Linux 6.4 and newer), a thread that was woken can be back in the queue by then, and
+     * nobody would wake it again. Seen on 6.18. */
+    us_sys_wake(uffd, addr, len);
+    return err;
 }
 
 int us_present(int pagemap, uint64_t addr, uint64_t len, uint32_t block, uint8_t *out) {
@@ -346,6 +370,13 @@ int us_sys_dontneed(uint64_t addr, uint64_t len) {
     if (err)
         return err;
     return madvise((void *)(uintptr_t)addr, len, MADV_DONTNEED) == 0 ? 0 : -errno;
+}
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+int us_sys_unshare(uint64_t addr, uint64_t len) {
+    return madvise((void *)(uintptr_t)addr, len, MADV_POPULATE_WRITE) == 0 ? 0 : -errno;
 }
 
 enum { LOOK_PAGES = 1 << (US_BLOCK_MAX_SHIFT - US_PAGE_SHIFT) };

@@ -41,6 +41,10 @@ void *us_sys_reserve_huge(uint64_t len);
 /* Gives [addr, addr+len) back; on oneself. */
 int us_sys_dontneed(uint64_t addr, uint64_t len);
 
+/* Has the kernel do what a write to each page would do, without writing (Linux 5.14): pages that are shared copy on write
+ * become this process's alone. */
+int us_sys_unshare(uint64_t addr, uint64_t len);
+
 /* Is any page of [addr, addr+len) missing? So it is said of a range that is not mapped too, and of pages that the kernel
  * has swapped out. */
 bool us_sys_lacks(uint64_t addr, uint64_t len);

@@ -251,6 +251,35 @@ bool us_tiers_squeeze(us_pager_t *p) {
 
 /* ---- life ------------------------------------------------------------------------------------------- */
 
+static void set_marks(us_tier_t *t, uint64_t budget) {
+    t->mark_high = budget - budget / 8;
+    t->mark_low = budget - budget / 4;
+    t->s->budget = budget;
+}
+
+int us_tier_budget(us_pager_t *p, us_tier_t *t, uint64_t budget) {
+    const uint64_t was = t->s->budget;
+    const int err = us_pool_set_budget(t->pool, budget);
+    if (err != 0)
+        return err;
+    p->s->pool_budget += budget - was;
+    p->cfg.pool[t->id - 1].budget = budget;
+    set_marks(t, budget);
+    t->full_until = 0;
+    if (us_pool_allocated(t->pool) <= budget)
+        return US_DONE;
+    us_pool_trim(t->pool);
+    if (us_pool_compact(t->pool, 1 << 20, us_entry_shifted, t) > 0)
+        return us_pool_allocated(t->pool) <= budget ? US_DONE : US_AGAIN;
+    if (t->s->kept > 0 && us_reclaim(p, t, us_min(t->s->kept, 1 << 20)))
+        return US_AGAIN;
+    if (!helps(p, t))
+        return US_DONE; /* nothing takes more of it: it shrinks as blocks come back */
+    t->goal = us_min(t->goal, budget - budget / 8);
+    us_tiers_sink(p);
+    return US_WAIT_ROOM;
+}
+
 int us_tiers_open(us_pager_t *p) {
     us_tier_t *before = NULL;
     int pools = 0;
@@ -262,8 +291,6 @@ int us_tiers_open(us_pager_t *p) {
                          .pager = p,
                          .codec = c->codec,
                          .level = c->level,
-                         .mark_high = c->budget - c->budget / 8,
-                         .mark_low = c->budget - c->budget / 4,
                          .goal = UINT64_MAX,
                          .cold = {.head = US_NONE, .tail = US_NONE}};
         const int err = us_pool_init(&t->pool, p->cfg.space_fd, p->space.at.pool_off[k], p->space.pool[k],
@@ -271,7 +298,7 @@ int us_tiers_open(us_pager_t *p) {
         if (err < 0)
             return err;
         t->ops = &pool_ops;
-        t->s->budget = c->budget;
+        set_marks(t, c->budget);
         p->s->pool_budget += c->budget;
         if (before != NULL)
             before->next = t;

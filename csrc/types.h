@@ -131,7 +131,8 @@ static inline void us_entry_store(us_entry_t *to, us_entry_t e) {
 /* ---- the command ring: pager to mover ------------------------------------------------------------- */
 
 enum { US_RING = 1024 };              /* commands; a power of two */
-enum { US_CMD_DROP = 1, US_CMD_MOVE = 2, US_CMD_COPY = 3 };
+enum { US_CMD_DROP = 1, US_CMD_MOVE = 2, US_CMD_COPY = 3, US_CMD_NOFORK = 4 };
+/* DROP, MOVE, COPY: a block, from addr on. NOFORK: spare bytes from addr on, which were plain, are kept from children. */
 enum { US_PENDING = 1 };
 
 typedef struct us_cmd {
@@ -140,7 +141,7 @@ typedef struct us_cmd {
     uint64_t addr;
     uint32_t len;  /* bytes */
     uint32_t slot; /* first page of the slot in the outbox */
-    uint64_t spare;
+    uint64_t spare; /* NOFORK: bytes */
 } us_cmd_t;
 
 _Static_assert(sizeof(us_cmd_t) == 32, "a command is half a cache line");

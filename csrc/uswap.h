@@ -44,6 +44,9 @@ enum { US_UFFD_AUTO = 0, US_UFFD_DEVICE = 1, US_UFFD_SYSCALL = 2, US_UFFD_USER_M
 enum { US_TAKE_AUTO = 0, US_TAKE_MOVE = 1, US_TAKE_COPY = 2 };
 enum { US_DROP_AUTO = 0, US_DROP_VECTOR = 1, US_DROP_SINGLE = 2 };
 
+/* Threads that compress, at most. */
+enum { US_WORKERS_MAX = 16 };
+
 /* What us_pager_serve and the range calls answer. */
 enum { US_DONE = 0, US_WAIT_ENTRY = 1, US_WAIT_ROOM = 2, US_STRAY = 3, US_AGAIN = 4 };
 
@@ -147,14 +150,20 @@ typedef struct us_stats {
     uint64_t stray;                   /* faults at addresses of no region */
     uint64_t trace_missed;            /* records that the trace lacks */
     uint64_t loop_cpu_ns, worker_cpu_ns;
+    uint64_t injected[20];            /* of the pager process, as us_injected_name numbers them: how often each took effect */
 } us_stats_t;
 
 /* ---- both halves ----------------------------------------------------------------------------------- */
 
 uint32_t us_version(void);
 /* Inject a failure into system call `op` ("copy", "move", "madvise", ...): every n-th call fails with
- * err. every = 0 turns it off. */
+ * err. every = 0 turns it off. -EEXIST: another error of it is on. */
 int us_inject_set(const char *op, int err, uint32_t every);
+/* How often failure number i took effect in this process: of the system calls, from 0 on, by us_inject_set; from
+ * US_INJECT_READ on of the swap file's reads and writes, by us_io_inject, which only the pager's statistics count. */
+enum { US_INJECT_READ = 10, US_INJECTS = 20 };
+uint64_t us_injected(int i);
+const char *us_injected_name(int i); /* "copy", "read" (refused), "read:SHORT"; NULL: there is none */
 /* Sleep a random time up to `usec` at transition `point` ("taken", "press", ...; "all"). */
 int us_delay_set(const char *point, uint32_t usec);
 int us_probe_kernel(us_probe_report_t *out);
@@ -184,7 +193,8 @@ enum {
     US_OP_REMOVE = 11,
     US_OP_CHECK = 12,    /* answers the broken invariant's number, or 0 */
     US_OP_LIMIT = 13,    /* bytes */
-    US_OP_BYE = 14
+    US_OP_BYE = 14,
+    US_OP_POOL = 15      /* bytes */
 };
 
 typedef struct us_request {
@@ -204,10 +214,10 @@ typedef struct us_reply {
 
 int us_uffd_open(int how, us_uffd_t *out);
 /* Creates the memfd of the space and lays it out; pool_budget[US_POOLS], 0 for a pool there is not.
- * Returns the descriptor. */
+ * Returns the descriptor; *out says also on failure how large it was to be. */
 int us_space_create(uint64_t outbox, const uint64_t *pool_budget, uint64_t table_cap, us_layout_t *out);
 /* Maps the space, reserves staging and starts the mover. `doorbell` and `notify` are eventfds; drop is
- * US_DROP_VECTOR or US_DROP_SINGLE. */
+ * US_DROP_VECTOR or US_DROP_SINGLE. The descriptors stay the caller's, open until us_client_close. */
 int us_client_open(us_client_t **out, int uffd, int space_fd, int doorbell, int notify, int drop);
 /* The pager is ready: its socket (which stays the caller's) is for requests from here on, and its death (pidfd) ends
  * this process. */
@@ -258,15 +268,24 @@ int us_client_states(us_client_t *c, uint64_t first, uint64_t n, uint8_t *out);
 int us_client_tiers(us_client_t *c, uint64_t first, uint64_t n, uint8_t *out); /* 0: in none */
 int us_client_stats(us_client_t *c, us_stats_t *out);
 uint64_t us_client_quantile(us_client_t *c, int kind, double q); /* ns; 0 where none was seen */
-/* Ends all registrations (RESTORE), tells the pager to end, stops the mover, unmaps. The descriptors stay the caller's. Of
- * what is left of it us_client_stats and us_client_quantile tell what they told last. May be called again. */
-int us_client_close(us_client_t *c);
+/* Ends all registrations (how: RESTORE or DISCARD; in memory that was there before they began always RESTORE), tells the
+ * pager to end, stops the mover, unmaps. The descriptors stay the caller's. Of what is left of it us_client_stats and
+ * us_client_quantile tell what they told last. May be called again.
+ * US_END_LATER: takes no more registrations, and does all this when the last one ends. Returns how many there are. */
+enum { US_END_LATER = 2 };
+int us_client_close(us_client_t *c, int how);
 void us_client_free(us_client_t *c);
 /* In a forked child: closes what only the core knows of. */
 void us_client_in_child(us_client_t *c);
-/* For a forked child: covers [addr, addr+len), which the child does not have, so that nothing else can be
- * mapped there and a touch is SIGSEGV. */
-int us_child_cover(uint64_t addr, uint64_t len);
+/* For a forked child: covers what the child does not have of [addr, addr+len), region id, so that nothing else can be
+ * mapped there and a touch is SIGSEGV, with a line on stderr that names the region. */
+int us_child_cover(uint64_t addr, uint64_t len, int id);
+
+/* The destructors of capsules named "uswap" that own one of these (owned.c). */
+void us_owned_client(void *capsule);
+void us_owned_registration(void *capsule);
+void us_owned_pin(void *capsule);
+void us_owned_ticket(void *capsule);
 
 /* ---- for the benchmarks, in any process ------------------------------------------------------------ */
 
@@ -458,6 +477,9 @@ int us_pager_activate(us_pager_t *p, int id);
  * nothing more can leave. -EINVAL: less than a block of a region. */
 int us_pager_limit(us_pager_t *p, uint64_t limit);
 /* Nothing of the region leaves any more. */
+/* A new budget for the first pool, up and down; -EINVAL above what it was laid out for. US_WAIT_ROOM: what is above it is on
+ * its way to the next tier; ask again. US_DONE as well when nothing more can go. */
+int us_pager_pool(us_pager_t *p, uint64_t budget);
 int us_pager_freeze(us_pager_t *p, int id);
 /* The range calls work from block *cursor towards `last` as far as they get without waiting, move
  * *cursor, and answer US_DONE at the end, else what to wait for. */
@@ -477,8 +499,9 @@ int us_pager_settle(us_pager_t *p, int id, uint32_t *cursor, uint32_t last);
 int us_pager_pin(us_pager_t *p, int id, uint32_t *cursor, uint32_t last);
 int us_pager_unpin(us_pager_t *p, int id, uint32_t first, uint32_t last);
 int us_pager_restore(us_pager_t *p, int id, uint32_t *cursor, uint32_t last);
-/* Forgets the region and frees all that its entries hold. Frozen and settled only (-EBUSY). */
-int us_pager_remove(us_pager_t *p, int id);
+/* Forgets the region and frees all that its entries hold, a slice at a time from block *cursor, which begins at 0:
+ * US_AGAIN until it is done. Frozen and settled only (-EBUSY). */
+int us_pager_remove(us_pager_t *p, int id, uint32_t *cursor);
 /* Room for the fault or task that waits: 1 when there is something to wait for. */
 int us_pager_pending(us_pager_t *p);
 int us_pager_is_valid(us_pager_t *p); /* 1, or 0 with the broken invariant's number in errno */

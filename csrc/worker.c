@@ -185,6 +185,7 @@ void us_worker_bring(us_worker_t *w, us_job_t *j) {
         if (j->status != -EAGAIN)
             break;
     }
+    j->copied = us_now_ns();
     US_DELAY(US_D_BROUGHT);
 }
 
@@ -199,10 +200,12 @@ static void bring_run(us_worker_t *w, us_job_t *first) {
     US_DELAY(US_D_BRING);
     if (bytes > 0)
         us_sys_copy(w->crew->uffd, first->dst, w->scratch, bytes, first->clean, &done);
+    const uint64_t now = us_now_ns();
     US_DELAY(US_D_BROUGHT);
     uint64_t end = 0;
     for (us_job_t *j = first; j != NULL; j = j->more) {
         end += j->raw;
+        j->copied = now;
         if (end > done)
             us_worker_bring(w, j);
     }

@@ -19,7 +19,7 @@
 
 _Static_assert(US_FILTERS <= US_FILL >> 4, "a filled block is told apart from a filtered one");
 
-enum { US_JOBS = 1024, US_WORKERS_MAX = 16 };
+enum { US_JOBS = 1024 };
 enum { US_JOB_BRING = 0, US_JOB_PRESS = 1, US_JOB_RECODE = 2, US_JOB_KINDS = 3 };
 enum { US_QUEUED = 0, US_BUSY = 1, US_CANCELLED = 2 };
 
@@ -37,6 +37,7 @@ typedef struct us_job {
     uint32_t slot;        /* PRESS: in the outbox; RECODE: which us_recode_t; BRING: of a read's part, else 0 */
     int32_t status;       /* BRING: 0 or -errno.  PRESS: 0, or 1 raw, 2 raw and not tried.  RECODE: 1 compressed anew */
     uint64_t dst;         /* BRING: client address */
+    uint64_t copied;      /* BRING: out: ns, when its bytes were in, with status 0 */
     uint32_t turn;        /* the order in which jobs were posted */
     uint64_t word;        /* a filled block's */
     const void *src;

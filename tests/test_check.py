@@ -415,7 +415,11 @@ def busy(options: dict[str, Any], seconds: float) -> dict[str, int]:
         assert region.residency() == before
         stats = pager.stats()
         assert stats.lost == 0
-        return {"checks": checks, "stored_faults": stats.faults["stored"]}
+        return {
+            "checks": checks,
+            "stored_faults": stats.faults["stored"],
+            "injected": stats.injected,
+        }
 
 
 @pytest.mark.parametrize(
@@ -424,7 +428,8 @@ def busy(options: dict[str, Any], seconds: float) -> dict[str, int]:
         {},
         {"io": "threads"},
         {"delays": "commit:300,serve:100"},
-        {"inject": "read:FLIP:20,read:EIO:20"},
+        {"inject": "read:FLIP:20"},
+        {"inject": "read:EIO:20"},
         {"block": "64KiB", "readahead": "1MiB"},
     ],
     ids=lambda options: " ".join(options) or "plain",
@@ -433,6 +438,7 @@ def test_busy(options: dict[str, Any]) -> None:
     """Beside threads that fault on the same blocks, read and write: all of them get on, rightly."""
     found = run_child(busy, args=[options, 2.0], timeout=90).json
     assert found["checks"] > 3
+    workload.check_injected(found["injected"], options.get("inject", ""))
     assert found["stored_faults"] > 50
 
 

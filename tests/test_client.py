@@ -204,6 +204,35 @@ def cycles() -> None:
         pager.check()
 
 
+def read_at_the_end() -> None:
+    """What the child of test_cycle_reads runs."""
+    read: list[bytes] = []
+
+    class Node:
+        def __del__(self) -> None:
+            read.append(bytes(self.view))
+
+    content = data("half", MIB, random.Random(4))
+    with uswap.Pager(limit=MIB, pool=16 * MIB, register="early") as pager:
+        for _ in range(20):
+            nodes = [Node(), Node()]
+            region = pager.region(MIB)
+            for node in nodes:  # a cycle with the region in its midst, finalised in whatever order
+                node.nodes, node.region, node.view = nodes, region, memoryview(region)
+            nodes[0].view[:] = content
+            region.evict()
+            region.__dict__["back"] = nodes
+            del nodes, node, region
+            workload.collect()
+        assert pager.stats().regions == 0
+    assert read == [content] * 40
+
+
+def test_cycle_reads() -> None:
+    """A finaliser may read a region that is garbage in the same cycle: it ends after all of them."""
+    run_child(read_at_the_end)
+
+
 def test_cycles() -> None:
     """The garbage collector may end regions at any moment, in the middle of a call too."""
     run_child(cycles, env={"PYTHONMALLOC": "debug"})
@@ -522,3 +551,138 @@ def threads_of_all_kinds() -> None:
 def test_calls_from_threads() -> None:
     """Any thread may call anything at any time."""
     run_child(threads_of_all_kinds)
+
+
+# ---- closed with more in use than fits
+
+
+def left_open(how: str) -> None:
+    """What the children of test_left_open run."""
+    import uswap.client
+    from uswap.sizes import AvailableMemory
+
+    size = 8 * MIB
+    content = data("half", size, random.Random(3))
+    uswap.client.free_memory = lambda: AvailableMemory(40 * MIB, "a test")  # type: ignore[attr-defined]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        buffer = workload.anonymous(size)
+        buffer[:] = content
+        with uswap.Pager(limit=MIB, pool=16 * MIB, register="early") as pager:
+            a = pager.array(np.frombuffer(content, np.uint8))
+            if how == "wrap":
+                pager.wrap(buffer)
+            if how == "restore":
+                pager.close(restore=True)
+            elif how == "discard":
+                pager.close(discard=True)
+        pid = pager.pid
+    said = [str(one.message) for one in caught]
+    if how in ("restore", "discard"):
+        assert not said, said
+        assert _gone(pid)
+        if how == "restore":
+            assert a.tobytes() == content
+        else:
+            a[5]  # ends the process
+        return
+    assert len(said) == 1, said
+    assert "goes on serving" in said[0]
+    assert issubclass(caught[0].category, uswap.StillPagedWarning)
+    assert not _gone(pid)
+    for _ in range(3):  # within the limit
+        assert a.tobytes() == content
+        a[:] = np.frombuffer(content, np.uint8)
+        assert pager.stats().resident <= MIB
+    for make in (pager.region, pager.empty):
+        try:
+            make(MIB)
+        except uswap.ClosedError:
+            pass
+        else:
+            raise AssertionError(make)
+    pager.check()
+    pager.limit = "2MiB"
+    region = pager.region_of(buffer) if how == "wrap" else None
+    del pager
+    workload.collect()
+    assert a.tobytes() == content
+    del a
+    workload.collect()
+    if region is not None:
+        assert buffer[:] == content
+        assert not _gone(pid)
+        region.release()
+        assert buffer[:] == content
+        del region
+        workload.collect()
+    assert _gone(pid)
+
+
+@pytest.mark.parametrize("how", ["array", "wrap", "restore"])
+def test_left_open(how: str) -> None:
+    """What does not fit when a pager is closed goes on being served within the limit, until its end."""
+    run_child(left_open, args=[how])
+
+
+def test_discard() -> None:
+    """What was discarded is never read as zeros."""
+    result = run_child(left_open, args=["discard"], check=False)
+    assert result.returncode == -signal.SIGSEGV, result
+
+
+# ---- limits that change
+
+
+def changed_limits() -> None:
+    """What the child of test_limits_change runs."""
+    content = data("half", 8 * MIB, random.Random(3))
+    with uswap.Pager(limit=8 * MIB, pool=8 * MIB, swapfile="/var/tmp", swap="32MiB") as pager:
+        a = pager.array(np.frombuffer(content, np.uint8))
+        for limit in (4 * MIB, "2MiB", 8 * MIB, "1MiB", 3 * MIB):
+            pager.limit = limit
+            stats = pager.stats()
+            assert stats.limit == pager.limit == pager.options.limit
+            assert stats.resident <= pager.limit, limit
+            assert a.tobytes() == content
+            assert pager.stats().resident <= pager.limit
+            pager.check()
+        for wrong in (0, 1000, "64KiB", -1, "much", 2.0, None):
+            try:
+                pager.limit = wrong  # type: ignore[assignment]
+            except (ValueError, TypeError) as e:
+                assert "limit" in str(e), e
+                assert "accepted" in str(e), e
+            else:
+                raise AssertionError(wrong)
+        assert pager.limit == 3 * MIB
+        pager.limit = "1MiB"
+        pager.region_of(a).evict()
+        for pool in (4 * MIB, "2MiB", 8 * MIB, "1MiB"):
+            pager.pool = pool
+            stats = pager.stats()
+            assert stats.pool_budget == pager.pool
+            assert stats.pool_allocated <= pager.pool, (pool, stats.pool_allocated)
+            assert a.tobytes() == content
+            pager.check()
+        for wrong in (16 * MIB, 100, "x"):
+            try:
+                pager.pool = wrong
+            except (ValueError, TypeError) as e:
+                assert "pool" in str(e), e
+                assert "accepted" in str(e), e
+            else:
+                raise AssertionError(wrong)
+        assert pager.swap == 32 * MIB
+        try:
+            pager.swap = 1  # type: ignore[misc]
+        except AttributeError:
+            pass
+        a[:] = 7
+        assert a.min() == 7
+        pager.check()
+
+
+def test_limits_change() -> None:
+    """Limit and pool may be changed while the pager runs, up and down, and hold."""
+    run_child(changed_limits)

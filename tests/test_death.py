@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 import time
 
@@ -149,9 +148,8 @@ def no_start() -> None:
     for k in range(4):
         # The last one ends too, since it does not know its arguments.
         for executable in ("/bin/false", "/nonexistent", "/bin/sleep"):
-            sys.executable = executable
             try:
-                uswap.Pager(limit=MIB, pool=16 * MIB, pager_timeout=5)
+                uswap.Pager(limit=MIB, pool=16 * MIB, pager_timeout=5, python=executable)
             except uswap.PagerStartError as e:
                 assert k or "did not become ready" in str(e) or executable in str(e), e
             else:

@@ -80,6 +80,7 @@ def contents(options: dict[str, Any]) -> dict[str, Any]:
         {"codec": "zstd"},
         {"codec": "zstd", "level": -3, "workers": 3},
         {"codec": "lz4", "level": 8, "workers": 2},
+        {"workers": 16},
         {"readahead": 0},
         {"block": "4KiB"},
         {"block": "128KiB"},

@@ -378,3 +378,42 @@ def scribbled(what: str) -> None:
 def test_ring_scribbled(what: str) -> None:
     """A stray write of the client into the ring neither ends the pager nor makes the mover touch other memory."""
     run_child(scribbled, args=[what])
+
+
+# ---- a region that is much larger than what of it is touched
+
+
+def sparse() -> None:
+    """What the child of test_sparse runs."""
+
+    def taken(pid: int) -> int:
+        fields = Path(f"/proc/{pid}/status").read_text().split()
+        return sum(
+            int(fields[k + 1]) for k, name in enumerate(fields) if name in ("RssShmem:", "RssAnon:")
+        )
+
+    with uswap.Pager(limit="64MiB", pool="64MiB", block="4KiB") as pager:
+        big = pager.region("512GiB")
+        view = memoryview(big)
+        touched = range(0, len(view), 32 << 30)
+        for k, at in enumerate(touched):
+            view[at] = k + 1
+        before = taken(pager.pid)
+        big.evict()
+        big.prefetch()
+        big.check(0, MIB)
+        assert [view[at] for at in touched] == list(range(1, len(touched) + 1))
+        assert big.residency(0, MIB).length == MIB
+        pager.check()
+        view.release()
+        big.release()
+        with memoryview(big) as view:
+            assert [view[at] for at in touched] == list(range(1, len(touched) + 1))
+        pager.check()
+        assert pager.stats().regions == 0
+        assert taken(pager.pid) < before + (16 << 10), "KiB: the table was read"
+
+
+def test_sparse() -> None:
+    """No call looks at the entries of blocks that were never touched: to read them is to give them memory."""
+    run_child(sparse)

@@ -61,6 +61,7 @@ def test_defaults() -> None:
         trace="",
         delays="",
         inject="",
+        python="",
         pager_timeout=10.0,
     )
 
@@ -119,7 +120,8 @@ def test_unknown_option() -> None:
         ({"level": 10**6}, "level=1000000 is out of range"),
         ({"level": -3}, "level=-3 does not suit the codec lz4, accepted: 0 to 65537"),
         ({"level": 3, "codec": "none"}, "does not suit the codec none"),
-        ({"workers": -1}, "workers=-1 is out of range; accepted: an integer from 0 to 256"),
+        ({"workers": -1}, "workers=-1 is out of range; accepted: an integer from 0 to 16"),
+        ({"workers": 17}, "workers=17 is out of range; accepted: an integer from 0 to 16"),
         ({"readahead": "1GiB"}, "readahead='1GiB' .*too large"),
         ({"take": "steal"}, "take='steal' is unknown; accepted: auto, move, copy"),
         ({"drop": "x"}, "accepted: auto, vector, single"),

@@ -10,6 +10,7 @@ import threading
 from typing import Any
 
 import numpy as np
+import pytest
 
 import uswap
 
@@ -250,20 +251,72 @@ def test_early() -> None:
     run_child(early)
 
 
-def forked() -> None:
-    """What the child of test_forked runs."""
+def forked(wrapped: bool) -> None:
+    """What the children of test_forked run."""
+    content = data("random", 8 * MIB, random.Random(5))
+    buffer = bytearray(content)
     with uswap.Pager(limit=64 * MIB, pool=64 * MIB) as pager:
-        region = pager.region(8 * MIB)
-        memoryview(region)[:] = data("text", 8 * MIB, random.Random(5))
+        region = pager.wrap(buffer) if wrapped else pager.region(8 * MIB)
+        view = region._view()
+        view[:] = inside = content[: len(view)]
+        assert pager.stats().plain == region.length
+        reader, writer = os.pipe()
         child = os.fork()
         if child == 0:
-            print(memoryview(region)[0])
+            os.read(reader, 1)  # meanwhile the parent changes, registers and evicts all of it
+            right = view == inside
+            view[:] = bytes(len(view))
+            os._exit(0 if right and not any(view) else 1)
+        region.evict()
+        assert pager.stats().plain == 0
+        assert region.residency().resident == 0, "shared with a child, and leaves all the same"
+        assert view == inside
+        view[:] = changed = inside[::-1]
+        region.evict()
+        os.write(writer, b"x")
+        assert os.waitpid(child, 0)[1] == 0
+        assert view == changed
+        # What is registered is the parent's alone.
+        child = os.fork()
+        if child == 0:
+            view[0]
             os._exit(0)
-        _, status = os.waitpid(child, 0)
+        status = os.waitpid(child, 0)[1]
         assert os.WIFSIGNALED(status), status
         assert os.WTERMSIG(status) == 11
+        pager.check()
+        view.release()
 
 
-def test_forked() -> None:
-    """Plain memory is no more a child's than what is registered."""
-    run_child(forked)
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_forked(wrapped: bool) -> None:
+    """Plain memory is a child's by copy on write, as any; what has been registered is not."""
+    run_child(forked, args=[wrapped])
+
+
+def forked_half() -> None:
+    """What the child of test_forked_half runs."""
+    content = data("random", 16 * MIB, random.Random(5))
+    with uswap.Pager(limit=8 * MIB, pool=64 * MIB) as pager:
+        region = pager.region(16 * MIB)
+        view = memoryview(region)
+        view[:] = content
+        plain = pager.stats().plain
+        child = os.fork()
+        if child == 0:
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        assert view == content
+        for at in range(0, len(view), MIB // 2):
+            child = os.fork()
+            if child == 0:
+                os._exit(0 if view[at] == content[at] else 1)
+            status = os.waitpid(child, 0)[1]
+            assert status == 0 or os.WTERMSIG(status) == 11, "zeros"
+        print(plain)
+        view.release()
+
+
+def test_forked_half() -> None:
+    """Of a region in parts plain and in parts registered a child has what it has, and never zeros."""
+    run_child(forked_half)

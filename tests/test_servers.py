@@ -15,13 +15,13 @@ import uswap
 from uswap._core import ffi, lib
 
 from child import run_child
-from workload import KIB, MIB, PAGE
+from workload import KIB, MIB, PAGE, check_injected
 
 PART = 5 * PAGE  # a thread's share between those of the others; blocks have several threads'
 THREADS = 3
 
 
-def faulting(seconds: float, options: dict[str, Any], block: int) -> dict[str, int]:
+def faulting(seconds: float, options: dict[str, Any], block: int) -> dict[str, Any]:
     """What the children run: sweeps and touches in C, each thread on parts of its own."""
     size = 24 * MIB
     if "swapfile" in options:
@@ -82,6 +82,7 @@ def faulting(seconds: float, options: dict[str, Any], block: int) -> dict[str, i
             "evicted": stats.evicted,
             "peak": stats.peak_resident,
             "limit": stats.limit,
+            "injected": stats.injected,
         }
 
 
@@ -99,13 +100,17 @@ def faulting(seconds: float, options: dict[str, Any], block: int) -> dict[str, i
         ({"swapfile": ".", "io": "threads", "delays": "commit:200,served:200"}, 4 * KIB),
         ({"swapfile": ".", "inject": "read:SLOW:3,write:SLOW:2"}, 16 * KIB),
         ({"inject": "copy:EAGAIN:7"}, 16 * KIB),
-        ({"inject": "copy:EAGAIN:3,read:EINTR:5", "delays": "brought:200"}, 4 * KIB),
+        (
+            {"swapfile": ".", "inject": "copy:EAGAIN:3,read:EINTR:5", "delays": "brought:200"},
+            4 * KIB,
+        ),
     ],
 )
 def test_faulting(options: dict[str, Any], block: int) -> None:
     """Whatever takes long or fails while two serve, the words are right and the limit holds."""
     options = {"servers": 2} | options
     found = run_child(faulting, args=[2.0, options, block], timeout=90).json
+    check_injected(found["injected"], str(options.get("inject", "")))
     assert found["evicted"] > 4 * found["limit"]
     assert found["peak"] <= found["limit"] + block * THREADS
     assert found["second"] > 0, "the second server had something to do"

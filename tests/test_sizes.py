@@ -370,3 +370,31 @@ def test_this_machine() -> None:
     memory = available_memory()
     assert 0 < memory.bytes <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     assert Path(memory.source).exists()
+
+
+def test_free_memory(tmp_path: Path) -> None:
+    """What the process may still take: the least of the host's and of its cgroups, cache given back."""
+    from uswap.sizes import free_memory
+
+    def put(path: str, text: str) -> None:
+        file = tmp_path / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+
+    put("proc/meminfo", "MemTotal: 1048576 kB\nMemAvailable: 524288 kB\n")
+    assert free_memory(tmp_path) == (512 << 20, "/proc/meminfo")
+    put("proc/self/cgroup", "0::/job\n")
+    put("proc/self/mountinfo", "30 24 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n")
+    put("sys/fs/cgroup/job/memory.max", "104857600\n")
+    put("sys/fs/cgroup/job/memory.current", "94371840\n")
+    put("sys/fs/cgroup/job/memory.stat", "anon 1\ninactive_file 4194304\nactive_file 7\n")
+    assert free_memory(tmp_path) == (14 << 20, "/sys/fs/cgroup/job/memory.max")
+    put("sys/fs/cgroup/job/memory.current", "204857600\n")
+    assert free_memory(tmp_path).bytes == 0
+    put("sys/fs/cgroup/job/memory.max", "max\n")
+    assert free_memory(tmp_path).source == "/proc/meminfo"
+    put("proc/self/cgroup", "9:memory:/old\n")
+    put("proc/self/mountinfo", "30 24 0:26 / /cg/memory rw - cgroup cgroup rw,memory\n")
+    put("cg/memory/old/memory.limit_in_bytes", "1048576\n")
+    put("cg/memory/old/memory.usage_in_bytes", "524288\n")
+    assert free_memory(tmp_path).bytes == 524288

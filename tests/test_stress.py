@@ -29,6 +29,7 @@ def run(seconds: float, options: dict[str, Any], more: dict[str, Any]) -> dict[s
 def _stress(seconds: float = SHORT, more: dict[str, Any] | None = None, **options: Any) -> Any:
     found = run_child(run, args=[seconds, options, more or {}], timeout=seconds * 3 + 60).json
     assert min(found["operations"]) > 0
+    workload.check_injected(found["injected"], options.get("inject", ""))
     assert found["evicted"] > 2 * found["limit"]
     return found
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+import uswap
 from uswap import swapfile
 from uswap._core import ffi, lib
 from uswap.errors import LimitError
@@ -217,3 +218,48 @@ def test_no_room() -> None:
     """No room for all of it is an error that says so, and leaves no file behind."""
     needs("tmpfs")
     assert run_child(full).json == []
+
+
+def device_in_use(how: str) -> None:
+    """What the children of test_device_in_use run."""
+    mounts.alone()
+
+    def make(path: str) -> uswap.Pager:
+        return uswap.Pager(limit="2MiB", pool="8MiB", swapfile=path, swap="16MiB", overwrite=True)
+
+    def refused(path: str) -> None:
+        try:
+            make(path)
+        except OSError as e:
+            assert "in use" in str(e) or "busy" in str(e), e
+        else:
+            raise AssertionError(path)
+
+    with mounts.device(32 * MIB, 4096 if how == "swap" else 1024) as device:
+        if how == "swap":
+            mounts.run("mkswap", device)
+            mounts.run("swapon", device)
+            try:
+                refused(device)
+            finally:
+                mounts.run("swapoff", device)
+        else:
+            mounts.run("mkfs.ext4", "-q", device)
+            place = Path(tempfile.mkdtemp())
+            mounts.run("mount", "-o", how, device, place)
+            try:
+                refused(device)
+            finally:
+                mounts.run("umount", place)
+                place.rmdir()
+            mounts.run("fsck.ext4", "-fn", device)  # as it was
+        with make(device):  # nobody has it any more
+            refused(device)
+
+
+@pytest.mark.parametrize("how", ["rw", "ro", "swap"])
+def test_device_in_use(how: str) -> None:
+    """A block device that is mounted, a swap area or another pager's is refused, and unharmed."""
+    if why := mounts.why_not("4096"):
+        pytest.skip(why)
+    run_child(device_in_use, args=[how])

@@ -170,6 +170,7 @@ def test_stress(options: dict[str, str]) -> None:
     """Four threads, three tiers, blocks sent from one to the other meanwhile: every byte is right."""
     found = run_child(stress, args=[SECONDS, options, {}], timeout=SECONDS * 4 + 90).json
     assert min(found["operations"]) > 0
+    workload.check_injected(found["injected"], options.get("inject", ""))
     assert found["lost"] == 0
     assert all(came > 0 for came in found["came"][1:])
     assert found["migrations"] > 0

@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import uswap
@@ -291,6 +292,11 @@ class Stress:
             if e.errno != errno.ENOSPC:
                 raise
 
+    def _pin(self, rng: random.Random) -> None:
+        region, at, n = self._range(rng)
+        with region.pinned(at, min(n, self.pager.limit // 64)) as view:
+            bytes(view[:1])
+
     def _range(self, rng: random.Random) -> tuple[Any, int, int]:
         region = rng.choice(self.regions)
         at = rng.randrange(region.length)
@@ -304,6 +310,8 @@ class Stress:
             what = rng.random()
             if len(self.pager.tiers) > 1 and rng.random() < 0.05:
                 self._migrate(rng)
+            if rng.random() < 0.02:
+                self._pin(rng)
             if what < 0.40:
                 self._write(rng, rng.choice(units))
             elif what < 0.80:
@@ -404,10 +412,24 @@ def stress(
         "rewritten": stats.rewritten,
         "swap_used": stats.swap_used,
         "lost": stats.lost,
+        "injected": pager.stats().injected,  # some fail only at the end
         "migrations": it.migrations,
         "came": [tier.came_blocks for tier in stats.tiers],
         "about": about,
     }
+
+
+def check_injected(injected: dict[str, int], inject: str) -> None:
+    """Assert that each failure of an option ``inject`` took effect (see `Stats.injected`), and no other."""
+    kinds = ("SHORT", "FLIP", "LATE", "SLOW")
+    parts = [one.split(":") for one in inject.split(",") if one]
+    wanted = {f"{op}:{error}" if error in kinds else op for op, error, _ in parts}
+    assert injected.keys() <= wanted, injected
+    missing = wanted - injected.keys()
+    scans = Path("/sys/kernel/mm/ksm/full_scans")
+    if scans.exists() and int(scans.read_text()) > 0:
+        missing.discard("vector")  # where KSM has run, clean blocks are dropped one by one
+    assert not missing, f"never failed: {missing}; did: {injected}"
 
 
 def collect() -> None:

@@ -23,15 +23,17 @@ import dataclasses
 import errno
 import math
 import os
+import signal
 import socket
 import subprocess
+import time
 import warnings
 import weakref
 from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from . import launch, swapfile, wire
+from . import launch, limits, swapfile, wire
 from . import options as _options
 from . import tiers as _tiers
 from . import trace as _trace
@@ -43,11 +45,14 @@ from .errors import (
     LimitError,
     PagerDied,
     PagerStartError,
+    StillPagedWarning,
     UnknownVariableWarning,
     UnsupportedKernelError,
+    UswapError,
 )
+from .owned import Owned
 from .region import OwnRegion, Region, WrappedRegion, at_exit
-from .sizes import format_size, parse_integer, parse_size
+from .sizes import format_size, free_memory, parse_integer, parse_size
 from .stats import Stats
 
 if TYPE_CHECKING:
@@ -57,9 +62,12 @@ if TYPE_CHECKING:
 __all__ = ["Paged", "Pager", "paged"]
 
 OUTBOX = 8 << 20  # bytes; four of the largest blocks
-TABLE = 1 << 28  # entries that the sparse table has room for: 1 TiB in blocks of 4 KiB
+TABLE = 1 << 28  # entries that the sparse table has room for, at most: 1 TiB in blocks of 4 KiB
 LIMIT_MIN = 1 << 20  # and at least this many blocks of a region:
 LIMIT_BLOCKS = 16
+SPARE_MIN = (
+    64 << 20
+)  # bytes that are left free when all is brought back, or an eighth of what is free
 SLICE_MS = 50  # after which a wait looks whether a signal handler has something to raise
 
 _NUMBERS = "iufcmM"  # kinds of dtypes whose items are one number each
@@ -67,12 +75,13 @@ _IO_OPS = {"read": 0, "write": 1}
 _IO_ERRORS = {"SHORT": 1000, "FLIP": 1001, "LATE": 1002, "SLOW": 1003}
 _UFFD = {"auto": 0, "device": 1, "syscall": 2, "user-mode": 3}
 _alive: weakref.WeakSet[Pager] = weakref.WeakSet()
+_left: set[Pager] = set()  # closed, with wrapped buffers that are still paged
 
 
 class Pager:
     """Pages the regions made by it through a compressed pool, within `limit` resident bytes.
 
-    A context manager; leaving it brings everything that is still referenced back into RAM.
+    A context manager; leaving it is close().
 
     Args:
         limit: resident bytes of all regions together, at most: int bytes, "2GiB", or a fraction
@@ -108,6 +117,7 @@ class Pager:
         self._closed = True  # until all is there
         for message in _options.unknown_variables_once():
             warnings.warn(message, UnknownVariableWarning, stacklevel=2)
+        self._leaving = False  # closed, but for the regions that are still in use
         if swapfile is not None:
             swapfile = _tiers.path_of(swapfile, "swapfile")
         if options.get("trace") is not None:
@@ -127,9 +137,15 @@ class Pager:
         self._refs: dict[int, weakref.ref[Region]] = {}
         # Who wraps a buffer wants it paged, whether or not he keeps the region.
         self._wrapped: dict[int, WrappedRegion] = {}
-        with launch.low_descriptors_taken(), contextlib.ExitStack() as undo:
-            self._start(undo)
-            self._undo = undo.pop_all()
+        try:
+            with launch.low_descriptors_taken(), contextlib.ExitStack() as undo:
+                self._start(undo)
+                self._undo = undo.pop_all()
+        except OSError as e:
+            # What was asked for by path has its own words, and the path.
+            if isinstance(e, UswapError) or e.filename is not None or e.errno not in limits.LIMITS:
+                raise
+            raise PagerStartError(limits.explain(e.errno, "starting a pager")) from e
         self._closed = False
         _alive.add(self)
 
@@ -142,14 +158,8 @@ class Pager:
         budgets = ffi.new("uint64_t[]", _tiers.POOLS)
         for k, (size, _codec, _level) in enumerate(self._pools):
             budgets[k] = size
-        space = lib.us_space_create(OUTBOX, budgets, TABLE, layout)
-        if space in (-errno.EPERM, -errno.ENOSYS):
-            raise UnsupportedKernelError(
-                -space,
-                f"memfd_create is refused here ({os.strerror(-space)}), as by a container's filter;"
-                " `uswap doctor` says what works and what to change",
-            )
-        _check(space, "memfd_create")
+        space = lib.us_space_create(OUTBOX, budgets, _table_entries(), layout)
+        _check(space, "memfd_create", layout.size)
         undo.callback(os.close, space)
         doorbell, notify = _eventfd(undo), _eventfd(undo)
         delays, inject = _parse_delays(o.delays), _parse_inject(o.inject)
@@ -172,6 +182,7 @@ class Pager:
         self._pagemap = _open_pagemap(undo) if late else -1
         report = ffi.new("us_probe_report_t *")
         lib.us_probe_kernel(report)
+        _check(-report.pidfd_errno, "pidfd_open")  # each process sees the other's end by one
         self._take = _choose("take", o.take, "move", bool(self._uffd.enabled & (1 << 16)), "copy")
         self._drop = _choose("drop", o.drop, "vector", report.self_advice_errno == 0, "single")
         out = ffi.new("us_client_t **")
@@ -184,21 +195,23 @@ class Pager:
                 notify,
                 lib.US_DROP_VECTOR if self._drop == "vector" else lib.US_DROP_SINGLE,
             ),
-            "the mover",
+            "the mover's thread and memory",
+            OUTBOX,
         )
-        self._client = ffi.gc(out[0], lib.us_client_free)
-        undo.callback(lib.us_client_close, self._client)
+        self._client = out[0]
+        self._owned = Owned("client", out[0])
+        undo.callback(lib.us_client_close, self._client, lib.US_END_RESTORE)
         staging_len = ffi.new("uint64_t *")
         staging = lib.us_client_staging(self._client, staging_len)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             try:
-                self._process = process = launch.start(theirs)
+                process = launch.start(theirs, o.python)
             except BaseException:
                 ours.close()
                 raise
         self._pager_pid = process.pid
-        undo.callback(_reap, process)
+        undo.callback(_reap, process.pid)
         undo.callback(ours.close)  # without it the pager process ends
         hello = {
             "pid": os.getpid(),
@@ -228,8 +241,11 @@ class Pager:
             fds["pagemap"] = self._pagemap
         if self._trace is not None:
             fds["trace"] = self._trace.fd
-        self._about = _greet(ours, process, hello, fds, o.pager_timeout)
-        self._pidfd = os.pidfd_open(process.pid)
+        try:
+            self._about = _greet(ours, process, hello, fds, o.pager_timeout)
+        finally:
+            process.returncode = 0  # see _reap
+        self._pidfd = _pidfd_open(process.pid)
         undo.callback(os.close, self._pidfd)
         _check(lib.us_client_attach(self._client, ours.fileno(), self._pidfd), "the control socket")
         self._descriptors = [*fds.values(), ours.fileno(), self._pidfd]
@@ -239,6 +255,8 @@ class Pager:
     def _open_uffd(self, undo: contextlib.ExitStack) -> int:
         self._uffd = ffi.new("us_uffd_t *")
         error = lib.us_uffd_open(_UFFD[self._options.uffd], self._uffd)
+        if -error in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise _refusal(-error, "userfaultfd")
         if error < 0:
             raise UnsupportedKernelError(
                 -error,
@@ -285,25 +303,73 @@ class Pager:
     def _open_trace(self, undo: contextlib.ExitStack) -> _trace.TraceFile:
         return undo.enter_context(_trace.create(self._options.trace, limit=self._options.limit))
 
-    def close(self) -> None:
-        """Bring everything that is still referenced back into RAM, and end the pager process.
+    def close(self, restore: bool = False, discard: bool = False) -> None:
+        """End the pager: with the last array, where bringing all of them back would not fit.
 
-        May be called again. Arrays and regions stay valid; they are ordinary memory then, so there
-        must be room for them.
+        What is still referenced is brought back into RAM, where it is ordinary memory, if there is room
+        to spare for that (of the host and of the process's cgroups). Else the pager goes on serving it
+        within the limit, a StillPagedWarning says so, and it ends when the last region does; it takes
+        no new ones. May be called again.
+
+        Args:
+            restore: bring all of it back, whether or not there is room to spare.
+            discard: give up what regions and arrays of this pager hold that are still referenced: a
+                touch of one is SIGSEGV, never a zero. Wrapped buffers are their owners', and come back.
         """
+        if restore and discard:
+            raise ValueError("restore=True and discard=True are given; accepted: one of them")
         if self._closed or self._pid != os.getpid():
             return
-        error = lib.us_client_close(self._client)
-        if error < 0:
-            raise self._failure(error, "close")
+        how = lib.US_END_DISCARD if discard else lib.US_END_RESTORE
+        if not (restore or discard) and (too_large := self._too_large_to_restore()):
+            how = lib.US_END_LATER
+        left = lib.us_client_close(self._client, how)
+        if left < 0:
+            raise self._failure(left, "close")
+        if left > 0:
+            if not self._leaving:
+                self._leaving = True
+                if self._wrapped:  # whoever wrapped a buffer need not have kept anything of ours
+                    _left.add(self)
+                warnings.warn(
+                    f"{too_large}; the pager goes on serving them within limit="
+                    f"{format_size(self.limit)}, and ends with the last of them (close(restore=True)"
+                    " and close(discard=True) say what else to do)",
+                    StillPagedWarning,
+                    stacklevel=2,
+                )
+            return
+        self._finish()
+
+    def _too_large_to_restore(self) -> str | None:
+        """What is out, and what memory is free, where the first is more than fits with room to spare."""
+        s = self.stats()
+        out = s.pooled_raw + s.stored_raw + s.filled + s.outbox
+        free = free_memory()
+        spare = max(SPARE_MIN, free.bytes // 8)
+        if out == 0 or out + spare <= free.bytes:
+            return None
+        return (
+            f"arrays that are still in use have {format_size(out)} out of RAM, and only"
+            f" {format_size(free.bytes)} of memory are free ({free.source})"
+        )
+
+    def _unwrapped(self, number: int) -> None:
+        """A wrapped buffer has been released."""
+        self._wrapped.pop(number, None)
+        if not self._wrapped:
+            _left.discard(self)
+
+    def _finish(self) -> None:
         self._closed = True
         _alive.discard(self)
+        _left.discard(self)
         for region in list(self._wrapped.values()):
             region.release()
         self._undo.close()
 
     def __enter__(self) -> Pager:
-        self._check_open()
+        self._check_takes()
         return self
 
     def __exit__(
@@ -316,6 +382,9 @@ class Pager:
 
     def __del__(self) -> None:
         if getattr(self, "_closed", True) or at_exit.begun or self._pid != os.getpid():
+            return
+        if self._leaving:  # its last region has gone
+            self._finish()
             return
         warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
         self.close()
@@ -338,6 +407,12 @@ class Pager:
         if self._closed:
             raise ClosedError("the pager is closed")
 
+    def _check_takes(self) -> None:
+        """Make sure that there may be another region."""
+        self._check_open()
+        if self._leaving:
+            raise ClosedError("the pager is closed but for the arrays that are still in use")
+
     def _ask(self, op: int, region: int = 0, *arguments: int) -> tuple[int, ...]:
         """Ask the pager process, and return its answer's values.
 
@@ -350,7 +425,8 @@ class Pager:
         """
         if at_exit.begun:
             raise ClosedError("the interpreter is ending")
-        ticket = ffi.gc(lib.us_ticket_new(self._client), lib.us_ticket_free)
+        owned = Owned("ticket", lib.us_ticket_new(self._client))
+        ticket = owned.pointer
         request = ffi.new("us_request_t *", {"op": op, "region": region, "arg": arguments})
         reply = ffi.new("us_reply_t *")
         done = lib.us_ticket_ask(ticket, request)
@@ -408,7 +484,7 @@ class Pager:
         Raises:
             ClosedError, TypeError, ValueError, MemoryError
         """
-        self._check_open()
+        self._check_takes()
         length = parse_size(size, "size", minimum=1)
         return OwnRegion._make(self, length, self._block(block), _itemsize(itemsize) or 0)
 
@@ -429,7 +505,7 @@ class Pager:
         Raises:
             BufferRefusedError: it can't be paged; says why. Nothing was changed.
         """
-        self._check_open()
+        self._check_takes()
         return WrappedRegion._make(self, buffer, self._block(block), _itemsize(itemsize))
 
     def empty(
@@ -449,7 +525,7 @@ class Pager:
             block: as for region().
         """
         numpy = _numpy()
-        self._check_open()
+        self._check_takes()
         kind = numpy.dtype(dtype)
         if kind.hasobject:
             raise TypeError(
@@ -545,11 +621,41 @@ class Pager:
     @limit.setter
     def limit(self, limit: int | str | float) -> None:
         self._check_open()
-        size = _options.parse_limit(limit)
+        size = _options.parse_size_of("limit", limit)
         blocks = [self._options.block, *(region.block for region in self.regions)]
         self._check_limit(max(blocks), "block", size)
         self._ask(lib.US_OP_LIMIT, 0, size)
         self._options = dataclasses.replace(self._options, limit=size)
+
+    @property
+    def pool(self) -> int:
+        """Bytes that the first pool's compressed blocks may take. May be set at any time.
+
+        At most what it was made for, rounded up to a power of two. When a smaller one has been set, what
+        is above it has gone to the next tier; without one it shrinks as blocks come back.
+        """
+        return self._pools[0][0]
+
+    @pool.setter
+    def pool(self, pool: int | str | float) -> None:
+        self._check_open()
+        size = _options.parse_size_of("pool", pool)
+        try:
+            self._ask(lib.US_OP_POOL, 0, size)
+        except OSError as e:
+            if e.errno != errno.EINVAL:
+                raise
+            most = 1 << (self._options.pool - 1).bit_length()
+            raise ValueError(
+                f"pool={pool!r} is more than this pager's pool was made for; accepted: at most"
+                f" {format_size(most)}"
+            ) from None
+        self._pools = ((size, *self._pools[0][1:]), *self._pools[1:])
+
+    @property
+    def swap(self) -> int:
+        """Bytes of the swap file; 0 without one. It was reserved at the start and can't be changed."""
+        return self._swapfile.size if self._swapfile is not None else 0
 
     @property
     def options(self) -> _options.Options:
@@ -664,10 +770,36 @@ def _part_of(
     return max(size, LIMIT_MIN, least)
 
 
-def _check(result: int, what: str) -> int:
+def _check(result: int, what: str, wanted: int = 0) -> int:
     if result < 0:
-        raise OSError(-result, f"{what}: {os.strerror(-result)}")
+        raise _refusal(-result, what, wanted)
     return result
+
+
+def _refusal(error: int, what: str, wanted: int = 0) -> Exception:
+    """What a call that the system refuses is to the user, who is told by what limit."""
+    if error in (errno.EPERM, errno.ENOSYS):
+        return UnsupportedKernelError(error, limits.explain(error, what))
+    if error in limits.LIMITS:
+        return PagerStartError(limits.explain(error, what, wanted))
+    return OSError(error, f"{what}: {os.strerror(error)}")
+
+
+def _table_entries() -> int:
+    """How many entries the table must have room for: all regions lie in this process's address space.
+
+    Where that is not limited the table has room for more than machines have memory, since what is not used
+    takes address space only.
+    """
+    most = limits.address_space()
+    return TABLE if most is None else min(TABLE, -(-most // _options.BLOCK_MIN))
+
+
+def _pidfd_open(pid: int) -> int:
+    try:
+        return os.pidfd_open(pid)
+    except OSError as e:
+        raise _refusal(e.errno or errno.EIO, "pidfd_open") from e
 
 
 def _eventfd(undo: contextlib.ExitStack) -> int:
@@ -762,31 +894,44 @@ def _greet(
     failed = "the pager process did not become ready"
     sock.settimeout(timeout)
     try:
-        wire.send(sock, hello | {"fds": list(fds)}, tuple(fds.values()))
-        answer = wire.receive(sock)
+        with contextlib.suppress(wire.Closed):  # what it said before it ended can be read still
+            wire.send(sock, hello | {"fds": list(fds)}, tuple(fds.values()))
+        try:
+            answer = wire.receive(sock)
+        except wire.Closed:  # of one that did not read ours the kernel tells before it gives us his
+            answer = wire.receive(sock)
     except wire.Closed:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=1)
         raise PagerStartError(
-            f"{failed}: process {process.pid} is gone (exit status {process.returncode})"
+            f"{failed}: process {process.pid} is gone (exit status {process.returncode}); it was run by"
+            f" {process.args[0]!r}, and python= or USWAP_PYTHON names another interpreter"  # type: ignore[index]
         ) from None
     except TimeoutError as e:
         raise PagerStartError(f"{failed}: no answer within {timeout:g} s") from e
     except OSError as e:
         raise PagerStartError(f"{failed}: {e}") from e
     if "error" in answer:
-        raise PagerStartError(f"{failed}: [Errno {answer['error']}] {answer['text']}")
+        number = f"[Errno {answer['error']}] " if answer["error"] else ""
+        raise PagerStartError(f"{failed}: {number}{answer['text']}")
     about: wire.Message = answer["ok"]
     return about
 
 
-def _reap(process: subprocess.Popen[bytes]) -> None:
-    """Wait for a pager process that was told to end."""
-    try:
-        process.wait(timeout=5)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+def _reap(pid: int) -> None:
+    """Wait for a pager process that was told to end.
+
+    Not by Popen, which the collector may finalise before its pager, and which then warns of a child.
+    """
+    with contextlib.suppress(ChildProcessError):  # somebody who waits for any child had it
+        end, pause = time.monotonic() + 5, 0.0005
+        while os.waitpid(pid, os.WNOHANG) == (0, 0):
+            if time.monotonic() > end:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                return
+            time.sleep(pause)
+            pause = min(2 * pause, 0.02)
 
 
 def _keep_for_ever(thing: object) -> None:
@@ -804,7 +949,6 @@ def _at_exit() -> None:
         for region in list(pager._wrapped.values()):
             _keep_for_ever(region)
         _keep_for_ever(pager)
-        pager._process.returncode = 0  # Popen has nothing to warn of
 
 
 def _in_child() -> None:
@@ -816,11 +960,10 @@ def _in_child() -> None:
     """
     for pager in list(_alive):
         for region in pager.regions:
-            lib.us_child_cover(region.address, region.length)
+            lib.us_child_cover(region.address, region.length, region._id)
         for region in list(pager._wrapped.values()):
             _keep_for_ever(region)
         lib.us_client_in_child(pager._client)
-        pager._process.returncode = 0
         pager._socket.detach()
         for fd in pager._descriptors:
             with contextlib.suppress(OSError):

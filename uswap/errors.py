@@ -23,6 +23,7 @@ __all__ = [
     "LostDataError",
     "PagerDied",
     "PagerStartError",
+    "StillPagedWarning",
     "UnknownVariableWarning",
     "UnsupportedKernelError",
     "UswapError",
@@ -131,3 +132,7 @@ class UnknownVariableWarning(UswapWarning):
 
     The message names the one that is most like it. Warned of by the first pager of a process.
     """
+
+
+class StillPagedWarning(UswapWarning):
+    """A pager was closed whose arrays are still in use and would not fit into RAM: it goes on serving them."""

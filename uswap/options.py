@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from ._core import lib
 from .errors import LimitError
 from .sizes import AvailableMemory, available_memory, format_size, is_bool, parse_size
 
@@ -61,6 +62,7 @@ class Options:
     trace: str
     delays: str
     inject: str
+    python: str
     pager_timeout: float
 
 
@@ -132,10 +134,10 @@ def _check_level(codec: str, level: int, called: str) -> None:
         )
 
 
-def parse_limit(value: object) -> int:
-    """Return a limit in bytes, as the option does."""
-    limit: int = _BY_NAME["limit"].parse(value, "limit", lambda: available_memory().bytes)
-    return limit
+def parse_size_of(name: str, value: object) -> int:
+    """Return the bytes of an option that is a size, as the option does."""
+    size: int = _BY_NAME[name].parse(value, name, lambda: available_memory().bytes)
+    return size
 
 
 def parse_segment(value: object, name: str = "segment") -> int:
@@ -318,7 +320,7 @@ OPTIONS: tuple[Option, ...] = (
         0,
         "integer",
         "threads of the pager that compress; 0 is chosen from the CPUs",
-        _integer(0, 256),
+        _integer(0, lib.US_WORKERS_MAX),
     ),
     Option(
         "servers",
@@ -378,10 +380,18 @@ OPTIONS: tuple[Option, ...] = (
     Option("delays", "", "text", "for tests: where the pager waits", _text, _show_text),
     Option("inject", "", "text", "for tests: which system calls fail", _text, _show_text),
     Option(
+        "python",
+        "",
+        "path",
+        "interpreter that runs the pager process; by default the one that runs the program",
+        _text,
+        _show_text,
+    ),
+    Option(
         "pager_timeout",
         10.0,
         "seconds",
-        "how long the pager process may take to be ready, or to answer",
+        "how long the pager process may take to be ready",
         _seconds(3600),
         lambda value: f"{value:g} s",
     ),

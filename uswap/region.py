@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from . import buffers
+from . import buffers, limits
 from ._core import ffi, lib
-from .errors import ClosedError, LimitError, LostDataError
+from .errors import ClosedError, LimitError, LostDataError, UswapError
+from .owned import Owned
 from .sizes import format_size, parse_integer
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ class Region:
     _id: int = -1
     _first: int
     _entries: int
-    _registration: Any = None
+    _registration: Owned | None = None
     _plain: int = 0  # bytes from the start that were not registered at first
     _pid: int = 0
 
@@ -117,13 +118,12 @@ class Region:
         self.length = length
         self.block = block
         self._pid = os.getpid()
-        pager._check_open()
+        pager._check_takes()
         # The registration ends, at the latest, with the object that it is an attribute of, in the core
         # and without a line of Python: an exception of a signal handler has no place in between. An
         # object's attributes go before the memory of the type that it derives from.
-        self._registration = registration = ffi.gc(
-            lib.us_registration_new(pager._client), lib.us_registration_free
-        )
+        self._registration = Owned("registration", lib.us_registration_new(pager._client))
+        registration = self._registration.pointer
         at_end = lib.US_END_RESTORE if resident else lib.US_END_DISCARD
         error = lib.us_registration_begin(
             registration, address, length, block, item, int(resident), int(huge), at_end
@@ -148,16 +148,17 @@ class Region:
         self._end(lib.US_END_RESTORE)
 
     def _end(self, how: int) -> None:
-        if not self._paged or self._pid != os.getpid():
+        registration = self._registration
+        if registration is None or not self._paged or self._pid != os.getpid():
             return
-        error = lib.us_registration_end(self._registration, how)
+        error = lib.us_registration_end(registration.pointer, how)
         if error < 0:
             raise self.pager._failure(error, "release")
 
     @property
     def _paged(self) -> bool:
         return self._registration is not None and bool(
-            lib.us_registration_active(self._registration)
+            lib.us_registration_active(self._registration.pointer)
         )
 
     def _check_paged(self) -> None:
@@ -260,7 +261,9 @@ class Region:
         held = (last - first) * self.block
         most = pager.limit - max(pager.limit // 4, 8 * self.block)
         # It ends, at the latest, when the frame of this generator does.
-        pin = ffi.gc(lib.us_pin_new(self._registration), lib.us_pin_free)
+        assert self._registration is not None
+        owned = Owned("pin", lib.us_pin_new(self._registration.pointer))
+        pin = owned.pointer
         try:
             error = lib.us_pin_begin(pin, first, last, held, most) if held else 0
             if error == -errno.EDQUOT:
@@ -380,6 +383,20 @@ class Region:
         )
 
 
+def _refuse(error: OSError, what: str) -> None:
+    """Raise MemoryError if it is for lack of what memory needs that the system refuses a region."""
+    if isinstance(error, UswapError):
+        return
+    if error.errno == errno.ENOSPC:
+        raise MemoryError(
+            f"{what}: the pager's table has no room for its blocks; it was made for the address space that"
+            " limits (RLIMIT_AS, RLIMIT_DATA) left when the pager began, and for 1 TiB of 4 KiB at most;"
+            " a larger block= takes fewer entries"
+        ) from error
+    if error.errno in (errno.ENOMEM, errno.EAGAIN):
+        raise MemoryError(limits.explain(error.errno, what)) from error
+
+
 class OwnRegion(Region, mmap.mmap):
     """Memory made for paging: a writable buffer (memoryview, len, slices) of zeros at first."""
 
@@ -387,21 +404,24 @@ class OwnRegion(Region, mmap.mmap):
 
     @classmethod
     def _make(cls, pager: Pager, size: int, block: int, item: int) -> OwnRegion:
+        what = f"size={size} ({format_size(size)})"
         try:
             self = cls.__new__(
                 cls, -1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
             )
-        except (OSError, OverflowError) as e:
-            if isinstance(e, OSError) and e.errno != errno.ENOMEM:
-                raise
-            raise MemoryError(
-                f"size={size} ({format_size(size)}) is more address space than can be had; what limits"
-                " it is the machine's address space, RLIMIT_AS (ulimit -v) or vm.max_map_count (mappings)"
-            ) from e
+        except OverflowError as e:
+            raise MemoryError(f"{what} is more address space than a process has") from e
+        except OSError as e:
+            _refuse(e, what)
+            raise
         address = int(ffi.cast("uintptr_t", ffi.from_buffer(self)))
         self._size = size
         length = -(-size // PAGE) * PAGE
-        self._begin(pager, address, length, block, item=item, resident=False, huge=False)
+        try:
+            self._begin(pager, address, length, block, item=item, resident=False, huge=False)
+        except OSError as e:
+            _refuse(e, what)
+            raise
         return self
 
     def _view(self) -> memoryview:
@@ -485,6 +505,12 @@ class WrappedRegion(Region):
                 if e.errno in (errno.EBUSY, errno.EEXIST):
                     raise buffers.taken(view) from e
                 raise
+        except OSError as e:
+            self._end(lib.US_END_RESTORE)
+            length = view.nbytes
+            view.release()
+            _refuse(e, f"a buffer of {format_size(length)}")
+            raise
         except BaseException:
             self._end(lib.US_END_RESTORE)
             view.release()
@@ -511,7 +537,7 @@ class WrappedRegion(Region):
         if self._buffer is not None and not self._paged and self._pid == os.getpid():
             self._buffer.release()
             self._buffer = None
-            self.pager._wrapped.pop(self._id, None)
+            self.pager._unwrapped(self._id)
 
     def __len__(self) -> int:
         return self.length

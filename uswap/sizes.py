@@ -220,6 +220,30 @@ def available_memory(root: str | os.PathLike[str] = "/") -> AvailableMemory:
     return min(found, key=lambda one: one.bytes)  # of equals the first: the host
 
 
+def free_memory(root: str | os.PathLike[str] = "/") -> AvailableMemory:
+    """Return how much more memory this process may take now, of the host's and of all its cgroups.
+
+    What the page cache would give back counts as free.
+
+    Args:
+        root: where ``/proc`` and ``/sys`` are looked for; for tests.
+    """
+    root = Path(root)
+    found = []
+    if match := re.search(r"MemAvailable:\s+(\d+) kB", _read(root / "proc/meminfo") or ""):
+        found.append(AvailableMemory(int(match[1]) * KIB, "/proc/meminfo"))
+    for path in _limit_files(root):
+        usage = "memory.usage_in_bytes" if path.name.endswith("_in_bytes") else "memory.current"
+        limit, used = (_read(path) or "").strip(), (_read(path.parent / usage) or "").strip()
+        if not (limit.isdecimal() and used.isdecimal()):
+            continue
+        cached = re.search(r"^inactive_file (\d+)$", _read(path.parent / "memory.stat") or "", re.M)
+        free = int(limit) - int(used) + (int(cached[1]) if cached else 0)
+        shown = PurePosixPath("/") / path.relative_to(root)
+        found.append(AvailableMemory(max(0, free), str(shown)))
+    return min(found, key=lambda one: one.bytes, default=available_memory(root))
+
+
 def _host_memory(root: Path) -> AvailableMemory:
     for line in (_read(root / "proc/meminfo") or "").splitlines():
         if match := re.fullmatch(r"MemTotal:\s+(\d+) kB", line.strip()):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from ._core import ffi, lib
 from .sizes import format_size
 from .tiers import TierStats
 
@@ -34,6 +35,16 @@ class Latency:
     p99: int
     p999: int
     max: int
+
+
+def _injected(raw: Any) -> dict[str, int]:
+    """What the pager process counts, and this one; only what took effect."""
+    found = {}
+    for i, n in enumerate(raw.injected):
+        name = lib.us_injected_name(i)
+        if name != ffi.NULL and (count := int(n) + int(lib.us_injected(i))):
+            found[ffi.string(name).decode()] = count
+    return found
 
 
 @dataclass(frozen=True)
@@ -149,6 +160,9 @@ class Stats:
     """Records that the trace lacks (see the option `trace`)."""
     loop_cpu_ns: int
     worker_cpu_ns: int
+    injected: Mapping[str, int]
+    """How often each failure of the option ``inject`` took effect, here and in the pager process: by system call, and
+    "read", "write" (an errno), "read:SHORT", "read:FLIP", "write:LATE" and the like of the swap file."""
 
     @property
     def ratio(self) -> float:
@@ -179,6 +193,8 @@ class Stats:
         for field in fields(cls):
             if field.name == "faults":
                 values["faults"] = {k: int(raw.faults[i]) for i, k in enumerate(KINDS)}
+            elif field.name == "injected":
+                values["injected"] = _injected(raw)
             elif field.name == "tiers":
                 values["tiers"] = tiers
             elif field.name == "latency":

@@ -23,6 +23,7 @@ import struct
 import tempfile
 from dataclasses import dataclass
 
+from . import limits
 from ._core import ffi, lib
 from .errors import LimitError
 from .options import SWAP_SEGMENTS
@@ -229,9 +230,10 @@ def _reserve(fd: int, size: int, path: str) -> bool:
         except OSError as e:
             error = e.errno or errno.EIO
     if error in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+        why = f" ({limits.explain(error, 'fallocate')})" if error == errno.EFBIG else ""
         raise OSError(
             error,
-            f"no room for a swap file of {format_size(size)}; accepted: a smaller swap=",
+            f"no room for a swap file of {format_size(size)}{why}; accepted: a smaller swap=",
             path,
         )
     if error:

@@ -9,10 +9,13 @@ and ``text``. From then on there are us_request_t and us_reply_t of csrc/uswap.h
 from __future__ import annotations
 
 import array
+import errno
 import json
 import os
 import socket
 from typing import Any
+
+from . import limits
 
 __all__ = ["Closed", "receive", "receive_hello", "send"]
 
@@ -57,10 +60,10 @@ def receive_hello(sock: socket.socket) -> tuple[Message, dict[str, int]]:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             fds.frombytes(body[: len(body) - len(body) % fds.itemsize])
     message = _parse(data)
-    if len(message["fds"]) != len(fds):
+    if len(message["fds"]) != len(fds):  # the kernel passes as many as the limit has room for
         for fd in fds:
             os.close(fd)
-        raise Closed
+        raise OSError(errno.EMFILE, limits.explain(errno.EMFILE, "descriptors of the client"))
     return message, dict(zip(message["fds"], fds, strict=True))
 
 

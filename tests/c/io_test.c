@@ -249,6 +249,12 @@ static void test_slots(int fd, int engine) {
     munmap(mem, 6 * PAGE);
 }
 
+/* In place of what was injected before. */
+static void inject_only(us_io_t *io, int op, int err, uint32_t every) {
+    CHECK(us_io_inject(io, op, EIO, 0) == 0);
+    CHECK(us_io_inject(io, op, err, every) == 0);
+}
+
 /* The kernel's own failures, and the injected ones, are seen by their request alone. */
 static void test_bad_days(int fd, int engine) {
     bed_t b;
@@ -269,27 +275,32 @@ static void test_bad_days(int fd, int engine) {
     CHECK(ftruncate(fd, (off_t)end) == 0);
     r.off = 0;
 
-    CHECK(us_io_inject(b.io, US_IO_READ, US_IO_FLIP, 2) == 0);
+    inject_only(b.io, US_IO_READ, US_IO_FLIP, 2);
     for (int i = 0; i < 8; i++) {
         memset(mem, 0, BLOCK);
         CHECK(run_one(&b, &r) == 0);
         CHECK(wrong_bits(mem, BLOCK, 0, 7) == (uint64_t)(i % 2));
     }
-    CHECK(us_io_inject(b.io, US_IO_READ, US_IO_SHORT, 1) == 0);
+    CHECK(us_io_injected(b.io, US_IO_READ, US_IO_FLIP) == 4);
+    CHECK(us_io_inject(b.io, US_IO_READ, US_IO_SHORT, 1) == -EEXIST);
+    inject_only(b.io, US_IO_READ, US_IO_SHORT, 1);
     for (uint32_t len = PAGE; len <= BLOCK; len += PAGE) {
         memset(mem, 0, BLOCK);
         r.len = len;
         CHECK(run_one(&b, &r) == 0 && r.done_bytes == len && r.tries == 1);
         CHECK(wrong_bits(mem, len, 0, 7) == 0);
     }
-    CHECK(us_io_inject(b.io, US_IO_READ, EIO, 1) == 0);
+    CHECK(us_io_injected(b.io, US_IO_READ, US_IO_SHORT) == BLOCK / PAGE);
+    inject_only(b.io, US_IO_READ, EIO, 1);
     memset(mem, 0xaa, BLOCK);
     CHECK(run_one(&b, &r) == -EIO && mem[0] == 0xaa);
-    CHECK(us_io_inject(b.io, US_IO_READ, EAGAIN, 1) == 0); /* retried, but not for ever */
+    CHECK(us_io_injected(b.io, US_IO_READ, EIO) == 1);
+    inject_only(b.io, US_IO_READ, EAGAIN, 1); /* retried, but not for ever */
     CHECK(run_one(&b, &r) == -EAGAIN && r.tries > 1);
+    CHECK(us_io_injected(b.io, US_IO_READ, 0) == 1ull + r.tries);
     CHECK(us_io_inject(b.io, US_IO_READ, EIO, 0) == 0);
     CHECK(us_io_inject(b.io, US_IO_WRITE, ENOSPC, 1) == 0);
-    CHECK(run_one(&b, &w) == -ENOSPC);
+    CHECK(run_one(&b, &w) == -ENOSPC && us_io_injected(b.io, US_IO_WRITE, ENOSPC) == 1);
     CHECK(us_io_inject(b.io, US_IO_WRITE, US_IO_FLIP, 1) == -EINVAL);
     CHECK(run_one(&b, &r) == 0 && wrong_bits(mem, BLOCK, 0, 7) == 0); /* nothing was written */
     bed_close(&b);

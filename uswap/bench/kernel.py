@@ -17,6 +17,7 @@ import ctypes
 import errno
 import itertools
 import os
+import select
 import shutil
 import signal
 import struct
@@ -59,6 +60,7 @@ ZRAM_CONTROL = Path("/sys/class/zram-control")
 ZSWAP = Path("/sys/module/zswap/parameters")
 COMPRESSORS = ("lz4", "lzo-rle", "lzo")  # of zswap, the first that the kernel has
 COUNT = 0.05  # seconds
+SLACK = 1 << 20  # bytes over a cgroup's limit, for a moment
 GONE = 10.0  # seconds for the kernel to let go of something
 
 _SIGNALS = {signal.SIGINT, signal.SIGTERM}
@@ -206,6 +208,12 @@ class Cgroup:
 
     version: int
     path: Path
+    _counted: _Counted | None = None
+
+    @property
+    def resumed(self) -> int:
+        """How often a process had found no room, and was let try again."""
+        return self._counted.resumed if self._counted else 0
 
     @property
     def procs(self) -> str:
@@ -235,32 +243,69 @@ def _memory_root() -> tuple[int, Path]:
 
 
 class _Counted:
-    """Has the kernel count a cgroup's pages anew, 20 times a second.
+    """Has the kernel count a cgroup's pages anew: 20 times a second, and whenever it says out of memory.
 
     Reclaim decides by counts which the kernel brings up to date every two seconds. A small cgroup is
-    turned over more often than that: then the count says that there are inactive pages enough when there are
-    none, so none are made, reclaim finds nothing, and the process is killed, out of memory, though
-    there is swap enough (seen with Linux 6.18, with zram and zswap, a limit of 64 or 256 MiB). To read the
+    turned over more often than that (one of 4 MiB in 25 ms): then the count says that there are inactive pages
+    enough when there are none, so none are made, reclaim finds nothing, and the cgroup is out of memory, though
+    there is swap enough (seen with Linux 6.18, with zram and zswap, a limit of 4 to 256 MiB). To read the
     statistics brings the counts up to date.
+
+    How often is often enough depends on what else the machine has to do. So version 1 is told not to kill: a
+    thread that faults waits, this is told of it, has the pages counted, and lets the thread try again.
+    Version 2 can't be told so, and a process may still be killed.
+
+    Args:
+        path: of the cgroup.
+        version: of cgroups.
+        limit: in bytes.
     """
 
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        self._end = threading.Event()
+    def __init__(self, path: Path, version: int, limit: int) -> None:
+        self._statistics = path / "memory.stat"
+        self._limits = path / ("memory.limit_in_bytes" if version == 1 else "memory.max")
+        self._limit = limit
+        self._version = version
+        self._lowered = True
+        self._end = self._told = -1
         self._thread = threading.Thread(target=self._run, name="uswap-counted")
+        self.resumed = 0
 
     def _run(self) -> None:
-        while not self._end.wait(COUNT):
-            self._file.read_bytes()
+        while True:
+            ready, _, _ = select.select([self._end, self._told], [], [], COUNT)
+            if self._end in ready:
+                return
+            self._statistics.read_bytes()
+            if self._told in ready:
+                os.eventfd_read(self._told)
+                self.resumed += 1
+                self._lowered = False
+                # More room, even for a moment, is what makes the kernel wake who waits for it.
+                self._limits.write_text(str(self._limit + SLACK))
+            if not self._lowered:
+                with contextlib.suppress(OSError):  # busy: it can't reclaim so much just now
+                    self._limits.write_text(str(self._limit))
+                    self._lowered = True
 
     def start(self) -> None:
-        """Begin."""
+        """Set the limit, and begin."""
+        self._limits.write_text(str(self._limit))
+        self._end, self._told = os.eventfd(0), os.eventfd(0)
+        if self._version == 1:
+            control = self._limits.with_name("memory.oom_control")
+            control.write_text("1")
+            with control.open("rb") as file:
+                registered = self._limits.with_name("cgroup.event_control")
+                registered.write_text(f"{self._told} {file.fileno()}")
         self._thread.start()
 
     def stop(self) -> None:
         """End."""
-        self._end.set()
+        os.eventfd_write(self._end, 1)
         self._thread.join()
+        os.close(self._end)
+        os.close(self._told)
 
 
 @contextlib.contextmanager
@@ -268,7 +313,8 @@ def cgroup(limit: int) -> Iterator[Cgroup]:
     """Make a memory cgroup; `limit` is in bytes. It goes when its last process has.
 
     Swap is not limited. Of zswap's compressed copies version 2 takes account, version 1 does not.
-    While it is there the kernel is made to keep its counts of the cgroup's pages up to date.
+    While it is there the kernel is made to keep its counts of the cgroup's pages up to date. With version 1
+    the kernel kills nothing there: a process that has really no room stands still.
 
     Raises:
         Unavailable: there is no memory cgroup here, or it is not ours to use.
@@ -284,11 +330,9 @@ def cgroup(limit: int) -> Iterator[Cgroup]:
                     lambda: control.write_text("-memory"),
                 )
         undo.step(path.mkdir, lambda: _retry(path.rmdir))
-        limits = path / ("memory.limit_in_bytes" if version == 1 else "memory.max")
-        limits.write_text(str(limit))
-        counted = _Counted(path / "memory.stat")
+        counted = _Counted(path, version, limit)
         undo.step(counted.start, counted.stop)
-        yield Cgroup(version, path)
+        yield Cgroup(version, path, counted)
 
 
 def why_no_cgroup() -> str | None:

@@ -80,6 +80,7 @@ SEGMENT = MIB  # of uswap's swap file
 MARGIN = 64 * MIB  # beyond the data, of what has to hold them
 SLOWEST = 4 << 20  # bytes a second: what takes longer has hung
 START = 120.0  # seconds more
+TRIES = 3  # of a run that the kernel ends, out of memory
 
 
 class SubjectFailed(RuntimeError):
@@ -337,7 +338,8 @@ class Result:
     Attributes:
         about: of the kernel's peers, how they were set up.
         skipped: peers and workloads that were left out, and why.
-        killed: runs that the kernel has ended, out of memory, and the workloads it left unmeasured.
+        killed: runs that the kernel has ended, out of memory, each time they were tried, and the workloads
+            that it left unmeasured.
         fits: by data, and column of the table: rounds of nanoseconds, as subject.fits gives them.
     """
 
@@ -764,18 +766,22 @@ def _steps(
 
 
 def _run(result: Result, case: Case, number: int, chunk: tuple[int, int]) -> None:
-    with case.spec(number, chunk, result.about) as spec:
-        name = f"{case.column} ({case.group}, {case.data}, {case.over}x, round {number + 1})"
-        try:
-            found = run_subject(spec, START + case.size * (1 + len(WORKS)) / SLOWEST)
-        except SubjectFailed as exc:
-            # The kernel ends a process of a cgroup when reclaim finds nothing though there is swap enough:
-            # seen with zram at its limit. That is the peer's failing, not the benchmark's.
-            if exc.signal != signal.SIGKILL or "cgroup" not in spec:
-                raise SubjectFailed(f"{name}: {exc}") from None
-            found = exc.found
-            missing = [one for one in spec["work"] if one not in found["work"]]
-            result.killed[name] = ", ".join(missing)
+    name = f"{case.column} ({case.group}, {case.data}, {case.over}x, round {number + 1})"
+    for left in reversed(range(TRIES)):
+        with case.spec(number, chunk, result.about) as spec:
+            try:
+                found = run_subject(spec, START + case.size * (1 + len(WORKS)) / SLOWEST)
+                break
+            except SubjectFailed as exc:
+                # Where a cgroup can't be told not to (version 2) the kernel ends a process when reclaim finds
+                # nothing though there is swap enough. That is the peer's failing, not the benchmark's.
+                if exc.signal != signal.SIGKILL or "cgroup" not in spec:
+                    raise SubjectFailed(f"{name}: {exc}") from None
+                if left:
+                    continue
+                found = exc.found
+                missing = [one for one in spec["work"] if one not in found["work"]]
+                result.killed[name] = ", ".join(missing)
     result.runs.append(
         Run(
             case.group,

@@ -28,8 +28,9 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-from .. import codecs, wire
+from .. import codecs, limits, wire
 from .._core import ffi, lib
+from ..sizes import format_size
 from .say import say
 
 MAX_EVENTS = 128
@@ -90,11 +91,7 @@ class Loop:
         try:
             self._client_pid = os.pidfd_open(hello["pid"])
         except OSError as e:
-            raise OSError(
-                e.errno,
-                f"pidfd_open is refused here ({e.strerror}), as by a container's filter; `uswap doctor`"
-                " says what works and what to change",
-            ) from e
+            raise OSError(e.errno, limits.explain(e.errno or 0, "pidfd_open")) from e
         self._inject(hello)
         self._lost_blocks = 0
         found = {codec: self._load_codec(codec) for _size, codec, _level in hello["pools"]}
@@ -115,7 +112,19 @@ class Loop:
         config.notify = fds["notify"]
         config.pagemap = fds.get("pagemap", -1)
         out = ffi.new("us_pager_t **")
-        check(lib.us_pager_open(out, config), "us_pager_open")
+        if (error := -lib.us_pager_open(out, config)) > 0:
+            # What it keeps beside the table, and the threads' stacks, come on top.
+            wanted = os.fstat(fds["space"]).st_size
+            pools = sum(size for size, _codec, _level in hello["pools"])
+            raise OSError(
+                error,
+                limits.explain(
+                    error,
+                    f"the pager's threads, and pools of {format_size(pools)} that lie sparsely in a"
+                    " multiple of that",
+                    wanted,
+                ),
+            )
         self._pager = out[0]
         if "swap" in fds:
             check(
@@ -142,6 +151,7 @@ class Loop:
             lib.US_OP_REMOVE: self._remove,
             lib.US_OP_CHECK: self._check,
             lib.US_OP_LIMIT: self._limit,
+            lib.US_OP_POOL: self._pool,
             lib.US_OP_BYE: self._bye,
         }
 
@@ -472,9 +482,13 @@ class Loop:
     async def _remove(self, region: int, entries: int, *_: int) -> None:
         await self._freeze(region, entries)
         # A last stale fault may be in the second server's hand.
-        while (answer := lib.us_pager_remove(self._pager, region)) == -errno.EBUSY:
-            await self._settle(region, 0, entries)
-        check(answer, "remove")
+        cursor = at(0)
+        while (answer := lib.us_pager_remove(self._pager, region, cursor)) != lib.US_DONE:
+            if answer == -errno.EBUSY:
+                await self._settle(region, cursor[0], entries)
+            else:
+                check(answer, "remove")
+                await asyncio.sleep(0)
 
     async def _limit(self, _region: int, limit: int, *_: int) -> None:
         while True:
@@ -482,6 +496,13 @@ class Loop:
             if answer == lib.US_DONE:
                 return
             await self._wait_progress()
+
+    async def _pool(self, _region: int, budget: int, *_: int) -> None:
+        while (answer := check(lib.us_pager_pool(self._pager, budget), "pool")) != lib.US_DONE:
+            if answer == lib.US_AGAIN:
+                await asyncio.sleep(0)
+            else:
+                await self._wait_progress()
 
     async def _check(self, _region: int, *_: int) -> tuple[int]:
         ok = lib.us_pager_is_valid(self._pager)
