@@ -276,9 +276,15 @@ def wraps() -> None:
             raises(BufferError, change)
         # No part of it can be wrapped once more, by this pager or another one.
         for again in (grown, memoryview(grown)[100_000:200_000]):
-            assert "cannot page" in raises(uswap.BufferRefusedError, pager.wrap, again)
+            message = raises(uswap.BufferRefusedError, pager.wrap, again)
+            assert f"paged already, by {region!r} of this pager; use that region" in message
             with uswap.Pager(limit=MIB, pool=16 * MIB) as other:
-                assert "cannot page" in raises(uswap.BufferRefusedError, other.wrap, again)
+                message = raises(uswap.BufferRefusedError, other.wrap, again)
+                assert f"paged already, by {region!r} of another pager, {pager!r};" in message
+        own = pager.region(MIB)
+        message = raises(uswap.BufferRefusedError, pager.wrap, own)
+        assert f"paged already, by {own!r} of this pager" in message
+        own.close()
         evicted(region)
         assert grown == content
         del again

@@ -51,6 +51,7 @@ from .errors import (
     UswapError,
 )
 from .owned import Owned
+from .paths import check_parent, path_of
 from .region import OwnRegion, Region, WrappedRegion, at_exit
 from .sizes import format_size, free_memory, parse_integer, parse_size
 from .stats import Stats
@@ -119,9 +120,9 @@ class Pager:
             warnings.warn(message, UnknownVariableWarning, stacklevel=2)
         self._leaving = False  # closed, but for the regions that are still in use
         if swapfile is not None:
-            swapfile = _tiers.path_of(swapfile, "swapfile")
+            swapfile = path_of(swapfile, "swapfile")
         if options.get("trace") is not None:
-            options["trace"] = _tiers.path_of(options["trace"], "trace")
+            options["trace"] = path_of(options["trace"], "trace")
         options |= {"pool": pool, "swapfile": swapfile, "swap": swap}
         self._tiers = _tiers.resolve(tiers, options, overwrite=overwrite)
         rest = self._tiers.pools
@@ -281,6 +282,7 @@ class Pager:
 
     def _open_swapfile(self, undo: contextlib.ExitStack) -> swapfile.SwapFile:
         o = self._options
+        check_parent(o.swapfile, "swapfile")
         file = swapfile.open_swap(o.swapfile, o.swap, segment=o.segment, overwrite=self._overwrite)
         undo.callback(file.close)
         if file.in_ram:
@@ -301,6 +303,7 @@ class Pager:
         return file
 
     def _open_trace(self, undo: contextlib.ExitStack) -> _trace.TraceFile:
+        check_parent(self._options.trace, "trace")
         return undo.enter_context(_trace.create(self._options.trace, limit=self._options.limit))
 
     def close(self, restore: bool = False, discard: bool = False) -> None:
@@ -592,6 +595,15 @@ class Pager:
             if region.wraps(array):
                 return region
         raise ValueError(f"array={type(array).__name__} lies in no region of this pager")
+
+    def _holder(self, address: int, length: int) -> str | None:
+        """Which region of which pager has some of a range, in words; None: none does."""
+        for pager in [self, *(other for other in list(_alive) if other is not self)]:
+            for region in pager.regions:
+                if region.address < address + length and address < region.address + region.length:
+                    whose = "this pager" if pager is self else f"another pager, {pager!r}"
+                    return f"{region!r} of {whose}"
+        return None
 
     @property
     def _regions(self) -> dict[int, Region]:

@@ -503,7 +503,8 @@ class WrappedRegion(Region):
             except OSError as e:
                 buffers.restore_hugepages(span)
                 if e.errno in (errno.EBUSY, errno.EEXIST):
-                    raise buffers.taken(view) from e
+                    by = pager._holder(span.address, span.length)
+                    raise buffers.taken(view, by=by) from e
                 raise
         except OSError as e:
             self._end(lib.US_END_RESTORE)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import options as _options
+from .paths import path_of
 
 __all__ = ["FILE", "POOLS", "File", "Pool", "TierStats", "resolve"]
 
@@ -122,23 +123,6 @@ class Resolved:
     overwrite: bool
     names: tuple[str, ...]
     numbers: tuple[int, ...]
-
-
-def path_of(value: object, name: str) -> str:
-    """Return a path as text.
-
-    Raises:
-        TypeError: it is none; names it.
-    """
-    try:
-        path = os.fspath(value)  # type: ignore[call-overload]
-    except TypeError:
-        path = None
-    if not isinstance(path, str):
-        raise TypeError(
-            f"{name}={value!r} is a {type(value).__name__}; accepted: a path, as text or pathlib.Path"
-        )
-    return path
 
 
 def _refuse_options_of_a_file(
