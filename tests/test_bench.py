@@ -339,7 +339,7 @@ def test_tiers_sweep(tmp_path: Path) -> None:
         (["latency", "--data", "noise"], "invalid choice: 'noise'"),
         (["throughput", "--block", "4KiB,x"], "not a size"),
         (["throughput", "--size", "17MB"], "not a multiple of 4 MiB"),
-        (["tiers", "--dir", "/nowhere"], "'/nowhere' is not a directory that can be written to"),
+        (["tiers", "--dir", "/nowhere"], "'/nowhere' does not exist; accepted: a directory"),
         (["tiers", "--size", "1MiB"], "too small"),
         (["tiers", "--seconds", "0"], "accepted: a number from 0.1 to 3600"),
         ([], "required: BENCH"),

@@ -470,7 +470,10 @@ def test_taken() -> None:
     with export(FLOATS) as held:
         text = str(buffers.taken(held, "one"))
     assert "one (ndarray float64 (1048576,), 8 MiB)" in text
-    assert "another userfaultfd" in text
+    assert "another userfaultfd already; another tool in this process has it" in text
+    with export(FLOATS) as held:
+        text = str(buffers.taken(held, "one", by="<region 3> of this pager"))
+    assert "paged already, by <region 3> of this pager; use that region, or release() it" in text
 
 
 # ---- arithmetic ----------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 import warnings
+from fractions import Fraction
 from functools import partial
 from typing import Any
 
@@ -54,9 +55,19 @@ def arrays() -> None:
             lambda: pager.empty(5, object),
             lambda: pager.empty(-1),
             lambda: pager.empty((5, -5)),
+            lambda: pager.empty(2.5),
+            lambda: pager.empty((5, 2.0)),
+            lambda: pager.empty("5"),
+            lambda: pager.empty((True, 5)),
+            lambda: pager.zeros(np.True_),
+            lambda: pager.full((5, None), 7),
         ):
             with pytest.raises((TypeError, ValueError), match="accepted"):
                 call()
+        for shape in (np.int64(7), np.uint8(7), [7], (np.int32(7),), np.array([7]), np.array(7)):
+            assert pager.empty(shape).shape == (7,)
+        # NumPy's own product of these would overflow.
+        assert pager.zeros(np.array([200, 200], np.uint8), "u1").nbytes == 40_000
         assert len(pager.region_of(a)) == a.nbytes
         assert len(pager.region_of(a[5:10, ::3].T)) == a.nbytes
         assert len(pager.region_of(memoryview(a))) == a.nbytes
@@ -374,6 +385,13 @@ def one_line() -> None:
         a += 1
     assert (a == before[0] + 1).all()
     assert b == before[1]
+    # A fraction of whatever kind is one of the buffers.
+    for half in (0.5, np.float32(0.5), np.float64(0.5), Fraction(1, 2), "0.5"):
+        with uswap.paged(a, limit=half, pool="16MiB") as paged:
+            assert paged.pager.limit == a.nbytes // 2, half
+    for wrong in (1.5, 0.0, True, "x"):
+        with pytest.raises((TypeError, ValueError), match="limit="), uswap.paged(a, limit=wrong):
+            pass
     b.append(1)
     with pytest.raises(uswap.BufferRefusedError), uswap.paged(b, bytes(MIB), limit="1MiB"):
         pass

@@ -317,7 +317,7 @@ def test_swapfile_in_ram() -> None:
 
 @pytest.mark.parametrize(
     ("path", "said"),
-    [("/dev/null", "is not a directory"), ("/nowhere", "is not a directory"), ("/proc", "/proc: ")],
+    [("/dev/null", "is not a directory"), ("/nowhere", "does not exist"), ("/proc", "/proc: ")],
 )
 def test_swapfile_nowhere(path: str, said: str) -> None:
     """Where no swap file can be made nothing is tried, and the status is that of a failure."""

@@ -30,6 +30,7 @@ def test_one_base(name: str) -> None:
         (errors.LimitError, ValueError),
         (errors.LostDataError, OSError),
         (errors.DegradedWarning, UserWarning),
+        (errors.UnknownVariableWarning, UserWarning),
     ],
 )
 def test_builtin_base(cls: type[Exception], builtin: type[Exception]) -> None:

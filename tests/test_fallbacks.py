@@ -161,7 +161,8 @@ def without_io_uring(call: str, error: int) -> dict[str, Any]:
         about, stats = pager.about(), pager.stats()
     with pytest.raises(uswap.UnsupportedKernelError) as refused:
         uswap.Pager(**options, io="uring")
-    with uswap.Pager(limit=MIB, pool=MIB, io="uring") as pager:  # there is no file that it is for
+    os.environ["USWAP_IO"] = "uring"
+    with uswap.Pager(limit=MIB, pool=MIB) as pager:  # there is no file that it is for
         assert pager.about()["io"] == "none"
     return {
         "io": about["io"],

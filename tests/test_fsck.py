@@ -217,17 +217,32 @@ def test_few_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert len(capsys.readouterr().out.splitlines()) == 40 + 7
 
 
-@pytest.mark.parametrize("data", [b"", b"text", bytes(1 << 20), b"uswapSG1" * 4096])
-def test_not_a_swap_file(tmp_path: Path, data: bytes, capsys: pytest.CaptureFixture[str]) -> None:
-    """Anything else is refused in one line."""
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (b"", "is empty"),
+        (b"text", "is no swap file, or one that nothing was written to yet: it holds no segment"),
+        (bytes(1 << 20), "is no swap file"),
+        (b"uswapSG1" * 4096, "is no swap file"),
+        (b"uswapTRC" + bytes(5000), "is a trace, which `uswap trace show` reads"),
+    ],
+)
+def test_not_a_swap_file(
+    tmp_path: Path, data: bytes, what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Anything else is refused in one line that says what it is, and what is accepted."""
     path = tmp_path / "other"
     path.write_bytes(data)
     assert main(["fsck", str(path)]) == 2
-    assert "is not a swap file" in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{path} {what}" in line
+    assert "accepted: the file or device that a pager has as its swapfile=" in line
 
 
 def test_no_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A file that is not there, or a directory, is an error in one line."""
     assert main(["fsck", str(tmp_path / "none")]) == 2
     assert main(["fsck", str(tmp_path)]) == 2
-    assert capsys.readouterr().err.count("uswap fsck: ") == 2
+    none, directory = capsys.readouterr().err.splitlines()
+    assert f"uswap fsck: {tmp_path}/none: there is no such file; accepted: the file or" in none
+    assert f"uswap fsck: {tmp_path}: is a directory; accepted: the file or device" in directory

@@ -5,15 +5,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import warnings
 from typing import Any
 
 import numpy as np
 import pytest
 
+import uswap
 from uswap.commands import COMMANDS, main
 from uswap.errors import LimitError
-from uswap.options import OPTIONS, Options, describe, parse_block, resolve
+from uswap.options import OPTIONS, Options, describe, parse_block, resolve, unknown_variables
 from uswap.sizes import AvailableMemory
+
+from child import run_child
 
 GIB = 1 << 30
 
@@ -93,9 +97,13 @@ def test_frozen() -> None:
 
 
 def test_unknown_option() -> None:
-    """A misspelt keyword is a TypeError that lists the right ones."""
-    with pytest.raises(TypeError, match="unknown option 'limits'; accepted: limit, pool"):
+    """A misspelt keyword is a TypeError that lists the right ones, and names the nearest."""
+    with pytest.raises(
+        TypeError, match=r"unknown option 'limits' .did you mean limit\?.; accepted: limit, pool"
+    ):
         options(limits=1)
+    with pytest.raises(TypeError, match="unknown option 'frobnicate'; accepted: limit, pool"):
+        options(frobnicate=1)
 
 
 @pytest.mark.parametrize(
@@ -140,6 +148,7 @@ def test_bad_value(given: dict[str, Any], message: str) -> None:
         ({"delays": 3}, "delays=3 is a int; accepted: text"),
         ({"pager_timeout": [1]}, r"pager_timeout=\[1\] is a list; accepted: seconds"),
         ({"pager_timeout": True}, "pager_timeout=True is a bool"),
+        ({"pager_timeout": np.True_}, "pager_timeout=.*True.* is a bool"),
     ],
 )
 def test_bad_type(given: dict[str, Any], message: str) -> None:
@@ -159,6 +168,89 @@ def test_limit_below_one_block() -> None:
     with pytest.raises(LimitError, match=r"limit is 16 KiB, .* one block .block is 64 KiB"):
         options(limit="16KiB", block="64KiB")
     assert options(limit="64KiB", block="64KiB").limit == 65536
+
+
+def test_unknown_variables() -> None:
+    """A variable that begins with USWAP_ and says nothing is found, with the nearest that would."""
+    environ = {option.env: "" for option in OPTIONS} | {
+        "USWAP_TEST_ANYTHING": "1",
+        "USWAP_STRESS_SECONDS": "1",
+        "USWAP_SANITIZE": "thread",
+        "PATH": "/bin",
+    }
+    assert unknown_variables(environ) == []
+    one, other = unknown_variables(environ | {"USWAP_LIMTI": "1GiB", "USWAP_ZZZ": "1"})
+    assert one.startswith("USWAP_LIMTI is no variable of uswap, and says nothing (did you mean")
+    assert "USWAP_LIMIT?" in one
+    assert other.startswith("USWAP_ZZZ is no variable of uswap, and says nothing; accepted")
+
+
+def misspelt() -> None:
+    """What the child of test_misspelt_variable runs."""
+    for expected in (["USWAP_LIMTI"], []):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            with uswap.Pager(limit="1MiB", pool="1MiB"):
+                pass
+        ours = [one for one in caught if issubclass(one.category, uswap.UswapWarning)]
+        ours = [one for one in ours if one.category is not uswap.DegradedWarning]
+        assert [str(one.message).split()[0] for one in ours] == expected
+        for one in ours:
+            assert one.category is uswap.UnknownVariableWarning
+            assert one.filename == __file__
+
+
+def test_misspelt_variable() -> None:
+    """The first pager of a process warns of it, at the line that made the pager; the second does not."""
+    run_child(misspelt, env={"USWAP_LIMTI": "1GiB"}, timeout=30)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"swap": "8MiB"}, "swap='8MiB' is about a swap file.*only together with swapfile="),
+        ({"segment": "1MiB"}, "segment='1MiB' is about a swap file"),
+        ({"io": "threads"}, "io='threads' is about a swap file"),
+        ({"overwrite": True}, "overwrite=True is about a swap file"),
+        ({"swapfile": "", "swap": "8MiB"}, "swap='8MiB' is about a swap file"),
+        (
+            {"tiers": [uswap.Pool("1MiB")], "io": "threads"},
+            "io='threads' is about a swap file.*uswap.File in tiers=",
+        ),
+    ],
+)
+def test_options_of_a_file_without_one(given: dict[str, Any], message: str) -> None:
+    """What is asked of a swap file that there is not is refused, not ignored."""
+    with pytest.raises(ValueError, match=message):
+        uswap.Pager(limit="1MiB", **given)
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ({"swapfile": 5}, "swapfile=5"),
+        ({"swapfile": b"/var/tmp"}, "swapfile=b'/var/tmp'"),
+        ({"trace": 5}, "trace=5"),
+        ({"tiers": [uswap.Pool("1MiB"), uswap.File(5)]}, r"tiers\[1\]\.path=5"),  # type: ignore[arg-type]
+    ],
+)
+def test_no_path(given: dict[str, Any], name: str) -> None:
+    """What is no path is a TypeError that names the argument."""
+    with pytest.raises(TypeError, match=f"{name} is a .*; accepted: a path"):
+        uswap.Pager(limit="1MiB", **given)
+
+
+def no_file() -> None:
+    """What the child of test_variables_of_a_file_may_stand runs."""
+    with uswap.Pager(limit="1MiB", pool="1MiB", swapfile="") as pager:
+        assert pager.tiers == ("pool",)
+        assert [tier.kind for tier in pager.stats().tiers] == ["pool"]
+
+
+def test_variables_of_a_file_may_stand() -> None:
+    """They are for pagers that have a file; swapfile="" is none, whatever the environment says."""
+    env = {"USWAP_SWAPFILE": "/var/tmp", "USWAP_SWAP": "8MiB", "USWAP_IO": "threads"}
+    run_child(no_file, env=env, timeout=30)
 
 
 def test_numbers_of_other_kinds() -> None:
@@ -212,6 +304,19 @@ def test_config_with_a_bad_variable(
     monkeypatch.setenv("USWAP_CODEC", "gzip")
     assert main(["config"]) == 1
     assert "error: USWAP_CODEC='gzip' is unknown" in capsys.readouterr().out
+
+
+def test_config_with_an_unknown_variable(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A misspelt variable is told of, and refuses nothing."""
+    monkeypatch.setenv("USWAP_CODC", "zstd")
+    assert main(["config"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "warning: USWAP_CODC is no variable of uswap" in out
+    assert "did you mean USWAP_CODEC?" in out
+    assert main(["config", "--json"]) == 0
+    assert "USWAP_CODC" in json.loads(capsys.readouterr().out)["warnings"][0]
 
 
 @pytest.mark.parametrize(

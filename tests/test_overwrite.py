@@ -103,10 +103,18 @@ def test_bad_arguments(argv: list[str], message: str, capsys: pytest.CaptureFixt
 
 
 def test_what_cannot_be(capsys: pytest.CaptureFixture[str]) -> None:
-    """Sizes that don't go together, and a directory that is not there, are one line."""
-    for argv in (["--segment=16MiB", "--swap=64MiB"], ["--directory=/nowhere/at/all"]):
-        assert main(["bench", "overwrite", *argv]) == 2
-        assert capsys.readouterr().err.splitlines()[-1].count("uswap bench: ") == 1
+    """Sizes that don't go together are one line."""
+    assert main(["bench", "overwrite", "--segment=16MiB", "--swap=64MiB"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].count("uswap bench: ") == 1
+
+
+@pytest.mark.parametrize("option", ["--dir", "--directory"])
+def test_directory(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The directory is called as in the other benchmarks, and by its former name."""
+    with pytest.raises(SystemExit) as end:
+        main(["bench", "overwrite", option, "/nowhere/at/all"])
+    assert end.value.code == 2
+    assert "'/nowhere/at/all' does not exist; accepted: a dir" in capsys.readouterr().err
 
 
 # ---- full

@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -662,7 +663,7 @@ def test_killed_by_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--disk-size", "5MB"], "not a multiple of 1 MiB"),
         (["--rounds", "0"], "'0'; accepted: an integer from 1 to 1000"),
         (["--seconds", "0"], "'0'; accepted: a number from 0.01 to 60"),
-        (["--dir", "/nowhere"], "'/nowhere' is not a directory that can be written to"),
+        (["--dir", "/nowhere"], "'/nowhere' does not exist; accepted: a directory"),
         (["--block", "4KiB,5000"], "not a power of two"),
     ],
 )
@@ -797,6 +798,61 @@ def test_text() -> None:
     assert goals["data that fit, random reads: time uswap/plain"].endswith("reached")
     assert " 1.012 " in goals["data that fit, sequential read: time uswap/plain"]
     assert max(map(len, lines)) < 200
+
+
+def test_nothing_on_the_disk() -> None:
+    """Goals about a disk are not judged where nothing was on it; the table says so. Others are."""
+    result = made_up(speed=30.0)
+    assert sum(one.reached is True for one in result.verdicts() if one.key.startswith("z")) == 5
+    for run in result.runs:
+        if (run.group, run.peer) == ("disk", "zswap"):
+            run.out = 0.004
+    verdicts = {one.key: one.reached for one in result.verdicts()}
+    assert {verdicts[f"zswap {row}"] for row in ("random", "zipf", "read", "rmw")} == {None}
+    assert verdicts["memmap read"] is True
+    assert verdicts["read"] is True
+    text = " ".join(reporter.peers(result).split())
+    assert "note: nothing of zswap was on the disk: these figures are of RAM" in text
+    for run in result.runs:
+        if (run.group, run.peer) == ("disk", "uswap"):
+            run.out = 0.0
+    verdicts = {one.key: one.reached for one in result.verdicts()}
+    assert verdicts["memmap read"] is None
+    assert "nothing of uswap, zswap was on the disk" in " ".join(reporter.peers(result).split())
+    assert "was on the disk:" not in reporter.peers(made_up())
+
+
+@pytest.mark.parametrize(
+    ("names", "title"),
+    [
+        (["uswap", "zram", "plain"], "uswap beside the kernel's own swap"),
+        (["uswap", "zswap"], "uswap beside the kernel's own swap"),
+        (["uswap", "naive"], "uswap beside a naive pager"),
+        (["uswap", "naive", "plain"], "uswap beside a naive pager and memory without a limit"),
+        (["uswap", "memmap"], "uswap beside np.memmap"),
+        (["uswap"], "uswap by itself"),
+        (["zram", "naive"], "What pages beside the kernel's own swap"),
+    ],
+)
+def test_title(names: list[str], title: str) -> None:
+    """The title of a plot names what was measured, the kernel's swap only where it was."""
+    assert plot_peers._what(made_up(names=names)) == title
+
+
+def test_plot_of_nothing_on_the_disk(tmp_path: Path) -> None:
+    """The picture says that nothing was on the disk, and counts no goal about it."""
+    pytest.importorskip("matplotlib")
+    result = made_up(names=["uswap", "zswap"], speed=30.0)
+    plot_peers.peers(result, tmp_path / "disk.svg")
+    text = (tmp_path / "disk.svg").read_text(encoding="utf-8")
+    assert "was on the disk" not in text
+    for run in result.runs:
+        run.out = 0.0
+    plot_peers.peers(result, tmp_path / "none.svg")
+    text = (tmp_path / "none.svg").read_text(encoding="utf-8")
+    assert "nothing of uswap, zswap was on the disk: no goal is judged" in text
+    (title,) = re.findall("own swap: (.*) goals reached", text)
+    assert title == "1 of 3"  # of what fits into the limit
 
 
 def test_text_of_one_round() -> None:

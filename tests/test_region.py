@@ -74,7 +74,9 @@ def arguments() -> None:
             for args in ((-1,), (n + 1,), (0, n + 1), (5, -1), (n, 1)):
                 message = raises(ValueError, call, *args)
                 assert "accepted: 0 to" in message, message
-            for args in ((1.5,), ("0",), (None,), (True,), (0, 1.5), (0, "1")):
+            wrong: list[tuple[Any, ...]] = [(1.5,), ("0",), (None,), (True,), (0, 1.5), (0, "1")]
+            wrong += [(np.True_,), (0, np.True_), (np.float64(4096),), (0, np.arange(2))]
+            for args in wrong:
                 message = raises(TypeError, call, *args)
                 assert "accepted: int" in message, message
         for args in ((0, 0), (n,), (n, 0), (5, 1), (n - 1, 1)):
@@ -82,6 +84,17 @@ def arguments() -> None:
             region.prefetch(*args)
             with region.pinned(*args) as view:
                 assert len(view) == min(args[1] if len(args) > 1 else 0, n)
+        # Integers of any type; NumPy's narrow ones must not overflow.
+        for kind in (np.int64, np.uint8, np.uint64, np.int16):
+            args = (kind(200), kind(100))
+            region.evict(*args)
+            region.prefetch(*args)
+            assert region.residency(*args).length == region.block
+            region.check(*args)
+            region.migrate("pool", *args)
+            with region.pinned(*args) as view:
+                assert len(view) == 100
+            assert len(pager.region(kind(100), block=np.int64(4096), itemsize=kind(8))) == 100
         for size in (0, -1, 1.5, "x", None, True, [1]):
             try:
                 pager.region(size)
@@ -263,9 +276,15 @@ def wraps() -> None:
             raises(BufferError, change)
         # No part of it can be wrapped once more, by this pager or another one.
         for again in (grown, memoryview(grown)[100_000:200_000]):
-            assert "cannot page" in raises(uswap.BufferRefusedError, pager.wrap, again)
+            message = raises(uswap.BufferRefusedError, pager.wrap, again)
+            assert f"paged already, by {region!r} of this pager; use that region" in message
             with uswap.Pager(limit=MIB, pool=16 * MIB) as other:
-                assert "cannot page" in raises(uswap.BufferRefusedError, other.wrap, again)
+                message = raises(uswap.BufferRefusedError, other.wrap, again)
+                assert f"paged already, by {region!r} of another pager, {pager!r};" in message
+        own = pager.region(MIB)
+        message = raises(uswap.BufferRefusedError, pager.wrap, own)
+        assert f"paged already, by {own!r} of this pager" in message
+        own.close()
         evicted(region)
         assert grown == content
         del again

@@ -257,7 +257,9 @@ def test_plot_refuses(tmp_path: Path) -> None:
     """A bad name or place is refused before anything is measured, and says what is accepted."""
     with pytest.raises(ValueError, match=r"accepted: \.png, \.svg, \.pdf"):
         plot.check(tmp_path / "plot.bmp")
-    with pytest.raises(ValueError, match="not a directory that can be written to"):
+    with pytest.raises(
+        ValueError, match="missing does not exist; accepted: a file in a directory that can be"
+    ):
         plot.check(tmp_path / "missing" / "plot.png")
 
 

@@ -13,9 +13,29 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uswap.sizes import AvailableMemory, available_memory, format_size, parse_size
+from uswap.sizes import (
+    AvailableMemory,
+    available_memory,
+    format_size,
+    is_bool,
+    parse_integer,
+    parse_size,
+)
 
 GIB = 1 << 30
+
+
+def test_parse_integer() -> None:
+    """An integer of any type is one; a truth value, NumPy's too, is none, nor is a float or text."""
+    for value in (7, np.int64(7), np.uint8(7), np.array(7)):
+        found = parse_integer(value, "offset")
+        assert (found, type(found)) == (7, int)
+    for wrong in (True, np.True_, 7.0, np.float64(7), "7", None, [7], np.arange(2)):
+        with pytest.raises(TypeError, match=r"offset=.*; accepted: int, None$"):
+            parse_integer(wrong, "offset", "int, None")
+    assert is_bool(np.True_)
+    assert is_bool(False)
+    assert not is_bool(1)
 
 
 @pytest.mark.parametrize(

@@ -282,7 +282,7 @@ def test_refused(tmp_path: Path) -> None:
     out = run_child(refused, args=[str(tmp_path)]).json
     assert out["exists"][0] == "FileExistsError"
     assert "trace exists; accepted: a new path, or a directory" in out["exists"][1]
-    assert "/no/such" in out["nowhere"][1]
+    assert f"directory '{tmp_path}/no' does not exist" in out["nowhere"][1]
     assert "did not become ready" in out["late"]
     assert f"{tmp_path}/full" in out["full"]
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
@@ -456,8 +456,9 @@ def test_cut(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "is no trace: it does not begin with uswapTRC"),
-        (b"uswapSG1" + bytes(100), "is no trace"),
+        (b"", "is empty; accepted: a file that a pager with trace=FILE"),
+        (b"uswapSG1" + bytes(100), "is a swap file, which `uswap fsck` reads; accepted: a file"),
+        (b"PK" + bytes(100), "is not a trace, but another kind of file; accepted: a file that a"),
         (header()[:40], "ends within its header, after 40 bytes"),
         (header(version=9), "version 9 with a header of 64 bytes; accepted: version 1 with 64"),
         (header(size=128), "version 1 with a header of 128 bytes"),
@@ -484,8 +485,29 @@ def test_no_trace(
 
 def test_no_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A file that is not there is named."""
-    assert main(["trace", "simulate", str(tmp_path / "none")]) == 2
-    assert "none" in capsys.readouterr().err
+    for action in ("show", "simulate"):
+        assert main(["trace", action, str(tmp_path / "none")]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"uswap trace: {tmp_path}/none: there is no such file; accepted: a ")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["FILE", "--blocks", "100"], "--blocks says nothing of a FILE; accepted: only with --p"),
+        (["FILE", "--accesses", "100"], "--accesses says nothing of a FILE"),
+        (["FILE", "--seed", "0"], "--seed says nothing of a FILE"),
+        (["--pattern", "zipf", "--region", "0"], "--region says nothing of made accesses"),
+    ],
+)
+def test_asked_in_vain(
+    argv: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a simulation would ignore is refused."""
+    path = small(tmp_path / "t")
+    given = [str(path) if one == "FILE" else one for one in argv]
+    assert main(["trace", "simulate", *given]) == 2
+    assert message in capsys.readouterr().err
 
 
 # ---- the command
@@ -549,8 +571,8 @@ def test_simulate_a_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "accepted: a FILE, or --pattern"),
-        (["FILE", "--pattern", "zipf"], "accepted: a FILE, or --pattern"),
+        ([], "there are no accesses to replay; accepted: a FILE, or --pattern"),
+        (["FILE", "--pattern", "zipf"], "beside --pattern; accepted: one or the other"),
         (["FILE"], "blocks of 4 KiB, 64 KiB.*accepted: --region"),
         (["FILE", "--region", "2"], "--region=2.*accepted: 0 to 1"),
         (["FILE", "--region", "1", "--limit", "16KiB"], "less than a block of 64 KiB"),

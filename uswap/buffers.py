@@ -278,14 +278,20 @@ def locate(view: memoryview, *, block: int, name: str = "buffer") -> Span:
     return span
 
 
-def taken(view: memoryview, name: str = "buffer") -> BufferRefusedError:
-    """The refusal of memory that registering found to belong to another userfaultfd (EBUSY)."""
-    return _refused(
-        name,
-        _describe_view(view),
-        "part of its memory is registered with another userfaultfd already",
-        "another pager or another tool in this process has it, and must let go of it first",
-    )
+def taken(view: memoryview, name: str = "buffer", *, by: str | None = None) -> BufferRefusedError:
+    """The refusal of memory that registering found to belong to another userfaultfd (EBUSY).
+
+    Args:
+        view: from `export`.
+        name: of the argument, for messages.
+        by: the region that has it, and whose that is; None: none of this process's pagers.
+    """
+    why = "part of its memory is registered with another userfaultfd already"
+    instead = "another tool in this process has it, and must let go of it first"
+    if by is not None:
+        why = f"part of its memory is paged already, by {by}"
+        instead = "use that region, or release() it first"
+    return _refused(name, _describe_view(view), why, instead)
 
 
 def _address(view: memoryview) -> int:

@@ -21,7 +21,7 @@ import contextlib
 import ctypes
 import dataclasses
 import errno
-import operator
+import math
 import os
 import signal
 import socket
@@ -46,12 +46,14 @@ from .errors import (
     PagerDied,
     PagerStartError,
     StillPagedWarning,
+    UnknownVariableWarning,
     UnsupportedKernelError,
     UswapError,
 )
 from .owned import Owned
+from .paths import check_parent, path_of
 from .region import OwnRegion, Region, WrappedRegion, at_exit
-from .sizes import format_size, free_memory, is_bool, parse_size
+from .sizes import format_size, free_memory, parse_integer, parse_size
 from .stats import Stats
 
 if TYPE_CHECKING:
@@ -114,11 +116,13 @@ class Pager:
         **options: Any,
     ) -> None:
         self._closed = True  # until all is there
+        for message in _options.unknown_variables_once():
+            warnings.warn(message, UnknownVariableWarning, stacklevel=2)
         self._leaving = False  # closed, but for the regions that are still in use
         if swapfile is not None:
-            swapfile = os.fspath(swapfile)
+            swapfile = path_of(swapfile, "swapfile")
         if options.get("trace") is not None:
-            options["trace"] = os.fspath(options["trace"])
+            options["trace"] = path_of(options["trace"], "trace")
         options |= {"pool": pool, "swapfile": swapfile, "swap": swap}
         self._tiers = _tiers.resolve(tiers, options, overwrite=overwrite)
         rest = self._tiers.pools
@@ -278,6 +282,7 @@ class Pager:
 
     def _open_swapfile(self, undo: contextlib.ExitStack) -> swapfile.SwapFile:
         o = self._options
+        check_parent(o.swapfile, "swapfile")
         file = swapfile.open_swap(o.swapfile, o.swap, segment=o.segment, overwrite=self._overwrite)
         undo.callback(file.close)
         if file.in_ram:
@@ -298,6 +303,7 @@ class Pager:
         return file
 
     def _open_trace(self, undo: contextlib.ExitStack) -> _trace.TraceFile:
+        check_parent(self._options.trace, "trace")
         return undo.enter_context(_trace.create(self._options.trace, limit=self._options.limit))
 
     def close(self, restore: bool = False, discard: bool = False) -> None:
@@ -528,18 +534,14 @@ class Pager:
             raise TypeError(
                 f"dtype={kind} holds Python objects; accepted: types of plain numbers or bytes"
             )
-        shape = (shape,) if not isinstance(shape, tuple | list) else tuple(shape)
-        if any(n < 0 for n in shape):
-            raise ValueError(f"shape={shape} has a negative dimension; accepted: 0 or more")
-        nbytes = kind.itemsize
-        for n in shape:
-            nbytes *= int(n)
+        sizes = _shape(shape)
+        nbytes = kind.itemsize * math.prod(sizes)
         if nbytes == 0:
-            return numpy.empty(shape, kind, order)  # type: ignore[no-any-return]
+            return numpy.empty(sizes, kind, order)  # type: ignore[no-any-return]
         region = self.region(
             nbytes, block=block, itemsize=kind.itemsize if kind.kind in _NUMBERS else None
         )
-        return numpy.ndarray(shape, kind, buffer=region, order=order)  # type: ignore[no-any-return]
+        return numpy.ndarray(sizes, kind, buffer=region, order=order)  # type: ignore[no-any-return]
 
     def zeros(self, *args: Any, **kwargs: Any) -> np.ndarray[Any, Any]:
         """Return a paged array of zeros; arguments as for empty()."""
@@ -593,6 +595,15 @@ class Pager:
             if region.wraps(array):
                 return region
         raise ValueError(f"array={type(array).__name__} lies in no region of this pager")
+
+    def _holder(self, address: int, length: int) -> str | None:
+        """Which region of which pager has some of a range, in words; None: none does."""
+        for pager in [self, *(other for other in list(_alive) if other is not self)]:
+            for region in pager.regions:
+                if region.address < address + length and address < region.address + region.length:
+                    whose = "this pager" if pager is self else f"another pager, {pager!r}"
+                    return f"{region!r} of {whose}"
+        return None
 
     @property
     def _regions(self) -> dict[int, Region]:
@@ -753,15 +764,22 @@ def paged(
 def _part_of(
     buffers: tuple[Any, ...], limit: int | str | float | None, block: int | str | None
 ) -> int | str | float | None:
-    """A limit that is a fraction, as bytes: of the buffers."""
-    if not isinstance(limit, float) or not 0 < limit <= 1:
-        return limit  # not one, or one that Pager refuses
-    total = 0
-    for buffer in buffers:
-        with _export(buffer) as view:
-            total += view.nbytes
+    """A limit that is a fraction (a float, NumPy's too, text, ...), as bytes: of the buffers."""
+    total = -1  # not asked for: not a fraction
+
+    def whole() -> int:
+        nonlocal total
+        total = 0
+        for buffer in buffers:
+            with _export(buffer) as view:
+                total += view.nbytes
+        return total
+
+    size = 0 if limit is None else parse_size(limit, "limit", base=whole)
+    if total < 0:
+        return limit
     least = LIMIT_BLOCKS * _options.resolve(limit=1 << 40, block=block).block
-    return max(int(total * limit), LIMIT_MIN, least)
+    return max(size, LIMIT_MIN, least)
 
 
 def _check(result: int, what: str, wanted: int = 0) -> int:
@@ -834,13 +852,25 @@ def _parse_delays(text: str) -> list[tuple[str, int]]:
 def _itemsize(value: int | None) -> int | None:
     if value is None:
         return None
-    accepted = "accepted: bytes of a number, from 1 to 65536; 2, 4 and 8 are of use"
-    if is_bool(value) or not hasattr(value, "__index__"):
-        raise TypeError(f"itemsize={value!r} is a {type(value).__name__}; {accepted}")
-    size = operator.index(value)
+    accepted = "bytes of a number, from 1 to 65536; 2, 4 and 8 are of use"
+    size = parse_integer(value, "itemsize", accepted)
     if not 1 <= size <= 1 << 16:
-        raise ValueError(f"itemsize={value!r} is out of range; {accepted}")
+        raise ValueError(f"itemsize={value!r} is out of range; accepted: {accepted}")
     return size
+
+
+def _shape(shape: object) -> tuple[int, ...]:
+    """What numpy.empty takes as a shape: an integer, or a sequence of them."""
+    accepted = "int or a sequence of ints, each 0 or more"
+    dimensions: tuple[object, ...]
+    try:
+        dimensions = tuple(shape)  # type: ignore[arg-type]
+    except TypeError:
+        dimensions = (shape,)
+    sizes = tuple(parse_integer(n, "shape", accepted) for n in dimensions)
+    if any(n < 0 for n in sizes):
+        raise ValueError(f"shape={shape} has a negative dimension; accepted: {accepted}")
+    return sizes
 
 
 def _parse_inject(text: str) -> list[tuple[str, int, int]]:

@@ -24,6 +24,7 @@ __all__ = [
     "PagerDied",
     "PagerStartError",
     "StillPagedWarning",
+    "UnknownVariableWarning",
     "UnsupportedKernelError",
     "UswapError",
     "UswapWarning",
@@ -123,6 +124,13 @@ class DegradedWarning(UswapWarning):
     """uswap works, but less well than it could; the message says what it costs and what mends it.
 
     An example: without privilege, system calls on evicted memory fail with EFAULT.
+    """
+
+
+class UnknownVariableWarning(UswapWarning):
+    """An environment variable begins with USWAP_ and is none of uswap's, so it says nothing.
+
+    The message names the one that is most like it. Warned of by the first pager of a process.
     """
 
 

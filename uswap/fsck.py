@@ -25,11 +25,18 @@ from typing import Any, NamedTuple
 
 from ._core import ffi, lib
 from .errors import UswapError
+from .paths import open_to_read
+from .sizes import format_size
 
 __all__ = ["NotASwapFile", "Report", "Segment", "check"]
 
 ALIGN = 4096
 MAGIC = b"uswapSG1"
+TRACE = b"uswapTRC"
+ACCEPTED = (
+    "the file or device that a pager has as its swapfile=; /proc/PID/fd/N of the pager process PID "
+    "for one without a name"
+)
 SEARCH = 64 << 20
 """Bytes in which the first header is looked for: the first segment may have been retired."""
 LARGEST = 1 << 30
@@ -200,7 +207,7 @@ def check(
         NotASwapFile: no segment of a swap file was found.
         OSError: the file cannot be read.
     """
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    fd = open_to_read(os.fspath(path), ACCEPTED)
     try:
         return _check(fd, os.fspath(path), progress or (lambda _text, _part: None))
     finally:
@@ -211,7 +218,7 @@ def _check(fd: int, path: str, progress: Callable[[str, float], None]) -> Report
     size = os.lseek(fd, 0, os.SEEK_END)
     first = _first_header(fd, size)
     if first is None:
-        raise NotASwapFile(f"{path} is not a swap file of uswap, or nothing was written to it yet")
+        raise NotASwapFile(f"{path} {_what_it_is(fd, size)}; accepted: {ACCEPTED}")
     reader = _Reader(fd, size, first.segment_size)
     report = Report(path, size, first.segment_size, first.space, [], 0)
     newest = _Newest()
@@ -232,6 +239,19 @@ def _check(fd: int, path: str, progress: Callable[[str, float], None]) -> Report
         if segment.bad and segment.sequence > last - IN_FLIGHT:
             segment.problem = f"{segment.problem}, or its write was cut off"
     return report
+
+
+def _what_it_is(fd: int, size: int) -> str:
+    """A file without a header, in words."""
+    if size == 0:
+        return "is empty"
+    if os.pread(fd, len(TRACE), 0) == TRACE:
+        return "is a trace, which `uswap trace show` reads"
+    searched = f"the first {format_size(SEARCH)}" if size > SEARCH else "it"
+    return (
+        f"is no swap file, or one that nothing was written to yet: {searched} holds no segment (a "
+        "pager writes when its pool is nearly full)"
+    )
 
 
 def _first_header(fd: int, size: int) -> _Header | None:

@@ -33,6 +33,7 @@ from typing import Any
 from . import codecs
 from ._core import ffi, lib
 from .options import OPTIONS
+from .paths import why_no_directory
 from .sizes import available_memory, format_size, parse_size
 from .swapfile import open_swap
 
@@ -167,10 +168,8 @@ class Place:
 
 def gather_place(path: str) -> Place:
     """Make a small swap file without a name in the directory, and look at it."""
-    if not os.path.isdir(path):
-        return Place(
-            path, "is not a directory; accepted: the directory that the swap file is to be in"
-        )
+    if (why := why_no_directory(path)) is not None:
+        return Place(path, f"{why}; accepted: the directory that the swap file is to be in")
     wanted = next(option for option in OPTIONS if option.name == "swap").default
     try:
         room = os.statvfs(path)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import functools
 import math
 import os
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -399,6 +400,41 @@ OPTIONS: tuple[Option, ...] = (
 _BY_NAME = {option.name: option for option in OPTIONS}
 
 
+#: Variables that begin as the options' do, and are for building and testing uswap.
+_OTHER_VARIABLES = re.compile("USWAP_(CFLAGS|SANITIZE|WERROR|TEST_.*|.*_SECONDS)")
+_looked = False
+
+
+def unknown_variables(environ: Mapping[str, str] | None = None) -> list[str]:
+    """Return a message for each variable that begins with USWAP_ and is not uswap's."""
+    environ = os.environ if environ is None else environ
+    known = [option.env for option in OPTIONS]
+    return [
+        f"{name} is no variable of uswap, and says nothing{_nearest(name, known, 'USWAP_')}; accepted: those "
+        "that `uswap config` shows"
+        for name in sorted(environ)
+        if name.startswith("USWAP_") and name not in known and not _OTHER_VARIABLES.fullmatch(name)
+    ]
+
+
+def unknown_variables_once() -> list[str]:
+    """Return the same, the first time in a process; then nothing any more."""
+    global _looked
+    if _looked:
+        return []
+    _looked = True
+    return unknown_variables()
+
+
+def _nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """A question after the known name that is most like another; nothing if none is."""
+    import difflib  # half a millisecond, for those only who have mistyped
+
+    rest = name.removeprefix(prefix)  # what all have alone would be likeness enough
+    found = difflib.get_close_matches(rest, [one.removeprefix(prefix) for one in known], n=1)
+    return f" (did you mean {prefix}{found[0]}?)" if found else ""
+
+
 class _Given(NamedTuple):
     value: object
     called: str  # in messages
@@ -436,7 +472,8 @@ def resolve(
         LimitError: each value is right, but not together with another.
     """
     if unknown := sorted(given.keys() - _BY_NAME.keys()):
-        raise TypeError(f"unknown option {unknown[0]!r}; accepted: {', '.join(_BY_NAME)}")
+        nearest = _nearest(unknown[0], _BY_NAME)
+        raise TypeError(f"unknown option {unknown[0]!r}{nearest}; accepted: {', '.join(_BY_NAME)}")
     environ = os.environ if environ is None else environ
     base = functools.cache(lambda: memory().bytes)
     values: dict[str, Any] = {}

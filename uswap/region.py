@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import mmap
+import operator
 import os
 import weakref
 from collections.abc import Iterator, Mapping
@@ -22,7 +23,7 @@ from . import buffers, limits
 from ._core import ffi, lib
 from .errors import ClosedError, LimitError, LostDataError, UswapError
 from .owned import Owned
-from .sizes import format_size
+from .sizes import format_size, parse_integer
 
 if TYPE_CHECKING:
     from .client import Pager
@@ -70,8 +71,19 @@ class Residency:
 
     @property
     def fraction(self) -> float:
-        """The resident part, 0 to 1."""
-        return self.resident / self.length
+        """The resident part, 0 to 1; 1.0 of no bytes."""
+        return self.resident / self.length if self.length else 1.0
+
+    def __repr__(self) -> str:
+        # A state a byte, `states` of a large region has millions.
+        where = {name: getattr(self, name) for name in ("resident", "leaving", "outbox")}
+        where |= self.tiers
+        where |= {name: getattr(self, name) for name in ("filled", "empty", "lost")}
+        parts = ", ".join(f"{name} {format_size(n)}" for name, n in where.items() if n)
+        return (
+            f"<uswap.Residency of {format_size(self.length)} in blocks of {format_size(self.block)}"
+            f"{': ' if parts else ''}{parts}>"
+        )
 
 
 class Region:
@@ -163,12 +175,10 @@ class Region:
     def _blocks(self, offset: int, length: int | None, name: str = "offset") -> tuple[int, int]:
         """The blocks that [offset, offset + length) touches; `name` is what the caller calls offset."""
         self._check_paged()
-        if not isinstance(offset, int) or isinstance(offset, bool):
-            raise TypeError(f"{name}={offset!r} is a {type(offset).__name__}; accepted: int")
+        offset = parse_integer(offset, name)
         if length is None:
             length = max(0, self.length - offset)
-        if not isinstance(length, int) or isinstance(length, bool):
-            raise TypeError(f"length={length!r} is a {type(length).__name__}; accepted: int, None")
+        length = parse_integer(length, "length", "int, None")
         if not 0 <= offset <= self.length:
             raise ValueError(f"{name}={offset} is outside; accepted: 0 to {self.length}")
         if not 0 <= length <= self.length - offset:
@@ -245,7 +255,8 @@ class Region:
             LimitError: it does not fit beside what is pinned already.
         """
         first, last = self._blocks(offset, length)
-        end = self.length if length is None else offset + length
+        # NumPy's narrow integers would overflow.
+        end = self.length if length is None else operator.index(offset) + operator.index(length)
         pager = self.pager
         held = (last - first) * self.block
         most = pager.limit - max(pager.limit // 4, 8 * self.block)
@@ -492,7 +503,8 @@ class WrappedRegion(Region):
             except OSError as e:
                 buffers.restore_hugepages(span)
                 if e.errno in (errno.EBUSY, errno.EEXIST):
-                    raise buffers.taken(view) from e
+                    by = pager._holder(span.address, span.length)
+                    raise buffers.taken(view, by=by) from e
                 raise
         except OSError as e:
             self._end(lib.US_END_RESTORE)

@@ -18,7 +18,7 @@ from decimal import Decimal
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-__all__ = ["AvailableMemory", "available_memory", "format_size", "parse_size"]
+__all__ = ["AvailableMemory", "available_memory", "format_size", "parse_integer", "parse_size"]
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -114,8 +114,26 @@ def parse_size(
 
 
 def is_bool(value: object) -> bool:
-    """Say whether it is a truth value: Python's, or NumPy's, which may pass as an integer."""
-    return isinstance(value, bool) or type(value).__name__ == "bool_"
+    """Say whether it is a truth value: Python's, or NumPy's, which may pass as a number."""
+    # NumPy's type is called bool_ up to version 1, bool from 2 on.
+    return type(value).__name__ in ("bool", "bool_")
+
+
+def parse_integer(value: object, name: str, accepted: str = "int") -> int:
+    """Return an integer of any type (NumPy's too) as Python's own. A truth value is none.
+
+    Args:
+        value: the integer.
+        name: of the argument, for messages.
+        accepted: what is, for messages.
+
+    Raises:
+        TypeError: it is of another kind.
+    """
+    integer = None if is_bool(value) else _index(value)
+    if integer is None:
+        raise TypeError(f"{name}={value!r} is a {type(value).__name__}; accepted: {accepted}")
+    return integer
 
 
 def _index(value: object) -> int | None:

@@ -211,10 +211,33 @@ class Stats:
 
     def __str__(self) -> str:
         faults = ", ".join(f"{k} {n:,}" for k, n in self.faults.items() if n)
-        return (
+        where = [
             f"resident {format_size(self.resident)} of {format_size(self.limit)} "
-            f"(peak {format_size(self.peak_resident)}), "
+            f"(peak {format_size(self.peak_resident)})",
             f"pooled {format_size(self.pooled_raw)} in {format_size(self.pooled)} "
-            f"(ratio {self.ratio:.2f}), filled {format_size(self.filled)}; "
-            f"faults: {faults or 'none'}; evicted {format_size(self.evicted)}"
-        )
+            f"(ratio {self.ratio:.2f})",
+        ]
+        if self.swap:
+            where.append(
+                f"stored {format_size(self.stored_raw)} in {format_size(self.stored)} "
+                f"(swap file {format_size(self.swap_used)} of {format_size(self.swap)})"
+            )
+        where.append(f"filled {format_size(self.filled)}")
+        if self.lost:
+            where.append(f"lost {format_size(self.lost)}")
+        trouble = [
+            f"{text} {n:,}"
+            for text, n in (
+                ("faults over the limit", self.over_limit),
+                ("evictions without room", self.refused_noroom),
+                ("write errors", self.write_errors),
+                ("trace records missed", self.trace_missed),
+            )
+            if n
+        ]
+        parts = [", ".join(where), f"faults: {faults or 'none'}"]
+        parts.append(f"evicted {format_size(self.evicted)}")
+        return "; ".join([*parts, *([", ".join(trouble)] if trouble else [])])
+
+    def __repr__(self) -> str:
+        return f"<uswap.Stats {self}>"

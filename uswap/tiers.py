@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import options as _options
+from .paths import path_of
 
 __all__ = ["FILE", "POOLS", "File", "Pool", "TierStats", "resolve"]
 
@@ -25,6 +26,8 @@ FILE = 4
 
 #: The options that a list of tiers stands in place of.
 SHORT = ("pool", "codec", "level", "swapfile", "swap", "segment")
+#: The options that say nothing where there is no file.
+OF_A_FILE = ("swap", "segment", "io")
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,18 @@ class Resolved:
     numbers: tuple[int, ...]
 
 
+def _refuse_options_of_a_file(
+    given: Mapping[str, Any], accepted: str, *, overwrite: bool = False
+) -> None:
+    """What is asked of a swap file that there is not would be silently ignored. Variables may stand."""
+    asked = {name: given.get(name) for name in OF_A_FILE} | {"overwrite": overwrite or None}
+    for name, value in asked.items():
+        if value is not None:
+            raise ValueError(
+                f"{name}={value!r} is about a swap file, and this pager has none; accepted: {accepted}"
+            )
+
+
 def resolve(
     tiers: Sequence[Pool | File] | None, given: Mapping[str, Any], *, overwrite: bool
 ) -> Resolved:
@@ -136,7 +151,11 @@ def resolve(
         TypeError, ValueError: names what is wrong and what is accepted.
     """
     if tiers is None:
-        swapfile = given.get("swapfile") or os.environ.get("USWAP_SWAPFILE")
+        swapfile = given.get("swapfile")
+        if swapfile is None:
+            swapfile = os.environ.get("USWAP_SWAPFILE")
+        if not swapfile:
+            _refuse_options_of_a_file(given, "only together with swapfile=", overwrite=overwrite)
         file = (FILE,) if swapfile else ()
         return Resolved({}, (), overwrite, ("pool", "file")[: 1 + len(file)], (1, *file))
     for name in (*SHORT, *(["overwrite"] if overwrite else [])):
@@ -158,6 +177,8 @@ def resolve(
             f"tiers={list(tiers)!r} are not in an order that is possible; accepted: 1 to {POOLS} pools,"
             " then at most one file"
         )
+    if not files:
+        _refuse_options_of_a_file(given, "only together with a uswap.File in tiers=")
     names = [
         tier.name or ("file" if isinstance(tier, File) else f"pool{k + 1}" if k else "pool")
         for k, tier in enumerate(tiers)
@@ -175,7 +196,7 @@ def resolve(
     for k, tier in enumerate(tiers):
         called = f"tiers[{k}]"
         if isinstance(tier, File):
-            path = os.fspath(tier.path)
+            path = path_of(tier.path, f"{called}.path")
             if not path:
                 raise ValueError(f"{called}.path is empty; accepted: a directory or a file")
             short |= {"swapfile": path, "swap": tier.size, "segment": tier.segment}

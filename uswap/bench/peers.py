@@ -74,6 +74,7 @@ GROUP_WORK = {
     "disk": tuple(one for one in WORKS if one not in ("random2", "write2", "loaded")),
 }
 MIB = 1 << 20
+LEAST_ON_DISK = 0.01  # of what is out; with less, the disk was not measured
 LEAST = 2 * MIB  # of the limit: below, neither the kernel nor uswap has room to work in
 PLAIN = 0.4  # of the time of a workload is enough for memory without a limit
 SEGMENT = MIB  # of uswap's swap file
@@ -313,7 +314,7 @@ class Verdict:
     Attributes:
         column: which uswap.
         ratio: over the rounds; None: something of it was not measured.
-        reached: None where there is no ratio.
+        reached: None where there is no ratio, or one of the two had nothing on the disk that it is about.
     """
 
     key: str
@@ -398,6 +399,11 @@ class Result:
                 found.append(run.out)
         return Spread.of(found) if found else None
 
+    def is_on_disk(self, case: tuple[str, str, int], peer: str) -> bool:
+        """Whether a peer had something on the disk, as far as that is known; where none is meant, yes."""
+        part = self.on_disk(case, peer)
+        return case[0] != "disk" or part is None or part.median >= LEAST_ON_DISK
+
     def fit_ratio(self, data: str, column: str, work: str) -> Spread | None:
         """Time of uswap by that of plain memory where the data fit, a value a round."""
         rounds = self.fits.get((data, column), [])
@@ -426,7 +432,10 @@ class Result:
                     ratio = self.ratio(case, of, by)
                     if ratio is None:
                         continue
-                    reached = goal.reached(ratio.median)
+                    reached: bool | None = goal.reached(ratio.median)
+                    # What never left RAM says nothing of the disk.
+                    if not all(self.is_on_disk(case, peer) for peer, _ in (of, by)):
+                        reached = None
                     found.append(
                         Verdict(
                             goal.key, goal.text, data, over, column, goal.bound, goal.least, ratio,

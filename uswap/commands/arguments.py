@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..options import parse_block
+from ..paths import why_no_directory
 from ..sizes import parse_size
 
 __all__ = [
@@ -100,8 +100,8 @@ def names(known: Sequence[str]) -> Parse:
 @argument
 def directory(text: str) -> str:
     """One in which files can be made."""
-    if not Path(text).is_dir() or not os.access(text, os.W_OK):
-        raise ValueError(f"{text!r} is not a directory that can be written to")
+    if (why := why_no_directory(text)) is not None:
+        raise ValueError(f"{text!r} {why}; accepted: a directory in which a file can be made")
     return text
 
 

@@ -10,6 +10,7 @@ from ..bench.common import DATA
 from ..codecs import FILTERS
 from ..errors import LimitError
 from ..options import parse_segment
+from ..paths import say
 from ..reporters import json as json_reporter
 from ..reporters.progress import ProgressLine
 from . import arguments, bench_peers
@@ -217,7 +218,10 @@ class BenchCommand(Command):
             "measured (default: 4)",
         )
         overwrite.add_argument(
-            "--directory",
+            "--dir",
+            "--directory",  # its first name
+            dest="directory",
+            type=arguments.directory,
             default="/var/tmp",
             metavar="DIR",
             help="where the swap file is made (default: /var/tmp)",
@@ -237,7 +241,7 @@ class BenchCommand(Command):
         try:
             status: int = args.measure(args)
         except OSError as exc:
-            print(f"uswap bench: {exc}", file=sys.stderr)
+            print(f"uswap bench: {say(exc)}", file=sys.stderr)
             return 2
         return status
 

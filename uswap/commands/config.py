@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 
-from ..options import describe
+from ..options import describe, unknown_variables
 from ..reporters import json as json_reporter
 from ..reporters import options as reporter
 from ..sizes import available_memory
@@ -31,8 +31,12 @@ class ConfigCommand(Command):
         rows = describe()
         memory = available_memory()
         if args.json:
-            answer = {"memory": memory._asdict(), "options": [row._asdict() for row in rows]}
+            answer = {
+                "memory": memory._asdict(),
+                "options": [row._asdict() for row in rows],
+                "warnings": unknown_variables(),
+            }
             print(json_reporter.render(answer))
         else:
-            print(reporter.render(rows, memory))
+            print(reporter.render(rows, memory, unknown_variables()))
         return 1 if any(row.error for row in rows) else 0

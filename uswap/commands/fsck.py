@@ -7,6 +7,7 @@ import argparse
 import sys
 
 from .. import fsck
+from ..paths import say
 from ..reporters import fsck as reporter
 from ..reporters import json as json_reporter
 from ..reporters.progress import ProgressLine
@@ -22,7 +23,7 @@ class FsckCommand(Command):
         "Read the swap file of a live or killed pager and say of each segment how many objects are in "
         "it: the newest copy of their entry (live), superseded (dead), or bad. A file without a name "
         "is found as /proc/PID/fd/N of its pager. Exit status: 0 all is readable, 1 something is bad, "
-        "2 not a swap file."
+        "2 it can't be read, or is no swap file."
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -39,7 +40,7 @@ class FsckCommand(Command):
             with ProgressLine() as progress:
                 report = fsck.check(args.file, progress)
         except OSError as exc:
-            print(f"uswap fsck: {exc}", file=sys.stderr)
+            print(f"uswap fsck: {say(exc)}", file=sys.stderr)
             return 2
         if args.json:
             print(json_reporter.render(report.as_dict()))

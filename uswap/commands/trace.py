@@ -9,6 +9,7 @@ from array import array
 from collections.abc import Callable, Sequence
 
 from ..errors import UswapError
+from ..paths import say
 from ..reporters import json as json_reporter
 from ..reporters import trace as reporter
 from ..reporters.progress import ProgressLine
@@ -91,19 +92,17 @@ class TraceCommand(Command):
         replay.add_argument(
             "--blocks",
             type=_count(2),
-            default=BLOCKS,
             metavar="N",
             help=f"with --pattern: different blocks (default: {BLOCKS})",
         )
         replay.add_argument(
             "--accesses",
             type=_count(1),
-            default=ACCESSES,
             metavar="N",
             help=f"with --pattern: how many (default: {ACCESSES})",
         )
         replay.add_argument(
-            "--seed", type=_count(0), default=1, metavar="N", help="with --pattern (default: 1)"
+            "--seed", type=_count(0), metavar="N", help="with --pattern (default: 1)"
         )
         replay.add_argument("--json", action="store_true", help="print JSON")
 
@@ -112,7 +111,7 @@ class TraceCommand(Command):
         try:
             status = args.act(args)
         except OSError as exc:
-            print(f"uswap trace: {exc}", file=sys.stderr)
+            print(f"uswap trace: {say(exc)}", file=sys.stderr)
             return 2
         assert isinstance(status, int)
         return status
@@ -129,8 +128,15 @@ def _show(args: argparse.Namespace) -> int:
 
 
 def _simulate(args: argparse.Namespace) -> int:
-    if (args.file is None) == (args.pattern is None):
-        raise BadSource("accepted: a FILE, or --pattern")
+    if args.file is None and args.pattern is None:
+        raise BadSource("there are no accesses to replay; accepted: a FILE, or --pattern")
+    if args.file is not None and args.pattern is not None:
+        raise BadSource(f"FILE={args.file} is given beside --pattern; accepted: one or the other")
+    for name in ("blocks", "accesses", "seed"):
+        if args.file is not None and getattr(args, name) is not None:
+            raise BadSource(f"--{name} says nothing of a FILE; accepted: only with --pattern")
+    if args.file is None and args.region is not None:
+        raise BadSource("--region says nothing of made accesses; accepted: only with a FILE")
     results: list[Result] = []
     blocks: dict[str, int | None] = {}
     with ProgressLine() as progress:
@@ -140,7 +146,11 @@ def _simulate(args: argparse.Namespace) -> int:
             sources = [(args.file, accesses)]
         else:
             block = None
-            made = {"blocks": args.blocks, "accesses": args.accesses, "seed": args.seed}
+            made = {
+                "blocks": BLOCKS if args.blocks is None else args.blocks,
+                "accesses": ACCESSES if args.accesses is None else args.accesses,
+                "seed": 1 if args.seed is None else args.seed,
+            }
             sources = [(name, patterns.make(name, **made)) for name in args.pattern]
         for name, accesses in sources:
             sizes = _sizes(args.limit, block)

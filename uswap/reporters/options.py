@@ -12,7 +12,7 @@ from . import table
 __all__ = ["render"]
 
 
-def render(rows: Sequence[Row], memory: AvailableMemory) -> str:
+def render(rows: Sequence[Row], memory: AvailableMemory, warnings: Sequence[str] = ()) -> str:
     """Return the table of options, what fractions are fractions of, and what is wrong."""
     columns = ("option", "value", "from", "default", "variable", "what it is")
     cells = [
@@ -31,5 +31,6 @@ def render(rows: Sequence[Row], memory: AvailableMemory) -> str:
         "",
         f"Fractions are of {format_size(memory.bytes)} (from {memory.source}).",
         *(f"error: {row.error}" for row in rows if row.error),
+        *(f"warning: {text}" for text in warnings),
     ]
     return "\n".join(lines)

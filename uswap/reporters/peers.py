@@ -9,7 +9,7 @@ from ..sizes import format_size
 from . import table
 from .bench import machine_line, noise_line
 
-__all__ = ["GROUPS", "VERDICTS", "figure", "note_of", "peers", "ratio_of"]
+__all__ = ["GROUPS", "VERDICTS", "figure", "not_on_disk", "note_of", "peers", "ratio_of"]
 
 #: What each group is called.
 GROUPS = {
@@ -54,6 +54,11 @@ def peers(result: _peers.Result) -> str:
     return "\n".join(lines)
 
 
+def not_on_disk(result: _peers.Result, case: tuple[str, str, int]) -> list[str]:
+    """The peers whose data were to be on a disk, and were not."""
+    return [peer for peer in result.columns(case[0]) if not result.is_on_disk(case, peer)]
+
+
 def note_of(verdict: _peers.Verdict) -> str:
     """Which data, overcommitment and uswap it is about."""
     parts = [verdict.data]
@@ -90,6 +95,12 @@ def _heading(result: _peers.Result, case: tuple[str, str, int]) -> list[str]:
     if parts:
         lines.append(
             f"on the disk, of what was out when the data were filled in: {', '.join(parts)}"
+        )
+    absent = not_on_disk(result, case)
+    if absent:
+        lines.append(
+            f"note: nothing of {', '.join(absent)} was on the disk: these figures are of RAM, and no goal is "
+            "judged by them; a larger --disk-size takes more than the pool holds"
         )
     return lines
 

@@ -6,12 +6,12 @@ from __future__ import annotations
 import bisect
 import importlib
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..bench.latency import GOAL, KINDS, Result, Series
+from ..paths import why_no_directory
 from ..sizes import format_size
 from .bench import machine_line
 
@@ -58,8 +58,10 @@ def check(path: Path) -> None:
     if path.suffix.lower() not in FORMATS:
         raise ValueError(f"--plot {path}: unknown kind of file; accepted: {', '.join(FORMATS)}")
     parent = path.absolute().parent
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise ValueError(f"--plot {path}: {parent} is not a directory that can be written to")
+    if (why := why_no_directory(str(parent))) is not None:
+        raise ValueError(
+            f"--plot {path}: {parent} {why}; accepted: a file in a directory that can be written to"
+        )
     matplotlib("figure")
 
 

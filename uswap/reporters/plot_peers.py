@@ -12,7 +12,7 @@ from ..bench.common import Spread
 from ..bench.subject import NUMBERS
 from ..sizes import format_size
 from .bench import machine_line
-from .peers import GROUPS, figure, note_of, ratio_of
+from .peers import GROUPS, figure, not_on_disk, note_of, ratio_of
 from .plot import BESIDE, COLOURS, DPI, GRID, INK, PALE, RED, WIDTH, matplotlib
 
 __all__ = ["peers"]
@@ -26,6 +26,8 @@ MARKS = {
     "memmap": (COLOURS[2], "s"),
     "plain": (BESIDE, "|"),
 }
+#: What a title calls the others.
+PEERS = {"naive": "a naive pager", "memmap": "np.memmap", "plain": "memory without a limit"}
 BASES = ("zram", "zswap", "memmap", "naive", "plain")  # what is 1 on the axis: the first there is
 
 # Inches.
@@ -78,11 +80,27 @@ def peers(result: _peers.Result, path: Path) -> None:
 
 
 def _title(result: _peers.Result) -> str:
+    title = _what(result)
     verdicts = [one for one in result.verdicts() if one.reached is not None]
     if not verdicts:
-        return "uswap beside the kernel's own swap"
+        return title
     reached = sum(one.reached is True for one in verdicts)
-    return f"uswap beside the kernel's own swap: {reached} of {len(verdicts)} goals reached"
+    return f"{title}: {reached} of {len(verdicts)} goals reached"
+
+
+def _what(result: _peers.Result) -> str:
+    """What was compared: the kernel's swap is named only where it was measured."""
+    there = dict.fromkeys(
+        peer.split()[0] for case in result.cases() for peer in result.columns(case[0])
+    )
+    beside = [name for peer, name in PEERS.items() if peer in there]
+    if {"zram", "zswap"} & there.keys():
+        beside = ["the kernel's own swap"]
+    subject = "uswap" if "uswap" in there else "What pages"
+    if not beside:
+        return f"{subject} by itself"
+    text = " and ".join([", ".join(beside[:-1]), beside[-1]] if len(beside) > 1 else beside)
+    return f"{subject} beside {text}"
 
 
 def _subtitle(result: _peers.Result) -> str:
@@ -246,6 +264,9 @@ def _draw_case(
         8.5,
         PALE,
     )
+    if absent := not_on_disk(result, case):
+        note = f"nothing of {', '.join(absent)} was on the disk: no goal is judged"
+        _write(page, WIDTH - 0.15, top - 0.2, note, 8.5, RED, ha="right")
     spreads = {
         (key, peer): spread
         for key in rows
@@ -274,7 +295,8 @@ def _draw_case(
         _write(page, LEFT - 0.1, at, _label(key), 9, INK, ha="right")
         _draw_figures(page, result, case, key, at, base)
         if goal is not None:
-            _write(page, GOAL, at, goal[1], 8.5, GREEN if goal[2] else RED, weight="bold")
+            colour = PALE if goal[2] is None else GREEN if goal[2] else RED
+            _write(page, GOAL, at, goal[1], 8.5, colour, weight="bold")
 
 
 def _draw_mark(axes: Any, spread: Spread, y: float, colour: str, marker: str, *, bar: bool) -> None:
@@ -319,19 +341,26 @@ def _draw_figures(
 
 def _goal_of(
     result: _peers.Result, case: Case, key: str, spreads: dict[tuple[str, str], Spread]
-) -> tuple[float, str, bool] | None:
-    """Where a row's goal is on the axis, in words, and whether the first uswap has reached it."""
+) -> tuple[float, str, bool | None] | None:
+    """Where a row's goal is on the axis, in words, and whether the first uswap has reached it.
+
+    None in place of the last: that is not known, since one of the two had nothing on the disk.
+    """
     uswaps = result.uswaps(case[0])
     goals = [goal for goal in _goals(result, case, key) if (key, goal.by[0]) in spreads]
     if not goals or not uswaps:
         return None
-    at, words, reached = 0.0, [], True
+    at, words = 0.0, []
+    reached: bool | None = True
     for goal in goals:
         peer = goal.by[0]
         at = max(at, spreads[key, peer].median * (goal.bound if goal.least else 1 / goal.bound))
         words.append(peer)
         ratio = result.ratio(case, (uswaps[0], key), (peer, key))
-        reached = reached and ratio is not None and goal.reached(ratio.median)
+        if not (result.is_on_disk(case, uswaps[0]) and result.is_on_disk(case, peer)):
+            reached = None
+        elif reached is not None:
+            reached = reached and ratio is not None and goal.reached(ratio.median)
     sign = "≥" if goals[0].least else "≤"
     more = " each" if len(words) > 1 else ""
     return at, f"{sign} {goals[0].bound:g}x{more}", reached
