@@ -78,6 +78,7 @@ enum {
     US_DELAYS
 };
 extern uint32_t us_delays[US_DELAYS];
+uint32_t us_delay_pick(uint32_t usec); /* of the thread's sequence, which the seed gives; below usec */
 void us_delay_now(uint32_t usec);
 #define US_DELAY(point)                               \
     do {                                              \

@@ -164,7 +164,9 @@ int us_inject_set(const char *op, int err, uint32_t every);
 enum { US_INJECT_READ = 11, US_INJECTS = 21 };
 uint64_t us_injected(int i);
 const char *us_injected_name(int i); /* "copy", "read" (refused), "read:SHORT"; NULL: there is none */
-/* Sleep a random time up to `usec` at transition `point` ("taken", "press", ...; "all"). */
+/* Sleep a random time up to `usec` at transition `point` ("taken", "press", ...; "all"). Point "seed" gives in usec what
+ * the times come from, else 1: a thread's are the same again, as long as threads come to their first delays in the same
+ * order. Set it before the first delay. */
 int us_delay_set(const char *point, uint32_t usec);
 int us_probe_kernel(us_probe_report_t *out);
 /* 0 when io_uring can be had and works, else why not: -EPERM by a filter or a sysctl, -ENOSYS, ... */
