@@ -96,31 +96,32 @@ static bool lost_protection(const us_mover_t *m, uint64_t addr, uint64_t len) {
 
 static uint64_t drop(us_mover_t *m, uint64_t i, uint64_t head) {
     struct iovec iov[VECTOR];
+    us_cmd_t *of[VECTOR];
+    const bool look = m->pagemap >= 0 && ksm_has_run(m);
     int n = 0;
-    if (m->pagemap >= 0 && ksm_has_run(m)) { /* one by one, so that little time is between the look and the drop */
+    for (; n < VECTOR && i < head && at(m, i)->op == US_CMD_DROP; i++) {
         us_cmd_t *c = at(m, i);
-        finish(m, c, lost_protection(m, c->addr, c->len) ? -EUCLEAN : give_back(c->addr, c->len));
-        return i + 1;
-    }
-    for (; n < VECTOR && i + (uint64_t)n < head && at(m, i + (uint64_t)n)->op == US_CMD_DROP; n++) {
-        us_cmd_t *c = at(m, i + (uint64_t)n);
+        if (look && lost_protection(m, c->addr, c->len)) {
+            finish(m, c, -EUCLEAN);
+            continue;
+        }
         iov[n] = (struct iovec){(void *)(uintptr_t)c->addr, c->len};
+        of[n++] = c;
     }
     US_DELAY(US_D_DROP);
     uint64_t done = 0;
-    if (m->vector && m->self >= 0)
+    if (m->vector && m->self >= 0 && n > 0)
         us_sys_dontneed_vec(m->self, iov, n, &done);
     for (int k = 0; k < n; k++) {
-        us_cmd_t *c = at(m, i + (uint64_t)k);
-        if (done >= c->len) {
-            done -= c->len;
-            finish(m, c, 0);
+        if (done >= of[k]->len) {
+            done -= of[k]->len;
+            finish(m, of[k], 0);
         } else { /* not in the vector, or what a short vector left */
             done = 0;
-            finish(m, c, give_back(c->addr, c->len));
+            finish(m, of[k], give_back(of[k]->addr, of[k]->len));
         }
     }
-    return i + (uint64_t)n;
+    return i;
 }
 
 /* ---- takes by MOVE ---------------------------------------------------------------------------------- */
