@@ -9,7 +9,8 @@
  * Locks, outer first; none is ever held by code that needs the interpreter:
  *
  *   registering             one for the process: a registration begins, and looks at those of other clients
- *     client.lock           registrations and pins begin and end; held while the pager is asked
+ *     client.lock           registrations and pins begin and end; held while the pager is asked, but never for what waits
+ *                           for room
  *       client.gauges       what statistics and states are read from is mapped
  *       control.lock        in control.c
  */
@@ -18,6 +19,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -51,6 +53,7 @@ struct us_client {
     bool leaving;            /* no more registrations; it closes when the last one ends */
     us_shared_stats_t *last; /* what statistics told when it was closed */
     us_registration_t *registrations; /* active ones */
+    uint64_t pinning;        /* bytes that the pager has been asked to pin */
     us_client_t *next;       /* of all open clients of the process */
 };
 
@@ -62,6 +65,7 @@ struct us_registration {
     uint64_t addr, len;
     int hugepage, at_end;
     bool active;
+    uint32_t pinning;        /* pins that the pager has been asked for; it does not end meanwhile */
 };
 
 struct us_pin {
@@ -229,7 +233,6 @@ int us_client_attach(us_client_t *c, int sock, int pidfd) {
     return us_watchdog_set(&c->watchdog, pidfd);
 }
 
-/* pre: the caller has c->lock. */
 static int ask(us_client_t *c, uint32_t op, int region, const uint64_t arg[6], us_reply_t *reply) {
     us_request_t q = {.op = op, .region = region};
     if (!c->attached)
@@ -325,6 +328,12 @@ static void shut(us_client_t *c);
 
 /* pre: the caller has c->lock. */
 static int end(us_client_t *c, us_registration_t *r, int how) {
+    while (r->active && r->pinning > 0) { /* its number must not be another's when the pager comes to it */
+        pthread_mutex_unlock(&c->lock);
+        const struct timespec pause = {0, 200000};
+        nanosleep(&pause, NULL);
+        pthread_mutex_lock(&c->lock);
+    }
     if (!r->active)
         return 0;
     const uint64_t arg[6] = {r->info.entries};
@@ -397,12 +406,21 @@ int us_pin_begin(us_pin_t *p, uint32_t first, uint32_t last, uint64_t bytes, uin
     us_client_t *c = p->of->client;
     if (!is_ours(c))
         return -ECHILD;
+    us_registration_t *r = p->of;
     pthread_mutex_lock(&c->lock);
-    int err = -ESHUTDOWN;
-    if (p->of->active) {
-        const uint64_t pinned = __atomic_load_n(&c->space.stats->s.pinned, __ATOMIC_RELAXED);
-        err = pinned + bytes > most ? -EDQUOT
-                                    : ask(c, US_OP_PIN, p->of->info.id, (const uint64_t[6]){first, last}, NULL);
+    int err = r->active ? 0 : -ESHUTDOWN;
+    if (err == 0) {
+        const uint64_t pinned = __atomic_load_n(&c->space.stats->s.pinned, __ATOMIC_RELAXED) + c->pinning;
+        err = pinned + bytes > most ? -EDQUOT : 0;
+    }
+    if (err == 0) { /* without the lock: it waits for room, which another pin's end may make */
+        r->pinning++;
+        c->pinning += bytes;
+        pthread_mutex_unlock(&c->lock);
+        err = ask(c, US_OP_PIN, r->info.id, (const uint64_t[6]){first, last}, NULL);
+        pthread_mutex_lock(&c->lock);
+        r->pinning--;
+        c->pinning -= bytes;
     }
     p->held = err == 0;
     p->first = first;

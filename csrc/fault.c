@@ -344,6 +344,10 @@ int us_fault_serve(us_pager_t *p, const us_event_t *f) {
         return res < 0 ? give_up(p, page) : res;
     }
     case US_LEAVING:
+        if (f->tid == (uint32_t)p->cfg.mover_tid && (f->flags & US_FAULT_WP)) { /* it unshares a page, without a write */
+            const int err = us_sys_protect(p->cfg.uffd, page, US_PAGE, false);
+            return err == 0 ? US_DONE : err == -EAGAIN ? US_AGAIN : give_up(p, page);
+        }
         if (f->tid == (uint32_t)p->cfg.mover_tid)
             return zero_page(p, page, true); /* a hole in what it copies, protected like the rest */
         if (!(e.flags & US_F_WAITED)) {

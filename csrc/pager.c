@@ -623,9 +623,12 @@ int us_pager_verify(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
 /* Pages of a changed block that are not there (never touched before it was wrapped, or given back) are
  * zeros; a system call of an unprivileged process can't wait for them. */
 static int populate(us_pager_t *p, us_region_t *r, uint32_t i) {
+    enum { TRIES = 16 };
     const uint64_t addr = us_block_addr(r, i);
     for (uint64_t off = 0; off < us_block_len(r, i); off += US_PAGE) {
-        const int err = us_sys_zero(p->cfg.uffd, addr + off, US_PAGE);
+        int err = -EAGAIN;
+        for (int tries = 0; tries < TRIES && err == -EAGAIN; tries++) /* page by page, so that each try gets on */
+            err = us_sys_zero(p->cfg.uffd, addr + off, US_PAGE);
         if (err == -EAGAIN)
             return US_AGAIN;
         if (err != 0 && err != -EEXIST)

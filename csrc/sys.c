@@ -47,9 +47,9 @@ typedef struct us_move_arg {
 
 /* ---- injection -------------------------------------------------------------------------------------- */
 
-enum { OP_COPY, OP_ZERO, OP_WAKE, OP_PROTECT, OP_MOVE, OP_MADVISE, OP_VECTOR, OP_DIO, OP_RESERVE, OP_POISON, OPS };
+enum { OP_COPY, OP_ZERO, OP_WAKE, OP_PROTECT, OP_MOVE, OP_MADVISE, OP_VECTOR, OP_DIO, OP_RESERVE, OP_POISON, OP_UNSHARE, OPS };
 static const char *const op_names[OPS] = {"copy",    "zero",   "wake", "protect", "move",
-                                          "madvise", "vector", "dio",  "reserve", "poison"};
+                                          "madvise", "vector", "dio",  "reserve", "poison", "unshare"};
 
 static struct {
     int err;
@@ -98,8 +98,15 @@ uint32_t us_delays[US_DELAYS];
 static const char *const delay_names[US_DELAYS] = {"take",    "taken", "drop",    "status", "press", "pressed",
                                                    "bring",   "brought", "commit", "serve",  "served", "plain"};
 
+static uint32_t delay_seed = 1;
+static _Atomic uint32_t delay_threads;
+
 int us_delay_set(const char *point, uint32_t usec) {
     int found = 0;
+    if (strcmp(point, "seed") == 0) {
+        delay_seed = usec;
+        return 0;
+    }
     for (int i = 0; i < US_DELAYS; i++) {
         if (strcmp(point, "all") == 0 || strcmp(point, delay_names[i]) == 0) {
             us_delays[i] = usec;
@@ -109,12 +116,19 @@ int us_delay_set(const char *point, uint32_t usec) {
     return found ? 0 : -EINVAL;
 }
 
+/* Threads of a process are numbered in the order of their first delays. */
+uint32_t us_delay_pick(uint32_t usec) {
+    static _Thread_local uint64_t state;
+    if (state == 0) {
+        const uint64_t thread = atomic_fetch_add(&delay_threads, 1) + 1;
+        state = ((thread << 32 | delay_seed) * 0x9E3779B97F4A7C15ull) | 1;
+    }
+    state = state * 6364136223846793005ull + 1442695040888963407ull;
+    return (uint32_t)((state >> 33) % usec);
+}
+
 void us_delay_now(uint32_t usec) {
-    static _Thread_local uint64_t seed;
-    if (seed == 0)
-        seed = us_now_ns() * 2 + 1;
-    seed = seed * 6364136223846793005ull + 1442695040888963407ull;
-    struct timespec t = {0, (long)((seed >> 33) % usec) * 1000};
+    struct timespec t = {0, (long)us_delay_pick(usec) * 1000};
     nanosleep(&t, NULL);
 }
 
@@ -375,10 +389,6 @@ int us_sys_dontneed(uint64_t addr, uint64_t len) {
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
 #endif
-int us_sys_unshare(uint64_t addr, uint64_t len) {
-    return madvise((void *)(uintptr_t)addr, len, MADV_POPULATE_WRITE) == 0 ? 0 : -errno;
-}
-
 enum { LOOK_PAGES = 1 << (US_BLOCK_MAX_SHIFT - US_PAGE_SHIFT) };
 
 bool us_sys_mapped(uint64_t addr, uint64_t len) {
@@ -389,6 +399,20 @@ bool us_sys_mapped(uint64_t addr, uint64_t len) {
             return false;
     }
     return true;
+}
+
+int us_sys_unshare(uint64_t addr, uint64_t len) {
+    unsigned char there[LOOK_PAGES];
+    const int err = inject(OP_UNSHARE);
+    if (err)
+        return err;
+    if (len > sizeof there * US_PAGE || mincore((void *)(uintptr_t)addr, len, there) != 0)
+        return -EINVAL;
+    for (uint64_t k = 0; k < len / US_PAGE; k++) {
+        if ((there[k] & 1) && madvise((void *)(uintptr_t)(addr + k * US_PAGE), US_PAGE, MADV_POPULATE_WRITE) != 0)
+            return -errno;
+    }
+    return 0;
 }
 
 bool us_sys_lacks(uint64_t addr, uint64_t len) {

@@ -41,8 +41,8 @@ void *us_sys_reserve_huge(uint64_t len);
 /* Gives [addr, addr+len) back; on oneself. */
 int us_sys_dontneed(uint64_t addr, uint64_t len);
 
-/* Has the kernel do what a write to each page would do, without writing (Linux 5.14): pages that are shared copy on write
- * become this process's alone. */
+/* Has the kernel do what a write to each page that is there would do, without writing (Linux 5.14): pages that are shared
+ * copy on write become this process's alone. What is missing stays so. pre: len is at most that of a block. */
 int us_sys_unshare(uint64_t addr, uint64_t len);
 
 /* Is any page of [addr, addr+len) missing? So it is said of a range that is not mapped too, and of pages that the kernel
@@ -78,6 +78,7 @@ enum {
     US_DELAYS
 };
 extern uint32_t us_delays[US_DELAYS];
+uint32_t us_delay_pick(uint32_t usec); /* of the thread's sequence, which the seed gives; below usec */
 void us_delay_now(uint32_t usec);
 #define US_DELAY(point)                               \
     do {                                              \

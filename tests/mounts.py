@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-__all__ = ["alone", "device", "mounted", "run", "why_not"]
+__all__ = ["alone", "device", "mounted", "why_not"]
 
 _CLONE_NEWNS = 0x20000
 _MS_REC, _MS_PRIVATE = 0x4000, 0x40000
@@ -31,8 +31,7 @@ def alone() -> None:
         raise OSError(ctypes.get_errno(), "no mount namespace of one's own")
 
 
-def run(*command: str | Path) -> str:
-    """Run a command and return what it prints; raises OSError if it fails."""
+def _run(*command: str | Path) -> str:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     if done.returncode:
         raise OSError(f"{' '.join(map(str, command))}: {done.stderr.strip()}")
@@ -63,16 +62,16 @@ def mounted(kind: str, size: int, *, features: str = "", options: str = "") -> I
     place = Path(tempfile.mkdtemp())
     try:
         if kind == "tmpfs":
-            run("mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", place)
+            _run("mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", place)
         else:
             with _image(size) as image:
                 more = ["-O", features] if features else []
-                run("mkfs.ext4", "-q", "-m", "0", *more, image)
-                run("mount", "-o", f"loop,{options}" if options else "loop", image, place)
+                _run("mkfs.ext4", "-q", "-m", "0", *more, image)
+                _run("mount", "-o", f"loop,{options}" if options else "loop", image, place)
         try:
             yield place
         finally:
-            run("umount", place)
+            _run("umount", place)
     finally:
         place.rmdir()
 
@@ -81,9 +80,9 @@ def mounted(kind: str, size: int, *, features: str = "", options: str = "") -> I
 def device(size: int, block: int) -> Iterator[str]:
     """Make a block device of `size` bytes whose logical blocks have `block` bytes."""
     with _image(size) as image:
-        name = run("losetup", "--find", "--show", "--sector-size", str(block), image)
+        name = _run("losetup", "--find", "--show", "--sector-size", str(block), image)
         fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
-        run("losetup", "--detach", name)  # when it is closed
+        _run("losetup", "--detach", name)  # when it is closed
     try:
         yield name
     finally:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 import time
@@ -109,6 +110,10 @@ def faulting(seconds: float, options: dict[str, Any], block: int) -> dict[str, A
 def test_faulting(options: dict[str, Any], block: int) -> None:
     """Whatever takes long or fails while two serve, the words are right and the limit holds."""
     options = {"servers": 2} | options
+    if "delays" in options:
+        seed = int(os.environ.get("USWAP_TEST_SEED") or random.SystemRandom().randrange(1 << 30))
+        print(f"seed {seed} (USWAP_TEST_SEED={seed} chooses it)")
+        options["delays"] += f",seed:{seed}"
     found = run_child(faulting, args=[2.0, options, block], timeout=90).json
     check_injected(found["injected"], str(options.get("inject", "")))
     assert found["evicted"] > 4 * found["limit"]

@@ -88,7 +88,7 @@ def test_delays(delays: str) -> None:
         ("write:ENOSPC:9", "write_errors"),
         ("read:EIO:40", "read_retries"),
         ("read:FLIP:40", "read_retries"),
-        ("copy:EAGAIN:5,read:SHORT:3,move:EBUSY:9", "refused_pinned"),
+        ("copy:EAGAIN:5,read:SHORT:3,move:EBUSY:9,unshare:EINVAL:1", "refused_pinned"),
     ],
 )
 def test_failures(inject: str, counter: str) -> None:

@@ -69,7 +69,7 @@ def test_delays(delays: str) -> None:
             "copy:EAGAIN:7,move:EAGAIN:5,vector:EINVAL:3,protect:EAGAIN:5,zero:EAGAIN:3",
             "copy_retries",
         ),
-        ("move:EBUSY:11,copy:ENOMEM:50", "refused_pinned"),
+        ("move:EBUSY:11,unshare:EINVAL:1,copy:ENOMEM:50", "refused_pinned"),
         ("move:EAGAIN:2,madvise:EAGAIN:3,vector:EPERM:1", "move_retries"),
     ],
 )

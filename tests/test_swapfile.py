@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -14,7 +15,6 @@ from typing import Any
 
 import pytest
 
-import uswap
 from uswap import swapfile
 from uswap._core import ffi, lib
 from uswap.errors import LimitError
@@ -220,46 +220,145 @@ def test_no_room() -> None:
     assert run_child(full).json == []
 
 
-def device_in_use(how: str) -> None:
-    """What the children of test_device_in_use run."""
+# ---- in use
+
+
+def refusal(path: str | Path) -> str:
+    """Open a file that is in use; what the error says."""
+    with pytest.raises(OSError, match="swapfile is in use") as error:
+        described(path, overwrite=True)
+    assert error.value.errno == errno.EBUSY
+    assert error.value.filename == str(path)
+    return str(error.value)
+
+
+def test_opened_twice(tmp_path: Path) -> None:
+    """A file is one pager's at a time, under whatever name; when it is closed it can be used again."""
+    path, other = tmp_path / "swap", tmp_path / "link"
+    file = open_swap(str(path), 8 * MIB, segment=SEGMENT)
+    os.link(path, other)
+    for name in (path, other):
+        assert "it is the swap file of another pager" in refusal(name)
+    assert path.exists()
+    file.close()
+    assert "not locked" not in described(path, overwrite=True)["about"]
+
+
+def test_lock_of_forked(tmp_path: Path) -> None:
+    """A process that a library forked has the descriptor, and does not keep the file locked."""
+    import ctypes
+    import signal
+
+    path = tmp_path / "swap"
+    file = open_swap(str(path), 8 * MIB, segment=SEGMENT)
+    libc = ctypes.CDLL(None)
+    child = libc.fork()
+    if child == 0:
+        libc.sleep(60)
+        libc._exit(0)
+    try:
+        refusal(path)
+        file.close()
+        described(path, overwrite=True)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def test_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system without locks is used all the same, and it is said."""
+
+    def flock(_fd: int, _how: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    assert "not locked" in described(tmp_path / "swap")["about"]
+
+
+def mounted_device(options: str) -> list[str]:
+    """What the children of test_mounted_device run: the errors of a mounted device, and of the file behind it."""
+    import subprocess
+
     mounts.alone()
-
-    def make(path: str) -> uswap.Pager:
-        return uswap.Pager(limit="2MiB", pool="8MiB", swapfile=path, swap="16MiB", overwrite=True)
-
-    def refused(path: str) -> None:
+    with mounts.device(16 * MIB, 512) as name, tempfile.TemporaryDirectory() as place:
+        subprocess.run(["mkfs.ext4", "-q", name], check=True, timeout=60)
+        behind = Path(f"/sys/block/{Path(name).name}/loop/backing_file").read_text().strip()
+        subprocess.run(["mount", "-o", options, name, place], check=True, timeout=60)
         try:
-            make(path)
-        except OSError as e:
-            assert "in use" in str(e) or "busy" in str(e), e
+            said = [refusal(name)]
+            if os.path.exists(behind):
+                said.append(refusal(behind))
+        finally:
+            subprocess.run(["umount", place], check=True, timeout=60)
+        assert described(name, size=4 * MIB, overwrite=True)["size"] == 4 * MIB
+        assert place in said[0]
+        return said
+
+
+@pytest.mark.parametrize("options", ["rw", "ro"])
+def test_mounted_device(options: str) -> None:
+    """A device that is mounted, and be it read-only, is refused, and so is the file behind a loop device."""
+    needs("ext4")
+    said = run_child(mounted_device, args=[options]).json
+    assert "it is mounted at /" in said[0]
+
+
+def behind_a_device() -> str:
+    """What the child of test_file_behind_device runs."""
+    import subprocess
+
+    with tempfile.NamedTemporaryFile() as image:
+        os.truncate(image.fileno(), 16 * MIB)
+        name = subprocess.run(
+            ["losetup", "--find", "--show", image.name],
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        ).stdout.strip()
+        try:
+            return refusal(image.name)
+        finally:
+            subprocess.run(["losetup", "--detach", name], check=True, timeout=60)
+
+
+def test_file_behind_device() -> None:
+    """A file that is the inside of a loop device is refused."""
+    needs("ext4")
+    assert "it is the file behind /dev/loop" in run_child(behind_a_device).json
+
+
+def swap_areas(kind: str, note: str) -> str:
+    """What the children of test_swap_area run."""
+    import subprocess
+
+    mounts.alone()
+    with contextlib.ExitStack() as undo:
+        if kind == "device":
+            name = undo.enter_context(mounts.device(16 * MIB, 4096))
         else:
-            raise AssertionError(path)
-
-    with mounts.device(32 * MIB, 4096 if how == "swap" else 1024) as device:
-        if how == "swap":
-            mounts.run("mkswap", device)
-            mounts.run("swapon", device)
-            try:
-                refused(device)
-            finally:
-                mounts.run("swapoff", device)
-        else:
-            mounts.run("mkfs.ext4", "-q", device)
-            place = Path(tempfile.mkdtemp())
-            mounts.run("mount", "-o", how, device, place)
-            try:
-                refused(device)
-            finally:
-                mounts.run("umount", place)
-                place.rmdir()
-            mounts.run("fsck.ext4", "-fn", device)  # as it was
-        with make(device):  # nobody has it any more
-            refused(device)
+            place = undo.enter_context(mounts.mounted("ext4", 64 * MIB))
+            name = str(place / "swap")
+            Path(name).write_bytes(bytes(16 * MIB))
+            os.chmod(name, 0o600)
+        subprocess.run(["mkswap", "-q", name], check=True, timeout=60, capture_output=True)
+        Path(note).write_text(name)
+        subprocess.run(["swapon", "-p", "0", name], check=True, timeout=60)
+        try:
+            return refusal(name)
+        finally:
+            subprocess.run(["swapoff", name], check=True, timeout=60)
 
 
-@pytest.mark.parametrize("how", ["rw", "ro", "swap"])
-def test_device_in_use(how: str) -> None:
-    """A block device that is mounted, a swap area or another pager's is refused, and unharmed."""
-    if why := mounts.why_not("4096"):
-        pytest.skip(why)
-    run_child(device_in_use, args=[how])
+@pytest.mark.parametrize("kind", ["device", "file"])
+def test_swap_area(kind: str, tmp_path: Path) -> None:
+    """What the kernel swaps to is refused, a device or a file."""
+    import subprocess
+
+    needs("4096" if kind == "device" else "ext4")
+    note = tmp_path / "name"
+    try:
+        assert "a swap area of the kernel's" in run_child(swap_areas, args=[kind, str(note)]).json
+    finally:  # a child that was killed has not turned it off
+        if note.exists() and note.read_text() in Path("/proc/swaps").read_text():
+            subprocess.run(["swapoff", note.read_text()], check=False, timeout=60)

@@ -371,6 +371,8 @@ def stress(
     seed = int(os.environ.get("USWAP_TEST_SEED") or random.SystemRandom().randrange(1 << 30))
     print(f"seed {seed} (USWAP_TEST_SEED={seed} chooses it)", flush=True)
     given = {"limit": limit, **({} if "tiers" in options else {"pool": 64 * MIB}), **options}
+    if "delays" in given:
+        given["delays"] += f",seed:{seed}"
     with uswap.Pager(**given) as pager:
         it = Stress(pager, overcommit=overcommit, threads=threads, release=release, seed=seed)
         sampler = ResidentSampler(it.spans()) if sample else None

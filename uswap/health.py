@@ -460,8 +460,8 @@ def _judge_address_space(facts: Facts) -> list[Finding]:
                 "address space",
                 f"limited to {format_size(facts.address_space)} (ulimit -v)",
                 Status.DEGRADED,
-                "A pager reserves some GiB of address space beside its regions, which take their whole "
-                "size; beyond the limit they can't be made.",
+                "Regions take their whole size of it, and the pager process some hundred "
+                "times its pool, with memory only for what the pool holds; beyond the limit they can't be made.",
                 ("ulimit -v unlimited   # where the hard limit allows it",),
             )
         )
@@ -700,7 +700,8 @@ def self_test(
     if command is None:
         ready = [codec.name for codec in facts.codecs if codec.origin is not None]
         codec = "lz4" if "lz4" in ready or not ready else ready[0]
-        start = f"import sys; sys.path[:] = {sys.path!r}; from uswap.health import _child; _child()"
+        path = [one for one in sys.path if isinstance(one, str)]  # an import passes by what is not
+        start = f"import sys; sys.path[:] = {path!r}; from uswap.health import _child; _child()"
         command = [sys.executable, "-c", start, codec if ready else "none", swapfile]
     ours = {option.env for option in OPTIONS}
     environ = {name: value for name, value in os.environ.items() if name not in ours}

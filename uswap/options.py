@@ -377,7 +377,14 @@ OPTIONS: tuple[Option, ...] = (
         _text,
         _show_text,
     ),
-    Option("delays", "", "text", "for tests: where the pager waits", _text, _show_text),
+    Option(
+        "delays",
+        "",
+        "text",
+        "for tests: where the pager waits, at most how many microseconds (point:usec, ...; all), and seed:number",
+        _text,
+        _show_text,
+    ),
     Option("inject", "", "text", "for tests: which system calls fail", _text, _show_text),
     Option(
         "python",

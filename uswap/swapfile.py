@@ -14,10 +14,13 @@ the I/O engine, which sees that from the descriptor's flags, drops what the cach
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
+import glob
 import mmap
 import os
+import re
 import stat
 import struct
 import tempfile
@@ -53,7 +56,10 @@ class SwapFile:
     about: str
 
     def close(self) -> None:
-        """Close it. One without a name is gone then."""
+        """Close it. One without a name is gone then. pre: the pager process has ended."""
+        # A process that was forked by other means than Python's may have the descriptor, and so the lock.
+        with contextlib.suppress(OSError):
+            fcntl.flock(self.fd, fcntl.LOCK_UN)
         os.close(self.fd)
 
 
@@ -85,6 +91,8 @@ def open_swap(path: str, size: int, *, segment: int, overwrite: bool = False) ->
                 path,
             )
         device = _is_device(path)
+        if exists and not device and (by := _kernel_use(path)) is not None:
+            raise _in_use(path, by)
         # Of a device O_EXCL is refused where it is mounted, a swap area, or another pager's.
         exclusive = os.O_EXCL if device else 0 if exists else os.O_CREAT | os.O_EXCL
         try:
@@ -92,11 +100,11 @@ def open_swap(path: str, size: int, *, segment: int, overwrite: bool = False) ->
         except OSError as e:
             if not device or e.errno != errno.EBUSY:
                 raise
-            raise _in_use(path, "mounted, a swap area, or used by another program") from e
+            raise _in_use(path, _kernel_use(path) or "used by another program") from e
         how, made = path, not exists
     try:
-        try:  # for as long as the pager process has the descriptor
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            locked = _lock(fd)
         except BlockingIOError as e:
             made = False
             raise _in_use(path, "the swap file of another pager") from e
@@ -136,7 +144,8 @@ def open_swap(path: str, size: int, *, segment: int, overwrite: bool = False) ->
         way = f"O_DIRECT ({why})"
     else:
         way = f"through the page cache, which is dropped behind it (no O_DIRECT: {why})"
-    about = f"{how}, {format_size(size)}{'' if reserved else ', not reserved'}, {way}"
+    lacks = ("" if reserved else ", not reserved") + ("" if locked else ", not locked")
+    about = f"{how}, {format_size(size)}{lacks}, {way}"
     return SwapFile(fd, size, direct, why, in_ram, reserved, about)
 
 
@@ -150,6 +159,67 @@ def _in_use(path: str, by: str) -> OSError:
 
 def _is_device(path: str) -> bool:
     return os.path.exists(path) and stat.S_ISBLK(os.stat(path).st_mode)
+
+
+def _lock(fd: int) -> bool:
+    """Lock a file for as long as anybody has the descriptor, the pager process included; False: no such thing here.
+
+    Raises:
+        BlockingIOError: somebody else has it locked.
+    """
+    if stat.S_ISBLK(os.fstat(fd).st_mode):
+        return True  # by O_EXCL; udev locks devices too, for a moment
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:  # ENOLCK, EOPNOTSUPP, ENOSYS: some network file systems
+        return False
+    return True
+
+
+def _kernel_use(path: str) -> str | None:
+    """What the kernel uses a file or a device for, as far as it says."""
+    found = os.stat(path)
+    for line in _lines("/proc/swaps")[1:]:
+        if _is_same(found, _unescape(line.split()[0])):
+            return "a swap area of the kernel's"
+    if stat.S_ISBLK(found.st_mode):
+        number = f"{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}"
+        for line in _lines("/proc/self/mountinfo"):
+            left, _, right = line.partition(" - ")
+            fields, source = left.split(), right.split()
+            if fields[2] == number or (
+                len(source) > 1 and _is_same(found, _unescape(source[1]))
+            ):  # the second of file systems that have numbers of their own, such as btrfs
+                return f"mounted at {_unescape(fields[4])}"
+    else:
+        for device in glob.iglob("/sys/block/loop*/loop/backing_file"):
+            if any(_is_same(found, name) for name in _lines(device)):
+                return f"the file behind /dev/{device.split('/')[3]}"
+    return None
+
+
+def _is_same(found: os.stat_result, path: str) -> bool:
+    try:
+        other = os.stat(path)
+    except OSError:
+        return False
+    if stat.S_ISBLK(found.st_mode):
+        return stat.S_ISBLK(other.st_mode) and other.st_rdev == found.st_rdev
+    return os.path.samestat(other, found)
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            return file.read().splitlines()
+    except OSError:
+        return []
+
+
+def _unescape(text: str) -> str:
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
 
 
 def _works(fd: int) -> tuple[bool, str]:
