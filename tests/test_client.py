@@ -55,6 +55,7 @@ def arrays() -> None:
             lambda: pager.empty(5, object),
             lambda: pager.empty(-1),
             lambda: pager.empty((5, -5)),
+            lambda: pager.empty(5, order="X"),
             lambda: pager.empty(2.5),
             lambda: pager.empty((5, 2.0)),
             lambda: pager.empty("5"),

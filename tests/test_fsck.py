@@ -211,10 +211,14 @@ def test_few_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     flip(path, 33 * SEGMENT + 96)
     assert main(["fsck", str(path)]) == 1
     out = capsys.readouterr().out
-    assert "bad objects: 1" in out
+    assert "segment 33: bad objects: 1" in out
     assert "19 more segments" in out
     assert main(["fsck", "--all", str(path)]) == 1
-    assert len(capsys.readouterr().out.splitlines()) == 40 + 7
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines if line[:7].strip().isdigit()] == [
+        *map(str, range(40))
+    ]
+    assert max(map(len, lines[2:])) <= 80
 
 
 @pytest.mark.parametrize(

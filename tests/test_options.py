@@ -289,6 +289,23 @@ def test_config(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPa
     assert "Fractions are of " in out
 
 
+@pytest.mark.parametrize("columns", [60, 80, 100, 250])
+def test_config_fits(
+    columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is no wider than the terminal, and has every option's whole description."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert main(["config"]) == 0
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= columns
+    words = " ".join(out.split())
+    for option in OPTIONS:
+        if columns in (80, 250):  # elsewhere it is a column beside others
+            assert f"{option.doc} [{option.unit}]" in words
+        for word in option.doc.split():
+            assert word in words
+
+
 def test_config_json(capsys: pytest.CaptureFixture[str]) -> None:
     """`uswap config --json` prints the same for programs."""
     assert main(["config", "--json"]) == 0

@@ -76,10 +76,16 @@ def test_text() -> None:
     """The table has a line a case, and says what the columns are."""
     argv = ["bench", "overwrite", "--swap=16MiB", "--segment=256KiB", "--turns=0.5"]
     result = run_child(
-        run_main, args=[*argv, "--live=0.6", "--pattern=uniform", "--block=4KiB"], timeout=120
+        run_main,
+        args=[*argv, "--live=0.6", "--pattern=uniform", "--block=4KiB"],
+        env={"COLUMNS": "80"},
+        timeout=120,
     )
     assert "uniform, 60%" in result.stdout
-    assert "amplification: bytes written by bytes first" in result.stdout
+    assert "amplification: bytes written by bytes first" in " ".join(result.stdout.split())
+    for heading in ("live", "used", "amplification", "greedy", "copied", "read", "padding"):
+        assert heading in result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= 80
     assert result.stderr == ""
 
 

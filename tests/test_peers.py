@@ -780,8 +780,25 @@ def test_verdicts(speed: float, reached: bool) -> None:
     assert "density" not in {one.key for one in made_up(data=["text"]).verdicts()}
 
 
-def test_text() -> None:
+@pytest.mark.parametrize("rounds", [1, 3])
+def test_text_fits(rounds: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a terminal of 80 columns nothing is wider, and all figures are there as in a wide one."""
+    result = made_up(rounds=rounds, blocks=[4096, 65536], over=[4, 16], data=["int64", "text"])
+    monkeypatch.setenv("COLUMNS", "400")
+    wide = reporter.peers(result)
+    monkeypatch.setenv("COLUMNS", "80")
+    text = reporter.peers(result)
+    assert max(map(len, text.splitlines())) <= 80
+    assert set(re.findall(r"\d[\d,.%]*", text)) == set(re.findall(r"\d[\d,.%]*", wide))
+    for peer in peers.PEERS:
+        assert text.count(peer) >= wide.count(f" {peer}")
+    for goal in ("two threads by one: uswap", "sequential read-modify-write: uswap/zram"):
+        assert goal in " ".join(text.split()) or goal.split(": ")[0] in " ".join(text.split())
+
+
+def test_text(monkeypatch: pytest.MonkeyPatch) -> None:
     """A row a workload, a column a peer with its spread, ratios; a line a goal."""
+    monkeypatch.setenv("COLUMNS", "200")
     text = reporter.peers(made_up())
     lines = text.splitlines()
     assert lines[0].startswith("What is out stays in RAM: int64, 256 MiB, of which 64 MiB may be")

@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import json
 import random
+import re
 import sys
 from pathlib import Path
 
@@ -102,6 +103,108 @@ def test_table() -> None:
     assert text.splitlines() == ["name        n", "a           1", "longer  1,000", "b           -"]
 
 
+WIDE = [["first", "1,234 (1,200 to 1,300)", "5,678 (5,600 to 5,700)", "a few words of prose"]] * 3
+
+
+@pytest.mark.parametrize("width", [40, 48, 60, 79, 80, 120])
+@pytest.mark.parametrize("prose", ["~prose", "prose"])
+def test_table_that_is_too_wide(width: int, prose: str) -> None:
+    """It fits, and has all that it had: every word is there, in groups of columns or on further lines."""
+    columns = ["name", ">one", ">another", prose]
+    text = table.render(columns, WIDE, width=width)
+    assert max(map(len, text.splitlines())) <= width
+    words = " ".join(text.split())
+    for word in ("one", "another", "prose"):
+        assert words.count(word) >= 1
+    for cell in ("1,234 (1,200 to 1,300)", "5,678 (5,600 to 5,700)"):
+        assert words.count(cell) == 3
+    assert [text.count(word) for word in ("few", "words")] == [3, 3]
+    if width == 120:
+        assert len(text.splitlines()) == 4
+
+
+def test_table_in_groups() -> None:
+    """Each group of columns has the first ones, as many as tell rows apart."""
+    rows = [["4 KiB", "bytes", "1" * 20, "2" * 20], ["4 KiB", "pages", "3" * 20, "4" * 20]]
+    text = table.render(["block", "layout", ">one", ">two"], rows, keys=2, width=40)
+    first, second = text.split("\n\n")
+    assert [line.split() for line in first.splitlines()] == [
+        ["block", "layout", "one"],
+        ["4", "KiB", "bytes", "1" * 20],
+        ["4", "KiB", "pages", "3" * 20],
+    ]
+    assert [line.split()[-1] for line in second.splitlines()] == ["two", "2" * 20, "4" * 20]
+
+
+def test_table_with_prose() -> None:
+    """Prose is wrapped in its column where there is room, else it stands below its row, whole words each."""
+    rows = [["a" * 10, "some words that are rather long for the column"]]
+    wrapped = table.render(["name", "~what"], rows, width=40).splitlines()
+    assert wrapped == [
+        "name        what",
+        "aaaaaaaaaa  some words that are rather",
+        "            long for the column",
+    ]
+    rows = [["a" * 10, "b" * 20, "some words that are rather long"]]
+    below = table.render(["name", "other", "~what"], rows, width=42).splitlines()
+    assert below == [
+        "name        other",
+        "    what",
+        "aaaaaaaaaa  bbbbbbbbbbbbbbbbbbbb",
+        "    some words that are rather long",
+    ]
+
+
+def test_cell_wider_than_the_terminal() -> None:
+    """A path that has no room in a line takes several, and no character of it is lost."""
+    path = "/a/path/" + "x" * 100
+    text = table.render(["option", "value"], [["swapfile", path], ["io", "auto"]], width=40)
+    assert max(map(len, text.splitlines())) <= 40
+    cells = [line[10:].strip() for line in text.splitlines()]
+    assert "".join(cells) == f"value{path}auto"
+
+
+def test_page() -> None:
+    """Paragraphs are wrapped between words, tables left alone."""
+    text = table.page(["word " * 12, "", "a" * 50 + "\n" + "b"], width=40)
+    assert text.splitlines() == [
+        "word " * 7 + "word",
+        "  word word word word",
+        "",
+        "a" * 50,
+        "b",
+    ]
+
+
+def test_terminal_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    """COLUMNS says it; where nothing does it is 80."""
+    monkeypatch.setenv("COLUMNS", "132")
+    assert table.terminal_width() == 132
+    monkeypatch.setenv("COLUMNS", "7")
+    assert table.terminal_width() == table.LEAST
+    monkeypatch.delenv("COLUMNS")
+    monkeypatch.setattr(sys, "__stdout__", io.StringIO())
+    assert table.terminal_width() == 80
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_results_fit(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What benchmarks print is no wider than the terminal, and has the same figures as in a wide one."""
+    shown: dict[str, list[str]] = {}
+    for columns in (width, 300):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        for text in (
+            bench.latency(latency_result()),
+            bench.throughput(throughput_result(1e9)),
+            tiers_reporter.tiers(tiers_result(with_sweep=True)),
+        ):
+            assert max(map(len, text.splitlines())) <= columns
+            shown.setdefault(text.split()[0], []).append(text)
+    for narrow, wide in shown.values():
+        figures = re.findall(r"\d[\d,.%]*", wide)
+        assert set(re.findall(r"\d[\d,.%]*", narrow)) == set(figures)
+
+
 def test_json() -> None:
     """What is rendered can be read back."""
     data = {"a": [1, 2.5, None], "b": "µs"}
@@ -135,8 +238,9 @@ def test_throughput_text() -> None:
     assert "blocks of 64 KiB: 525 MB/s, missed" in bench.throughput(throughput_result(5e8))
 
 
-def test_tiers_text() -> None:
+def test_tiers_text(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures are medians with their range; each goal says whether it is reached, and by which ratio."""
+    monkeypatch.setenv("COLUMNS", "200")
     text = tiers_reporter.tiers(tiers_result())
     for name in [*tiers.SERIES.values(), *tiers.WAYS.values()]:
         assert name in text
@@ -154,8 +258,9 @@ def test_tiers_text() -> None:
     assert "note: not each touch was a stored fault" in text
 
 
-def test_tiers_text_with_sweep() -> None:
+def test_tiers_text_with_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
     """Segment sizes, layouts and engines have a table each; an engine that is not there has no row."""
+    monkeypatch.setenv("COLUMNS", "200")
     text = tiers_reporter.tiers(tiers_result(with_sweep=True))
     rows = [" ".join(line.split()) for line in text.splitlines()]
     assert "256 KiB 950 (900 to 1,000) 350 (300 to 400) 550 (500 to 600)" in rows

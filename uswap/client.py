@@ -21,7 +21,6 @@ import contextlib
 import ctypes
 import dataclasses
 import errno
-import math
 import os
 import signal
 import socket
@@ -38,6 +37,7 @@ from . import options as _options
 from . import tiers as _tiers
 from . import trace as _trace
 from ._core import ffi, lib
+from .arrays import Arrays
 from .buffers import export as _export
 from .errors import (
     ClosedError,
@@ -57,8 +57,24 @@ from .sizes import format_size, free_memory, parse_integer, parse_size
 from .stats import Stats
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
+    from typing import SupportsIndex
+
+    # Of Python 3.11; type checkers know it whether or not it is installed.
+    from typing_extensions import Unpack
+
+    from .options import PagerOptions
+
+    Size = SupportsIndex | str
+    SizeOrPart = SupportsIndex | str | float
+
+    class PagedOptions(PagerOptions, total=False):
+        """What paged() takes beside limit and pool."""
+
+        swapfile: str | os.PathLike[str] | None
+        swap: Size | None
+        tiers: Sequence[_tiers.Pool | _tiers.File] | None
+        overwrite: bool
+
 
 __all__ = ["Paged", "Pager", "paged"]
 
@@ -71,7 +87,6 @@ SPARE_MIN = (
 )  # bytes that are left free when all is brought back, or an eighth of what is free
 SLICE_MS = 50  # after which a wait looks whether a signal handler has something to raise
 
-_NUMBERS = "iufcmM"  # kinds of dtypes whose items are one number each
 _IO_OPS = {"read": 0, "write": 1}
 _IO_ERRORS = {"SHORT": 1000, "FLIP": 1001, "LATE": 1002, "SLOW": 1003}
 _UFFD = {"auto": 0, "device": 1, "syscall": 2, "user-mode": 3}
@@ -79,7 +94,7 @@ _alive: weakref.WeakSet[Pager] = weakref.WeakSet()
 _left: set[Pager] = set()  # closed, with wrapped buffers that are still paged
 
 
-class Pager:
+class Pager(Arrays):
     """Pages the regions made by it through a compressed pool, within `limit` resident bytes.
 
     A context manager; leaving it is close().
@@ -106,14 +121,14 @@ class Pager:
 
     def __init__(
         self,
-        limit: int | str | float | None = None,
-        pool: int | str | float | None = None,
+        limit: SizeOrPart | None = None,
+        pool: SizeOrPart | None = None,
         swapfile: str | os.PathLike[str] | None = None,
-        swap: int | str | None = None,
+        swap: Size | None = None,
         *,
         tiers: Sequence[_tiers.Pool | _tiers.File] | None = None,
         overwrite: bool = False,
-        **options: Any,
+        **options: Unpack[PagerOptions],
     ) -> None:
         self._closed = True  # until all is there
         for message in _options.unknown_variables_once():
@@ -121,13 +136,14 @@ class Pager:
         self._leaving = False  # closed, but for the regions that are still in use
         if swapfile is not None:
             swapfile = path_of(swapfile, "swapfile")
-        if options.get("trace") is not None:
-            options["trace"] = path_of(options["trace"], "trace")
-        options |= {"pool": pool, "swapfile": swapfile, "swap": swap}
-        self._tiers = _tiers.resolve(tiers, options, overwrite=overwrite)
+        given: dict[str, Any] = {**options, "pool": pool, "swapfile": swapfile, "swap": swap}
+        for name in ("trace", "python"):
+            if given.get(name) is not None:
+                given[name] = path_of(given[name], name)
+        self._tiers = _tiers.resolve(tiers, given, overwrite=overwrite)
         rest = self._tiers.pools
         self._options = _options.resolve(
-            limit=limit, last_pool=rest[-1][0] if rest else None, **(options | self._tiers.short)
+            limit=limit, last_pool=rest[-1][0] if rest else None, **(given | self._tiers.short)
         )
         o = self._options
         self._pools = ((o.pool, o.codec, o.level), *rest)
@@ -460,7 +476,7 @@ class Pager:
                 f"{format_size(least)}, which is {LIMIT_BLOCKS} blocks and 1 MiB or more"
             )
 
-    def _block(self, block: int | str | None) -> int:
+    def _block(self, block: Size | None) -> int:
         if block is None:
             return self._options.block
         size = _options.parse_block(block)
@@ -470,7 +486,7 @@ class Pager:
     # ---- regions
 
     def region(
-        self, size: int | str, *, block: int | str | None = None, itemsize: int | None = None
+        self, size: Size, *, block: Size | None = None, itemsize: SupportsIndex | None = None
     ) -> OwnRegion:
         """Make a paged region of zeros.
 
@@ -492,7 +508,7 @@ class Pager:
         return OwnRegion._make(self, length, self._block(block), _itemsize(itemsize) or 0)
 
     def wrap(
-        self, buffer: Any, *, block: int | str | None = None, itemsize: int | None = None
+        self, buffer: Any, *, block: Size | None = None, itemsize: SupportsIndex | None = None
     ) -> WrappedRegion:
         """Page a buffer where it lies, until the region is released.
 
@@ -510,70 +526,6 @@ class Pager:
         """
         self._check_takes()
         return WrappedRegion._make(self, buffer, self._block(block), _itemsize(itemsize))
-
-    def empty(
-        self,
-        shape: int | tuple[int, ...],
-        dtype: npt.DTypeLike = float,
-        *,
-        order: Any = "C",
-        block: int | str | None = None,
-    ) -> np.ndarray[Any, Any]:
-        """Return a paged array of zeros (as from numpy.empty, but nothing is ever uninitialised).
-
-        Args:
-            shape: int or tuple of ints.
-            dtype: any type without Python objects.
-            order: "C" or "F".
-            block: as for region().
-        """
-        numpy = _numpy()
-        self._check_takes()
-        kind = numpy.dtype(dtype)
-        if kind.hasobject:
-            raise TypeError(
-                f"dtype={kind} holds Python objects; accepted: types of plain numbers or bytes"
-            )
-        sizes = _shape(shape)
-        nbytes = kind.itemsize * math.prod(sizes)
-        if nbytes == 0:
-            return numpy.empty(sizes, kind, order)  # type: ignore[no-any-return]
-        region = self.region(
-            nbytes, block=block, itemsize=kind.itemsize if kind.kind in _NUMBERS else None
-        )
-        return numpy.ndarray(sizes, kind, buffer=region, order=order)  # type: ignore[no-any-return]
-
-    def zeros(self, *args: Any, **kwargs: Any) -> np.ndarray[Any, Any]:
-        """Return a paged array of zeros; arguments as for empty()."""
-        return self.empty(*args, **kwargs)
-
-    def full(
-        self,
-        shape: int | tuple[int, ...],
-        value: Any,
-        dtype: npt.DTypeLike = None,
-        *,
-        order: Any = "C",
-        block: int | str | None = None,
-    ) -> np.ndarray[Any, Any]:
-        """Return a paged array filled with `value`; the other arguments as for empty()."""
-        numpy = _numpy()
-        if dtype is None:
-            dtype = numpy.asarray(value).dtype
-        made = self.empty(shape, dtype, order=order, block=block)
-        made[...] = value
-        return made
-
-    def array(
-        self, source: Any, dtype: npt.DTypeLike = None, *, block: int | str | None = None
-    ) -> np.ndarray[Any, Any]:
-        """Return a paged copy of `source` (anything that numpy.asarray takes)."""
-        numpy = _numpy()
-        source = numpy.asarray(source, dtype)
-        order = "F" if source.flags.f_contiguous and not source.flags.c_contiguous else "C"
-        made = self.empty(source.shape, source.dtype, order=order, block=block)
-        made[...] = source
-        return made
 
     def region_of(self, array: Any) -> Region:
         """Return the region in which an array of this pager lies.
@@ -631,7 +583,7 @@ class Pager:
         return self._options.limit
 
     @limit.setter
-    def limit(self, limit: int | str | float) -> None:
+    def limit(self, limit: SizeOrPart) -> None:
         self._check_open()
         size = _options.parse_size_of("limit", limit)
         blocks = [self._options.block, *(region.block for region in self.regions)]
@@ -649,7 +601,7 @@ class Pager:
         return self._pools[0][0]
 
     @pool.setter
-    def pool(self, pool: int | str | float) -> None:
+    def pool(self, pool: SizeOrPart) -> None:
         self._check_open()
         size = _options.parse_size_of("pool", pool)
         try:
@@ -738,9 +690,9 @@ class Paged:
 @contextlib.contextmanager
 def paged(
     *buffers: Any,
-    limit: int | str | float | None = None,
-    pool: int | str | float | None = None,
-    **options: Any,
+    limit: SizeOrPart | None = None,
+    pool: SizeOrPart | None = None,
+    **options: Unpack[PagedOptions],
 ) -> Iterator[Paged]:
     """Page buffers that exist, where they lie, for the length of a with block.
 
@@ -762,8 +714,8 @@ def paged(
 
 
 def _part_of(
-    buffers: tuple[Any, ...], limit: int | str | float | None, block: int | str | None
-) -> int | str | float | None:
+    buffers: tuple[Any, ...], limit: SizeOrPart | None, block: Size | None
+) -> SizeOrPart | None:
     """A limit that is a fraction (a float, NumPy's too, text, ...), as bytes: of the buffers."""
     total = -1  # not asked for: not a fraction
 
@@ -849,7 +801,7 @@ def _parse_delays(text: str) -> list[tuple[str, int]]:
     return out
 
 
-def _itemsize(value: int | None) -> int | None:
+def _itemsize(value: SupportsIndex | None) -> int | None:
     if value is None:
         return None
     accepted = "bytes of a number, from 1 to 65536; 2, 4 and 8 are of use"
@@ -857,20 +809,6 @@ def _itemsize(value: int | None) -> int | None:
     if not 1 <= size <= 1 << 16:
         raise ValueError(f"itemsize={value!r} is out of range; accepted: {accepted}")
     return size
-
-
-def _shape(shape: object) -> tuple[int, ...]:
-    """What numpy.empty takes as a shape: an integer, or a sequence of them."""
-    accepted = "int or a sequence of ints, each 0 or more"
-    dimensions: tuple[object, ...]
-    try:
-        dimensions = tuple(shape)  # type: ignore[arg-type]
-    except TypeError:
-        dimensions = (shape,)
-    sizes = tuple(parse_integer(n, "shape", accepted) for n in dimensions)
-    if any(n < 0 for n in sizes):
-        raise ValueError(f"shape={shape} has a negative dimension; accepted: {accepted}")
-    return sizes
 
 
 def _parse_inject(text: str) -> list[tuple[str, int, int]]:
@@ -881,14 +819,6 @@ def _parse_inject(text: str) -> list[tuple[str, int, int]]:
         number = _IO_ERRORS.get(name) or getattr(errno, name)
         out.append((op, int(number), int(every)))
     return out
-
-
-def _numpy() -> Any:
-    try:
-        import numpy
-    except ImportError as e:
-        raise ImportError("arrays need numpy: pip install 'uswap[numpy]'") from e
-    return numpy
 
 
 def _greet(

@@ -13,13 +13,22 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex, TypedDict
 
 from ._core import lib
 from .errors import LimitError
 from .sizes import AvailableMemory, available_memory, format_size, is_bool, parse_size
 
-__all__ = ["OPTIONS", "Option", "Options", "Row", "describe", "parse_block", "resolve"]
+__all__ = [
+    "OPTIONS",
+    "Option",
+    "Options",
+    "PagerOptions",
+    "Row",
+    "describe",
+    "parse_block",
+    "resolve",
+]
 
 BLOCK_MIN = 4 << 10  # a page
 BLOCK_MAX = 2 << 20  # a huge page
@@ -64,6 +73,29 @@ class Options:
     inject: str
     python: str
     pager_timeout: float
+
+
+class PagerOptions(TypedDict, total=False):
+    """The options that Pager() takes as keywords beside its first four; None is the same as not given."""
+
+    segment: SupportsIndex | str | None
+    io: str | None
+    block: SupportsIndex | str | None
+    codec: str | None
+    level: SupportsIndex | str | None
+    shuffle: str | None
+    workers: SupportsIndex | str | None
+    servers: SupportsIndex | str | None
+    readahead: SupportsIndex | str | None
+    take: str | None
+    drop: str | None
+    uffd: str | None
+    register: str | None
+    trace: str | os.PathLike[str] | None
+    delays: str | None
+    inject: str | None
+    python: str | os.PathLike[str] | None
+    pager_timeout: float | str | None
 
 
 Base = Callable[[], int]

@@ -17,7 +17,7 @@ import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from . import buffers, limits
 from ._core import ffi, lib
@@ -172,26 +172,24 @@ class Region:
         """Whether it is paged; else it is ordinary memory."""
         return self._paged
 
-    def _blocks(self, offset: int, length: int | None, name: str = "offset") -> tuple[int, int]:
+    def _blocks(
+        self, offset: SupportsIndex, length: SupportsIndex | None, name: str = "offset"
+    ) -> tuple[int, int]:
         """The blocks that [offset, offset + length) touches; `name` is what the caller calls offset."""
         self._check_paged()
-        offset = parse_integer(offset, name)
-        if length is None:
-            length = max(0, self.length - offset)
-        length = parse_integer(length, "length", "int, None")
-        if not 0 <= offset <= self.length:
-            raise ValueError(f"{name}={offset} is outside; accepted: 0 to {self.length}")
-        if not 0 <= length <= self.length - offset:
-            raise ValueError(
-                f"length={length} is outside; accepted: 0 to {self.length - offset} at this {name}"
-            )
-        return offset // self.block, -(-(offset + length) // self.block) if length else (
-            offset // self.block
-        )
+        begin = parse_integer(offset, name)
+        rest = max(0, self.length - begin)
+        n = rest if length is None else parse_integer(length, "length", "int, None")
+        if not 0 <= begin <= self.length:
+            raise ValueError(f"{name}={begin} is outside; accepted: 0 to {self.length}")
+        if not 0 <= n <= rest:
+            raise ValueError(f"length={n} is outside; accepted: 0 to {rest} at this {name}")
+        first = begin // self.block
+        return first, -(-(begin + n) // self.block) if n else first
 
     # ---- moving
 
-    def evict(self, offset: int = 0, length: int | None = None) -> None:
+    def evict(self, offset: SupportsIndex = 0, length: SupportsIndex | None = None) -> None:
         """Move the blocks of a range out of RAM into the pool, and wait until they are there.
 
         Blocks that are pinned, or that no tier has room for, stay.
@@ -199,7 +197,7 @@ class Region:
         first, last = self._blocks(offset, length)
         self._range(lib.US_OP_EVICT, first, last)
 
-    def prefetch(self, offset: int = 0, length: int | None = None) -> None:
+    def prefetch(self, offset: SupportsIndex = 0, length: SupportsIndex | None = None) -> None:
         """Bring the blocks of a range in, ahead of their use, and wait until they are there.
 
         A hint: it stops where the limit leaves no room, and brings in half of the limit at most.
@@ -208,7 +206,9 @@ class Region:
         most = self.pager.limit // 2 // self.block
         self._range(lib.US_OP_PREFETCH, first, min(last, first + max(1, most)))
 
-    def migrate(self, tier: str, offset: int = 0, length: int | None = None) -> None:
+    def migrate(
+        self, tier: str, offset: SupportsIndex = 0, length: SupportsIndex | None = None
+    ) -> None:
         """Move what is out of RAM in a range to a tier, from whichever it is in, and wait until it is there.
 
         Blocks that are in RAM, of one repeated word, or on their way, stay; evict() comes before. A
@@ -243,7 +243,9 @@ class Region:
             self.pager._ask(op, self._id, first, last, *more)
 
     @contextlib.contextmanager
-    def pinned(self, offset: int = 0, length: int | None = None) -> Iterator[memoryview]:
+    def pinned(
+        self, offset: SupportsIndex = 0, length: SupportsIndex | None = None
+    ) -> Iterator[memoryview]:
         """Bring a range in and hold it there, writable, for the length of a with block.
 
         For system calls where the userfaultfd is unprivileged, and for devices.
@@ -282,7 +284,7 @@ class Region:
 
     # ---- what there is to know
 
-    def check(self, start: int = 0, length: int | None = None) -> None:
+    def check(self, start: SupportsIndex = 0, length: SupportsIndex | None = None) -> None:
         """Make sure that what is out of RAM can be read back, without bringing it in.
 
         Every block of the range that is in the swap file is read and checked as a fault would do it:
@@ -340,7 +342,9 @@ class Region:
             raise OSError(-error, f"pagemap: {os.strerror(-error)}")
         return states[:at] + bytes(ffi.buffer(there)) + states[end:]
 
-    def residency(self, offset: int = 0, length: int | None = None) -> Residency:
+    def residency(
+        self, offset: SupportsIndex = 0, length: SupportsIndex | None = None
+    ) -> Residency:
         """Return where the bytes of a range of blocks are."""
         first, last = self._blocks(offset, length)
         raw = self._look_at_plain(self._states(first, last), first)

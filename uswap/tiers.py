@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, SupportsIndex
 
 from . import options as _options
 from .paths import path_of
@@ -42,9 +42,9 @@ class Pool:
         name: what it is called in stats() and for Region.migrate(); by default "pool", "pool2", "pool3".
     """
 
-    size: int | str | float
+    size: SupportsIndex | str | float
     codec: str = "lz4"
-    level: int = 0
+    level: SupportsIndex = 0
     name: str | None = None
 
 
@@ -61,8 +61,8 @@ class File:
     """
 
     path: str | os.PathLike[str]
-    size: int | str = "8GiB"
-    segment: int | str = "1MiB"
+    size: SupportsIndex | str = "8GiB"
+    segment: SupportsIndex | str = "1MiB"
     overwrite: bool = False
     name: str | None = None
 

@@ -47,7 +47,7 @@ def latency(result: _latency.Result) -> str:
         f"{format_size(config.block)}, {config.data} ({_codec(config)}, ratio {result.ratio:.2f}), "
         f"median of {_rounds(config.rounds)}",
         "",
-        table.render(columns, rows),
+        table.render(columns, rows, keys=2),
         "",
         machine_line(result.machine),
         *noise_line(result.others),
@@ -60,7 +60,7 @@ def latency(result: _latency.Result) -> str:
                 f"note: {_latency.KINDS[kind]}, {threads} thread(s): only {min(series.seen):.0%} of "
                 "the touches were faults of that kind"
             )
-    return "\n".join([*lines, criterion_line(result)])
+    return table.page([*lines, criterion_line(result)])
 
 
 def criterion_line(result: _latency.Result) -> str:
@@ -109,7 +109,7 @@ def throughput(result: _throughput.Result) -> str:
         f"Reading {format_size(config.size)} from end to end out of {place}, in MB/s: "
         f"median of {_rounds(config.rounds)} (lowest to highest)",
         "",
-        table.render(columns, rows),
+        table.render(columns, rows, keys=2),
         "",
         f"plain memory: {plain}",
         f"limit: {format_size(int(config.size * config.part))} where it is over limit",
@@ -124,7 +124,7 @@ def throughput(result: _throughput.Result) -> str:
                 f"goal: {_throughput.GOAL / 1e6:.0f} MB/s or more, evicted; blocks of {format_size(row.block)}: "
                 f"{spread.median / 1e6:.0f} MB/s, {verdict}"
             )
-    return "\n".join(lines)
+    return table.page(lines)
 
 
 def overwrite(result: _overwrite.Result) -> str:
@@ -152,9 +152,9 @@ def overwrite(result: _overwrite.Result) -> str:
         "",
         table.render(columns, rows),
         "",
-        "live: of the file, median; used: of the file, at most; amplification: bytes written by bytes first",
-        "written; greedy: what cleaning the poorest segment costs in theory with as much live; copied,",
-        "padding: of the bytes written; read: for cleaning, by bytes written",
+        "live: of the file, median; used: of the file, at most; amplification: bytes written by bytes first "
+        "written; greedy: what cleaning the segment with the fewest live bytes costs in theory with as much "
+        "live; copied, padding: of the bytes written; read: for cleaning, by bytes written",
         machine_line(result.machine),
         *noise_line(result.others),
     ]
@@ -164,7 +164,7 @@ def overwrite(result: _overwrite.Result) -> str:
             lines.append(
                 f"note: {case.pattern}, {case.part:.0%}: the file or the pool was full {stays:,} times"
             )
-    return "\n".join(lines)
+    return table.page(lines)
 
 
 def _rounds(count: int) -> str:

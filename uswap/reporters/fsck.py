@@ -39,6 +39,7 @@ def render(report: Report, *, most: int | None = None) -> str:
         "",
         table.render(COLUMNS, [*map(_row, shown), _sum(report)]),
     ]
+    lines += [f"segment {one.id}: {one.problem}" for one in shown if one.problem]
     if left := len(report.segments) - len(shown):
         lines.append(f"{left} more segments are good or stale; --all shows them")
     lines += [
@@ -46,7 +47,7 @@ def render(report: Report, *, most: int | None = None) -> str:
         f"{len(current)} segments written, {stale} stale (of a former run), {report.unwritten} never written",
         f"{report.bad} bad" if report.bad else "all objects are readable",
     ]
-    return "\n".join(lines)
+    return table.page(lines)
 
 
 def _row(segment: Segment) -> list[str | None]:
@@ -61,7 +62,7 @@ def _row(segment: Segment) -> list[str | None]:
         f"{segment.dead:,}",
         f"{segment.bad:,}",
         format_size(segment.live_bytes),
-        segment.problem or segment.state,
+        segment.state,
     ]
 
 

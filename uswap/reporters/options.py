@@ -14,7 +14,7 @@ __all__ = ["render"]
 
 def render(rows: Sequence[Row], memory: AvailableMemory, warnings: Sequence[str] = ()) -> str:
     """Return the table of options, what fractions are fractions of, and what is wrong."""
-    columns = ("option", "value", "from", "default", "variable", "what it is")
+    columns = ("option", "value", "from", "default", "variable", "~what it is")
     cells = [
         (
             row.name,
@@ -33,4 +33,4 @@ def render(rows: Sequence[Row], memory: AvailableMemory, warnings: Sequence[str]
         *(f"error: {row.error}" for row in rows if row.error),
         *(f"warning: {text}" for text in warnings),
     ]
-    return "\n".join(lines)
+    return table.page(lines)

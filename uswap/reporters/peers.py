@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ..bench import peers as _peers
-from ..bench.common import Spread
 from ..sizes import format_size
 from . import table
 from .bench import machine_line, noise_line
@@ -50,8 +51,8 @@ def peers(result: _peers.Result) -> str:
             for one in verdicts
             if one.ratio is not None
         ]
-        lines += ["", table.render(["goal", "", ">ratio", "(rounds)", ">goal", ""], rows)]
-    return "\n".join(lines)
+        lines += ["", table.render(["~goal", "", ">ratio", "(rounds)", ">goal", ""], rows)]
+    return table.page(lines)
 
 
 def not_on_disk(result: _peers.Result, case: tuple[str, str, int]) -> list[str]:
@@ -106,6 +107,7 @@ def _heading(result: _peers.Result, case: tuple[str, str, int]) -> list[str]:
 
 
 def _table(result: _peers.Result, case: tuple[str, str, int]) -> str:
+    """One table, or where that is too wide one of medians, one of ratios, and one of lowest and highest."""
     group = case[0]
     columns = result.columns(group)
     ratios = [
@@ -114,25 +116,45 @@ def _table(result: _peers.Result, case: tuple[str, str, int]) -> str:
         for other in columns
         if not other.startswith("uswap")
     ]
-    headings = ["", *(f">{peer}" for peer in columns)]
-    headings += [f">{one}/{other}" for one, other in ratios]
-    rows = []
+    peers = ["", *(f">{peer}" for peer in columns)]
+    pairs = [f">{one}/{other}" for one, other in ratios]
+    labels, medians, ranges, quotients = [], [], [], []
     for key in (*_peers.ROWS, "density"):
         spreads = [result.spread(case, peer, key) for peer in columns]
         if any(spreads):
             row = _peers.ROWS.get(key)
-            label = f"{row.label}, {row.unit}" if row else "bytes of data kept for a byte of RAM"
+            labels.append(f"{row.label}, {row.unit}" if row else "data bytes for a byte of RAM")
             scale = row.scale if row else 1.0
-            cells = [_cell(spread, scale, result.config.rounds) for spread in spreads]
-            rows.append([label, *cells, *_ratios(result, case, key, ratios)])
-    return table.render(headings, rows)
+            medians.append([one and figure(one.median * scale) for one in spreads])
+            ranges.append(
+                [
+                    one and f"{figure(one.low * scale)} to {figure(one.high * scale)}"
+                    for one in spreads
+                ]
+            )
+            quotients.append(_ratios(result, case, key, ratios))
+    several = result.config.rounds > 1
+    rows = []
+    for label, middle, span, quotient in zip(labels, medians, ranges, quotients, strict=True):
+        cells = [
+            f"{one} ({two})" if several and one else one
+            for one, two in zip(middle, span, strict=True)
+        ]
+        rows.append([label, *cells, *quotient])
+    whole = table.render([*peers, *pairs], rows, width=1 << 20)
+    if table.fits(whole):
+        return whole
 
+    def part(head: list[str], cells: Sequence[Sequence[str | None]]) -> str:
+        lines = [[label, *line] for label, line in zip(labels, cells, strict=True)]
+        return table.render(head, lines)
 
-def _cell(spread: Spread | None, scale: float, rounds: int) -> str | None:
-    if spread is None:
-        return None
-    median, low, high = (figure(value * scale) for value in spread)
-    return median if rounds == 1 else f"{median} ({low} to {high})"
+    parts = [part(["medians", *peers[1:]], medians)]
+    if pairs:
+        parts.append(part(["ratios", *pairs], quotients))
+    if several:
+        parts.append(part(["lowest to highest", *peers[1:]], ranges))
+    return "\n\n".join(parts)
 
 
 def _ratios(

@@ -45,7 +45,7 @@ def tiers(result: _tiers.Result) -> str:
             least=True,
         ),
     ]
-    return "\n".join(lines)
+    return table.page(lines)
 
 
 def _faults(result: _tiers.Result) -> str:
@@ -126,6 +126,7 @@ def _sweep(sweep: Sweep) -> list[str]:
                 ">us, read: p50",
             ],
             layouts,
+            keys=2,
         ),
         "",
         table.render(["reads through", ">us, p50"], engines),

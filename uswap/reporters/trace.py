@@ -130,7 +130,7 @@ def show(trace: Trace, distances: tuple[int, list[int]]) -> str:
         lines.append(f"{trace.homeless:,} records are of no region that is known, and left out")
     if trace.cut:
         lines.append("the file ends within a record: it is being written, or was cut off")
-    return "\n".join(lines)
+    return table.page(lines)
 
 
 def _distances(first: int, counts: Sequence[int]) -> str:
@@ -189,4 +189,4 @@ def simulated(results: Sequence[Result], blocks: dict[str, int | None]) -> str:
                 ),
             ]
         out.append("")
-    return "\n".join(out).rstrip()
+    return table.page(out).rstrip()
