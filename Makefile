@@ -7,6 +7,7 @@ CC ?= cc
 VENV := .venv
 BIN := $(VENV)/bin
 DIST := build/dist
+RELEASE := build/release
 STAMPS := build/stamps
 
 # Arguments of pytest, e.g. `make test ARGS="-k sizes -x"`.
@@ -23,13 +24,14 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv build install test lint lint-python lint-c demo bench doctor tsan asan clean FORCE
+.PHONY: help venv build wheel install test lint lint-python lint-c demo bench doctor tsan asan clean FORCE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 venv: $(STAMPS)/tools ## make .venv/ with the tools for building, testing and linting
 build: $(STAMPS)/wheel ## build the wheel into build/dist/
+wheel: $(STAMPS)/release ## the wheel for others, as PyPI takes it (manylinux), into build/release/
 install: $(STAMPS)/installed ## install the built wheel into .venv/
 
 test: lint $(STAMPS)/installed $(STAMPS)/data ## lint, then the tests on the built wheel (ARGS="...")
@@ -130,6 +132,14 @@ $(STAMPS)/wheel: $(SOURCES) build/sources.txt pyproject.toml README.md LICENSE $
 	@rm -rf build/lib* build/bdist* $(DIST)/*.whl
 	$(BIN)/python -m pip wheel -q --disable-pip-version-check --no-deps --no-build-isolation -w $(DIST) .
 	@ls $(DIST)/*.whl
+	@touch $@
+
+# PyPI refuses the tag linux_x86_64. What takes its place, such as manylinux_2_34, says how old a libc may
+# be, which depends on the libc that it was compiled against: an older distribution gives an older one.
+$(STAMPS)/release: $(STAMPS)/wheel
+	@rm -rf $(RELEASE)
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m auditwheel repair -w $(RELEASE) $(DIST)/*.whl
+	@ls $(RELEASE)/*-manylinux_*.whl
 	@touch $@
 
 $(STAMPS)/installed: $(STAMPS)/wheel

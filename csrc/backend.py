@@ -15,11 +15,13 @@ from __future__ import annotations
 import os
 import platform
 import shlex
+import shutil
 from pathlib import Path
 
 from setuptools.build_meta import *  # noqa: F403 - the hooks of PEP 517 and 660, unchanged
 from setuptools.command.build_ext import build_ext
 from setuptools.command.sdist import sdist
+from setuptools.errors import PlatformError
 
 # A hook runs with the project's root as the current directory, and setuptools wants paths that
 # are relative to it.
@@ -31,6 +33,7 @@ LIMITED_API = "0x030A0000"  # Python 3.10, as the wheel's tag cp310-abi3 says
 CFLAGS = ["-std=gnu11", "-O2", "-g", "-pthread", "-fvisibility=hidden"]
 WARNINGS = ["-Wall", "-Wextra", "-Wshadow"]
 LDFLAGS = ["-pthread", "-ldl"]
+INSTALL = "on Debian and Ubuntu: apt-get install gcc libc6-dev python3-dev"
 SHIPPED = ("csrc", "tests", "demos", "Makefile", "CHANGELOG.md", "LICENSE", "README.md")
 
 BUILD.mkdir(exist_ok=True)  # [tool.distutils.egg_info] puts the metadata there
@@ -88,11 +91,35 @@ class BuildExt(build_ext):
 
     def build_extension(self, ext: object) -> None:
         """Generate, then compile."""
+        self._check_tools()
         (extension,) = self.extensions
         generated = generate()
         extension.sources = [*extension.sources, str(generated)]
         extension.depends = [*extension.depends, str(GENERATED / "_core_glue.h")]
         super().build_extension(extension)
+
+    def _check_tools(self) -> None:
+        """Say in one line what is missing, before a compiler's message does in a hundred.
+
+        Raises:
+            PlatformError: setuptools shows its message, and no traceback.
+        """
+        if platform.system() != "Linux" or platform.machine() not in ("x86_64", "AMD64"):
+            raise PlatformError(
+                f"uswap is for Linux on x86-64, and this is {platform.system()} on {platform.machine()}"
+            )
+        command = self.compiler.compiler_so[0]
+        if shutil.which(command) is None:
+            raise PlatformError(
+                f"uswap's core is written in C, and there is no C compiler here ({command!r} is not "
+                f"found): {INSTALL}, or name yours by CC=..."
+            )
+        paths = [*self.include_dirs, *os.environ.get("CPATH", "").split(":")]
+        if not any((Path(path) / "Python.h").exists() for path in paths if path):
+            raise PlatformError(
+                f"the headers of Python {platform.python_version()} are missing (Python.h, looked for in "
+                f"{', '.join(path for path in paths if path)}): {INSTALL}"
+            )
 
 
 class Sdist(sdist):

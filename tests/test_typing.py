@@ -66,7 +66,14 @@ def test_program(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(PROGRAM)
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "--hide-error-context"),
+            *(
+                sys.executable,
+                "-m",
+                "mypy",
+                "--strict",
+                "--no-error-summary",
+                "--hide-error-context",
+            ),
             # NumPy's types are written for the newest Python.
             *("--python-version", "3.12", "--config-file=", "--cache-dir", str(tmp_path / "cache")),
             "program.py",
