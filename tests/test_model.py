@@ -3,14 +3,17 @@
 
 Hypothesis chooses the operations and runs in the child, so that its limit holds when an operation hangs;
 the operations are printed as they are begun. Two threads carry them out, each on its own bytes, but these
-lie side by side in the same blocks. USWAP_TEST_SEED repeats the choice of operations.
+lie side by side in the same blocks. USWAP_TEST_SEED repeats the choice of operations. What is out lies in a pool,
+in a file behind a small one, or in any of three tiers; and one or two servers serve the threads.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import sys
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -34,6 +37,7 @@ from workload import KIB, KINDS, MIB
 
 STRIPE = 2741  # bytes; even ones are one thread's, odd ones the other's
 LARGEST = 3 * MIB
+FILL = 5 * MIB
 REGIONS = 4
 
 place = st.floats(0, 1, exclude_max=True, width=32)
@@ -47,6 +51,7 @@ operation = st.one_of(
     st.tuples(st.just("evict"), place, length),
     st.tuples(st.just("prefetch"), place, length),
     st.tuples(st.just("check"), place, length),
+    st.tuples(st.just("migrate"), place, length, st.integers(0, 2)),
     st.tuples(st.just("pinned"), place, st.integers(1, 60_000), kind),
 )
 operations = st.lists(st.tuples(st.integers(0, REGIONS - 1), operation), min_size=1, max_size=12)
@@ -70,8 +75,32 @@ class Held:
         return parts
 
 
+def configured(name: str, pool: int) -> dict[str, Any]:
+    """The options of a configuration; `pool` is for where it is the only tier."""
+    if name == "file":
+        return {"pool": MIB, "segment": "256KiB", "swapfile": "/var/tmp", "swap": "64MiB"}
+    if name == "tiers":
+        return {
+            "tiers": [
+                uswap.Pool(MIB),
+                uswap.Pool(MIB, codec="zstd", level=1),
+                uswap.File("/var/tmp", "64MiB", segment="256KiB"),
+            ]
+        }
+    if name == "servers":
+        # Registered at once, else nothing faults where there is room.
+        return {"pool": pool, "servers": 2, "register": "early"}
+    return {"pool": pool}
+
+
+#: What all examples of a process have come across, to see that they did what they are for.
+seen: Counter[str] = Counter()
+
+
 class Machine(RuleBasedStateMachine):
     """The operations on a pager and its regions."""
+
+    configuration = "pool"
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,11 +117,23 @@ class Machine(RuleBasedStateMachine):
         readahead=st.sampled_from([0, MIB]),
         take=st.sampled_from(["move", "copy"]),
     )
-    def begin(self, **options: Any) -> None:
+    def begin(self, pool: int, **options: Any) -> None:
         """Open the pager."""
         self.options = {"limit": MIB, "workers": 1, **options}
+        self.options |= configured(self.configuration, pool)
         print("begin", self.options, flush=True)
         self.pager = uswap.Pager(**self.options)
+        if self.configuration in ("file", "tiers"):
+            self._fill()
+
+    def _fill(self) -> None:
+        """More than what is above the file has room for, so that each example has bytes there."""
+        region = self.pager.region(FILL)
+        view = memoryview(region)
+        for _ in range(2):
+            model = self.rng.randbytes(FILL)
+            view[:] = model
+            assert view == model
 
     # ---- what changes the set of regions
 
@@ -135,11 +176,19 @@ class Machine(RuleBasedStateMachine):
         print("delete", which, flush=True)
         self.held.pop(which % len(self.held))
 
+    def _count(self) -> None:
+        stats = self.pager.stats()
+        seen.update({name: int(count) for name, count in stats.faults.items()})
+        seen["second"] += stats.second_server
+        for tier in stats.tiers:
+            seen[f"came {tier.name}"] += tier.came_blocks
+
     @rule()
     def reopen(self) -> None:
         """Close the pager; arrays stay. Open another."""
         print("reopen", flush=True)
         self.pager.close()
+        self._count()
         self.left += self.held
         self.held = []
         for held in self.left:
@@ -149,7 +198,7 @@ class Machine(RuleBasedStateMachine):
 
     # ---- what is done to their bytes
 
-    def _do(self, parity: int, held: Held, what: str, place: float, n: int, *more: str) -> None:
+    def _do(self, parity: int, held: Held, what: str, place: float, n: int, *more: Any) -> None:
         rng = random.Random(f"{what}{place}{n}{more}")
         size = len(held.view)
         at = int(place * size)
@@ -170,10 +219,22 @@ class Machine(RuleBasedStateMachine):
                 region.prefetch(at, n)
             elif what == "check":
                 region.check(at, n)
+            elif what == "migrate":
+                self._migrate(region, at, n, int(more[0]))
             else:
                 with region.pinned(at, n):
                     self._do(parity, held, "write", place, n, *more)
                     self._do(parity, held, "read", place, n)
+
+    def _migrate(self, region: Any, at: int, n: int, tier: int) -> None:
+        names = self.pager.tiers
+        try:
+            region.migrate(names[tier % len(names)], at, n)
+        except OSError as e:
+            if e.errno != errno.ENOSPC:
+                raise
+        else:
+            seen["migrated"] += 1
 
     def _all(self, parity: int, todo: list[Any]) -> None:
         for which, one in todo:
@@ -216,13 +277,15 @@ class Machine(RuleBasedStateMachine):
         """Close all, and compare all."""
         if self.pager is not None:
             self.pager.close()
+            self._count()
         self.executor.shutdown()
         for held in self.held + self.left:
             assert held.view == held.model
 
 
-def explore(examples: int, steps: int) -> None:
+def explore(configuration: str, examples: int, steps: int) -> dict[str, int]:
     """What the child runs."""
+    Machine.configuration = configuration
     chosen = int(os.environ.get("USWAP_TEST_SEED") or random.SystemRandom().randrange(1 << 30))
     print(f"seed {chosen} (USWAP_TEST_SEED={chosen} chooses it)", file=sys.stderr, flush=True)
     machine = seed(chosen)(Machine)
@@ -238,9 +301,20 @@ def explore(examples: int, steps: int) -> None:
             print_blob=False,
         ),
     )
+    print(dict(seen), file=sys.stderr)
+    return dict(seen)
 
 
-@pytest.mark.parametrize(("examples", "steps"), [(40, 12), (4, 80)], ids=["short", "long"])
-def test_model(examples: int, steps: int) -> None:
-    """Any order of writes, reads, evictions, prefetches, pins, wraps, releases and closes: no difference."""
-    run_child(explore, args=[examples, steps], timeout=240)
+@pytest.mark.parametrize("configuration", ["pool", "file", "tiers", "servers"])
+@pytest.mark.parametrize(("examples", "steps"), [(16, 12), (2, 60)], ids=["short", "long"])
+def test_model(examples: int, steps: int, configuration: str) -> None:
+    """Any order of writes, reads, evictions, moves, pins, wraps, releases and closes: no difference."""
+    result = run_child(explore, args=[configuration, examples, steps], timeout=300)
+    found = result.json
+    print(result.stderr.splitlines()[0])
+    assert found["pooled"] > 0
+    if configuration == "file":
+        assert found["stored"] > 0
+    elif configuration == "tiers":
+        assert found["stored"] > 0
+        assert all(found[f"came {name}"] > 0 for name in ("pool2", "file"))
