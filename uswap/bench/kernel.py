@@ -281,12 +281,24 @@ class _Counted:
                 os.eventfd_read(self._told)
                 self.resumed += 1
                 self._lowered = False
-                # More room, even for a moment, is what makes the kernel wake who waits for it.
-                self._limits.write_text(str(self._limit + SLACK))
+                self._raise()
             if not self._lowered:
                 with contextlib.suppress(OSError):  # busy: it can't reclaim so much just now
                     self._limits.write_text(str(self._limit))
                     self._lowered = True
+
+    def _raise(self) -> None:
+        """Give more room, even if for a moment: it makes the kernel wake who waits for it."""
+        slack = SLACK
+        while True:
+            try:
+                self._limits.write_text(str(self._limit + slack))
+            except OSError as e:
+                if e.errno != errno.EBUSY:
+                    raise
+                slack *= 2  # that much is in use, and none of it could be reclaimed
+            else:
+                return
 
     def start(self) -> None:
         """Set the limit, and begin."""
