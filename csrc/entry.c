@@ -30,7 +30,9 @@
  *   moved           us_entry_moved        tier.c, writeout.c: it has arrived: POOLED <-> STORED, or the copy has moved
  *   unmoved         us_entry_unmoved      the same: it has not, and stays where it was
  *   shifted         us_entry_shifted      pool.c, while it merges spans
- *   plain           us_entry_plain        plain.c: EMPTY or RESIDENT to PLAIN, before the region is active
+ *   plain           us_entry_plain        plain.c: EMPTY to PLAIN, before the region is active
+ *   wrapped         us_entry_wrapped      pager.c: EMPTY to RESIDENT, the same, where there are bytes already
+ *   absent          us_entry_absent       plain.c: RESIDENT to EMPTY: it turns out that no page is there
  *   registered      us_entry_registered   plain.c: PLAIN to RESIDENT, or to EMPTY where no page is there
  *   forget          us_entry_forget       pager.c: the region goes
  *
@@ -422,13 +424,17 @@ bool us_entry_shifted(void *tier, uint32_t owner, uint32_t tag, uint64_t from, u
 
 void us_entry_plain(us_pager_t *p, us_region_t *r, uint32_t i) {
     us_entry_t e = p->space.table[i];
-    if (e.state == US_RESIDENT)
-        us_policy_out(p, r, i);
-    else
-        resident_add(p, us_block_len(r, i));
-    e = p->space.table[i];
+    resident_add(p, us_block_len(r, i));
     e.state = US_PLAIN;
     put(p, i, e);
+}
+
+void us_entry_wrapped(us_pager_t *p, us_region_t *r, uint32_t i) {
+    us_entry_t e = p->space.table[i];
+    resident_add(p, us_block_len(r, i));
+    e.state = US_RESIDENT;
+    put(p, i, e);
+    us_policy_in(p, r, i);
 }
 
 void us_entry_registered(us_pager_t *p, us_region_t *r, uint32_t i, bool there) {
@@ -439,6 +445,17 @@ void us_entry_registered(us_pager_t *p, us_region_t *r, uint32_t i, bool there) 
         us_policy_in(p, r, i);
     else
         resident_sub(p, us_block_len(r, i));
+}
+
+void us_entry_absent(us_pager_t *p, us_region_t *r, uint32_t i) {
+    us_entry_t e = p->space.table[i];
+    if (e.state != US_RESIDENT || (e.flags & (US_F_LOCKED | US_F_CLEAN)) || p->pins[i] != 0) /* it has been out since */
+        return;
+    us_policy_out(p, r, i);
+    e = p->space.table[i];
+    e.state = US_EMPTY;
+    put(p, i, e);
+    resident_sub(p, us_block_len(r, i));
 }
 
 void us_entry_forget(us_pager_t *p, us_region_t *r, uint32_t i) {

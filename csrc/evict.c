@@ -61,44 +61,59 @@ void us_slot_free(us_pager_t *p, uint32_t slot) {
 
 static us_pool_t *first_pool(us_pager_t *p) { return p->tier[1].pool; }
 
-/* Gives up copies of clean blocks in a pool until `bytes` of payload are freed. false: there are too few. */
-bool us_reclaim(us_pager_t *p, us_tier_t *t, uint64_t bytes) {
-    const uint64_t want = us_pool_used(t->pool) > bytes ? us_pool_used(t->pool) - bytes : 0;
-    uint32_t left = 0;
-    for (uint32_t k = 0; k < p->live; k++)
-        left += p->byfirst[k]->count;
-    us_region_t *r = NULL;
-    while (us_pool_used(t->pool) > want && t->s->kept > 0 && left-- > 0) {
-        if (r == NULL || p->kept_hand >= r->first + r->count) {
-            r = us_region_of(p, p->kept_hand);
-            if (r == NULL) { /* between regions, or past the last: on to the next one */
-                uint32_t next = US_NONE;
-                for (uint32_t k = 0; k < p->live; k++) {
-                    if (p->byfirst[k]->first >= p->kept_hand) {
-                        next = k;
-                        break;
-                    }
-                }
-                if (p->live == 0)
-                    return false;
-                r = p->byfirst[next == US_NONE ? 0 : next];
-                p->kept_hand = r->first;
-            }
+/* Where the hand goes on from: an entry that may be in use, of a region. pre: there are regions. */
+static us_region_t *turn_hand(us_pager_t *p, us_tier_t *t) {
+    us_region_t *r = us_region_of(p, t->kept_hand);
+    if (r != NULL)
+        return r;
+    r = p->byfirst[0]; /* past the last, unless there is one after the gap */
+    for (uint32_t k = 0; k < p->live; k++) {
+        if (p->byfirst[k]->first >= t->kept_hand) {
+            r = p->byfirst[k];
+            break;
         }
-        if (p->kept_hand == r->first || p->kept_hand % (US_PAGE / sizeof(us_entry_t)) == 0) {
-            const uint32_t at = us_table_seek(p, p->kept_hand, r->first + r->count);
-            left -= (uint32_t)us_min(left, at - p->kept_hand);
-            p->kept_hand = at;
-            if (at == r->first + r->count)
+    }
+    t->kept_hand = r->first;
+    return r;
+}
+
+int us_reclaim(us_pager_t *p, us_tier_t *t, uint64_t bytes) {
+    enum { LOOK = 1 << 16 }; /* entries: 1 MiB of the table, 0.1 to 0.2 ms */
+    const uint64_t want = us_pool_used(t->pool) > bytes ? us_pool_used(t->pool) - bytes : 0;
+    uint64_t circle = 0;
+    uint32_t looked = 0;
+    for (uint32_t k = 0; k < p->live; k++)
+        circle += p->byfirst[k]->count;
+    us_region_t *r = NULL;
+    while (us_pool_used(t->pool) > want) {
+        if (t->s->kept == 0 || t->kept_passed >= circle) {
+            t->kept_passed = 0;
+            return -ENOSPC;
+        }
+        if (looked++ == LOOK) { /* the rest in the next step */
+            p->reclaiming = true;
+            us_sys_eventfd_ring(p->worker_fd);
+            return US_AGAIN;
+        }
+        if (r == NULL || t->kept_hand >= r->first + r->count)
+            r = turn_hand(p, t);
+        const uint32_t end = r->first + r->count;
+        if (t->kept_hand == r->first || t->kept_hand % (US_PAGE / sizeof(us_entry_t)) == 0) {
+            const uint32_t at = us_table_seek(p, t->kept_hand, end);
+            t->kept_passed += at - t->kept_hand;
+            t->kept_hand = at;
+            if (at == end)
                 continue;
         }
-        const us_entry_t e = p->space.table[p->kept_hand];
+        const us_entry_t e = p->space.table[t->kept_hand];
         if ((e.flags & US_F_KEPT) && e.state == US_RESIDENT && !(e.flags & US_F_LOCKED) &&
             US_CODEC_OF(e) != US_FILL && us_tier_of(e) == t->id)
-            us_entry_uncopy(p, p->kept_hand);
-        p->kept_hand++;
+            us_entry_uncopy(p, t->kept_hand);
+        t->kept_hand++;
+        t->kept_passed++;
     }
-    return us_pool_used(t->pool) <= want;
+    t->kept_passed = 0;
+    return US_DONE;
 }
 
 /* Nothing more is taken for a while, unless much is freed: one warning, one counter, no retries in a loop. */
@@ -135,9 +150,10 @@ static bool pool_has_room(us_pager_t *p, uint32_t len, bool *soon) {
         *soon = true;
         return false;
     }
-    if (us_reclaim(p, &p->tier[1], need - room))
+    const int reclaimed = us_reclaim(p, &p->tier[1], need - room);
+    if (reclaimed == US_DONE)
         return true;
-    if (us_tiers_squeeze(p)) {
+    if (reclaimed == US_AGAIN || us_tiers_squeeze(p)) {
         *soon = true;
         return false;
     }
@@ -242,7 +258,7 @@ static uint32_t send(us_pager_t *p, us_pick_t *v, uint32_t n) {
 }
 
 static bool in_flight(const us_pager_t *p) {
-    return p->head != p->seen || us_crew_busy(&p->crew) > 0 || us_store_busy(p);
+    return p->head != p->seen || us_crew_busy(&p->crew) > 0 || us_store_busy(p) || p->reclaiming;
 }
 
 /* Nothing can leave a process that is stopped, since the mover is one of its threads; but others may read its memory
@@ -345,17 +361,32 @@ int us_evict_range(us_pager_t *p, us_region_t *r, uint32_t *i, uint32_t last) {
     return result;
 }
 
+void us_evict_begin(us_pager_t *p) { p->top = p->resident > p->cfg.limit ? us_max(p->top, p->resident) : 0; }
+
+/* Is there room for len more bytes? On the way down from far above the limit, which takes seconds for gigabytes, a fault does
+ * not wait for the end: half of what leaves makes room for what comes. */
+static bool has_room(us_pager_t *p, uint64_t len) {
+    if (p->resident + len <= p->cfg.limit) {
+        p->top = 0;
+        return true;
+    }
+    if (len == 0 || p->resident + 2 * len > p->top)
+        return false;
+    p->top -= len;
+    return true;
+}
+
 int us_evict_room(us_pager_t *p, uint64_t len) {
     if (p->resident - p->leaving + len > p->mark_high) {
         if (p->plain > 0)
             us_plain_end_some(p);
         us_evict_some(p);
     }
-    if (p->resident + len <= p->cfg.limit)
+    if (has_room(p, len))
         return US_DONE;
     if (p->plain > 0 && us_plain_end_some(p)) {
         us_evict_some(p);
-        if (p->resident + len <= p->cfg.limit)
+        if (has_room(p, len))
             return US_DONE;
     }
     if (p->refused >= BARREN) /* what could leave does not: the limit gives way, not the thread */
@@ -420,15 +451,21 @@ static bool commit_press(us_pager_t *p, us_region_t *r, us_job_t *j) {
     us_tier_t *t = &p->tier[1];
     US_DELAY(US_D_COMMIT);
     int err = us_entry_pressed(p, j);
-    if (err == -ENOSPC) {
-        us_pool_compact(t->pool, 8 << 20, us_entry_shifted, t);
+    bool again = false;
+    if (err == -ENOSPC) { /* a step's worth at a time: other threads' faults wait behind this */
+        again = us_pool_compact(t->pool, (1 << 20) + 4ull * j->raw, us_entry_shifted, t) > 0;
         err = us_entry_pressed(p, j);
     }
-    if (err == -ENOSPC && us_reclaim(p, t, 4ull * j->len + (256 << 10))) {
-        us_pool_compact(t->pool, 8 << 20, us_entry_shifted, t);
+    if (err == -ENOSPC && !again) {
+        again = us_reclaim(p, t, 4ull * j->len + (256 << 10)) != -ENOSPC;
         err = us_entry_pressed(p, j);
     }
-    if (err == -ENOSPC && us_tiers_squeeze(p)) { /* room is being made: looked at again when something has sunk */
+    if (err == -ENOSPC && again) {
+        p->reclaiming = true;
+        us_sys_eventfd_ring(p->worker_fd);
+    }
+    /* Room is being made: it is looked at again in the next step, or when something has sunk. */
+    if (err == -ENOSPC && (again || us_tiers_squeeze(p))) {
         p->stalled[p->stalled_n++] = j;
         return false;
     }
@@ -482,7 +519,9 @@ static void finish_press(us_pager_t *p, us_region_t *r, us_job_t *j) {
 }
 
 void us_pump(us_pager_t *p) {
-    bool moved = false, pressing = false, sunk = false;
+    const bool reclaiming = p->reclaiming;
+    bool moved = reclaiming, pressing = false, sunk = false;
+    p->reclaiming = false;
     while (p->seen < p->head) {
         const us_cmd_t *c = &p->space.ring->cmd[p->seen & (US_RING - 1)];
         const int status = atomic_load_explicit(&c->status, memory_order_acquire);
@@ -518,7 +557,7 @@ void us_pump(us_pager_t *p) {
     }
     sunk |= us_store_pump(p);
     moved |= sunk;
-    if (p->stalled_n > 0 && (sunk || (p->tier[1].leaving == 0 && !us_store_busy(p)))) {
+    if (p->stalled_n > 0 && (sunk || reclaiming || (p->tier[1].leaving == 0 && !us_store_busy(p)))) {
         us_job_t *again[US_JOBS];
         const uint32_t n = p->stalled_n;
         memcpy(again, p->stalled, n * sizeof(us_job_t *));

@@ -240,8 +240,8 @@ static void erase(us_region_t **a, uint32_t n, const us_region_t *r) {
     }
 }
 
-int us_pager_add(us_pager_t *p, uint64_t addr, uint64_t len, uint32_t block, uint32_t item, int resident,
-                 uint64_t *first_entry, uint64_t *entries) {
+int us_pager_add(us_pager_t *p, uint64_t addr, uint64_t len, uint32_t block, uint32_t item, uint64_t *first_entry,
+                 uint64_t *entries) {
     LOCKED(p);
     if (len == 0 || addr % US_PAGE != 0 || len % US_PAGE != 0 || (block & (block - 1)) != 0 ||
         block < (1u << US_BLOCK_MIN_SHIFT) || block > MAX_BLOCK)
@@ -277,15 +277,6 @@ int us_pager_add(us_pager_t *p, uint64_t addr, uint64_t len, uint32_t block, uin
     p->live++;
     p->s->regions++;
     p->s->region_bytes += len;
-    if (resident) { /* changed, as far as we know: what a wrapped buffer holds was never seen */
-        for (uint32_t i = first; i < first + r->count; i++) {
-            us_entry_store(&p->space.table[i], (us_entry_t){.state = US_RESIDENT});
-            p->resident += us_block_len(r, i);
-            us_policy_in(p, r, i);
-        }
-        p->s->resident = p->resident;
-        p->s->peak_resident = us_max(p->s->peak_resident, p->resident);
-    }
     if (p->trace.on) {
         const us_trace_rec_t rec[] = {
             {.what = US_TRACE_REGION, .flags = r->shift, .entry = first, .when = us_now_ns()},
@@ -308,7 +299,33 @@ int64_t us_pager_plain(us_pager_t *p, int id) {
     us_region_t *r = region(p, id);
     if (r == NULL || r->active)
         return -EINVAL;
-    return (int64_t)us_plain_begin(p, r);
+    return (int64_t)us_plain_room(p, r);
+}
+
+int us_pager_fill(us_pager_t *p, int id, uint32_t *cursor, uint64_t plain, int resident) {
+    LOCKED(p);
+    us_region_t *r = region(p, id);
+    if (r == NULL || r->active || *cursor > r->count || plain > r->len)
+        return -EINVAL;
+    const uint32_t end = resident ? r->count : us_region_blocks(r, plain);
+    r->wrapped = resident != 0;
+    for (uint32_t n = 0; *cursor < end; n++) {
+        if (n == US_SLICE)
+            return US_AGAIN;
+        const uint32_t i = r->first + (*cursor)++;
+        if (!us_plain_begin(p, r, i, plain)) /* changed, as far as we know: what a wrapped buffer holds was never seen */
+            us_entry_wrapped(p, r, i);
+        us_evict_begin(p);
+    }
+    return US_DONE;
+}
+
+int us_pager_probe(us_pager_t *p, int id, uint32_t *cursor) {
+    LOCKED(p);
+    us_region_t *r = region(p, id);
+    if (r == NULL || !r->active || *cursor > r->count)
+        return -EINVAL;
+    return r->wrapped && !r->frozen && us_plain_probe(p, r, cursor) ? US_AGAIN : US_DONE;
 }
 
 int us_pager_activate(us_pager_t *p, int id) {
@@ -326,6 +343,7 @@ int us_pager_limit(us_pager_t *p, uint64_t limit) {
         return -EINVAL;
     p->cfg.limit = p->s->limit = limit;
     set_marks(p);
+    us_evict_begin(p);
     const int room = us_evict_room(p, 0);
     if (room == US_WAIT_ROOM) {
         want(p);
@@ -751,23 +769,6 @@ void us_event(us_pager_t *p, us_event_t ev) {
     p->event[p->events++] = ev;
 }
 
-/* Merges spans a little at a time while a pool holds much more than it uses. true: there may be more. */
-static bool tidy(us_pager_t *p) {
-    bool more = false;
-    for (us_tier_t *t = &p->tier[1]; t != NULL && t->pool != NULL; t = t->next) {
-        const uint64_t used = us_pool_used(t->pool), held = us_pool_allocated(t->pool);
-        if (held <= used + used / 8 + (512 << 10))
-            continue;
-        int64_t n = us_pool_compact(t->pool, 256 << 10, us_entry_shifted, t);
-        if (n > 0) {
-            p->s->compactions++;
-            p->s->compacted += (uint64_t)n;
-            more = true;
-        }
-    }
-    return more;
-}
-
 void us_message(us_pager_t *p, const us_msg_t *msg, uint64_t now) {
     us_event_t f = {.since = now, .addr = msg->addr, .flags = msg->flags, .tid = msg->tid};
     p->s->messages++;
@@ -859,7 +860,7 @@ int us_pager_step(us_pager_t *p, us_event_t *ev, int max) {
             us_evict_some(p);
         const bool sinks = us_tiers_sink(p);
         us_store_flush(p);
-        more = tidy(p);
+        more = us_tiers_tidy(p);
         if (sinks || (p->events == 0 && spin(p)))
             continue;
         /* Say that we sleep, then look again: they finish, then look whether we sleep. */

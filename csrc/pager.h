@@ -31,6 +31,7 @@ typedef struct us_region {
     uint32_t id, first, count; /* first: index in the table */
     uint8_t shift;
     bool active, frozen;
+    bool wrapped;        /* it held bytes before it was a region */
     bool going;          /* it is being removed: a fault on it is a stray */
     uint32_t plain_from, plain_to; /* blocks, counted from first: E8 */
     uint32_t jobs;       /* of workers, not yet committed */
@@ -120,10 +121,11 @@ typedef struct us_pager {
     uint64_t leaving;    /* of these: in posted commands */
     uint64_t pending;    /* raw bytes taken or in the outbox: they will want room in the pool */
     uint64_t mark_high, mark_low;
+    uint64_t top;        /* bytes: above the limit by one call (a wrap, a lower limit), and on the way down from here; or 0 */
     uint32_t refused;    /* commands refused in a row: pinned, shared or locked pages */
     uint64_t refused_until; /* ns: no victims are looked for until then */
     uint64_t gate_until, gate_used; /* no takes until then, unless the pool has emptied */
-    uint32_t kept_hand;
+    bool reclaiming;      /* there is more to look at, or to compact: the next step goes on */
     bool said_noroom;
     bool in_step;
     uint32_t parked;     /* faults that are tasks in Python */
@@ -154,6 +156,10 @@ static inline uint64_t us_block_addr(const us_region_t *r, uint32_t i) {
 static inline uint32_t us_block_len(const us_region_t *r, uint32_t i) {
     uint64_t off = (uint64_t)(i - r->first) << r->shift;
     return (uint32_t)us_min(1ull << r->shift, r->len - off);
+}
+/* The blocks that the region's first `bytes` take, the last one maybe in part. */
+static inline uint32_t us_region_blocks(const us_region_t *r, uint64_t bytes) {
+    return (uint32_t)((bytes + (1ull << r->shift) - 1) >> r->shift);
 }
 /* Entries looked at without memory of their own to work on, in one go; then the loop has its turn. */
 enum { US_SLICE = 16384 };
@@ -197,6 +203,8 @@ int us_entry_pressed(us_pager_t *p, const us_job_t *job);
 void us_entry_uncopy(us_pager_t *p, uint32_t i);
 bool us_entry_shifted(void *tier, uint32_t owner, uint32_t tag, uint64_t from, uint64_t to);
 void us_entry_plain(us_pager_t *p, us_region_t *r, uint32_t i);
+void us_entry_wrapped(us_pager_t *p, us_region_t *r, uint32_t i);
+void us_entry_absent(us_pager_t *p, us_region_t *r, uint32_t i);
 void us_entry_registered(us_pager_t *p, us_region_t *r, uint32_t i, bool there);
 void us_entry_forget(us_pager_t *p, us_region_t *r, uint32_t i);
 void us_entry_free_object(us_pager_t *p, us_entry_t e);
@@ -220,8 +228,13 @@ void us_policy_cold_first(us_pager_t *p, uint32_t i);
 void us_policy_warm(us_pager_t *p, uint32_t i);
 
 /* ---- plain.c ---- */
-/* Makes the region's first blocks plain, as many as the limit has room for; bytes. */
-uint64_t us_plain_begin(us_pager_t *p, us_region_t *r);
+/* How much from the region's start the limit has room for, to be plain; bytes. */
+uint64_t us_plain_room(const us_pager_t *p, const us_region_t *r);
+/* Makes block i plain, if it lies in the region's first `plain` bytes; in order, from the first. false: it does not. */
+bool us_plain_begin(us_pager_t *p, us_region_t *r, uint32_t i, uint64_t plain);
+/* Looks at a piece of what is registered, from block *cursor: blocks of which no page is there become EMPTY. false: there is
+ * no more to look at. */
+bool us_plain_probe(us_pager_t *p, us_region_t *r, uint32_t *cursor);
 /* Registers a part of what is plain. false: there is nothing, or it can't be done now. */
 bool us_plain_end_some(us_pager_t *p);
 /* The same for what is plain of a region, if it has some in [first, last): US_DONE, US_AGAIN or -errno. */
@@ -242,6 +255,8 @@ int us_tier_budget(us_pager_t *p, us_tier_t *t, uint64_t budget);
 /* The first pool is under its marks and has no room all the same, since its spans are sparse: moves a batch all the
  * same. false: nothing is on its way out of it. */
 bool us_tiers_squeeze(us_pager_t *p);
+/* Merges spans a little at a time while a pool holds much more than it uses. true: there may be more. */
+bool us_tiers_tidy(us_pager_t *p);
 /* Does, or will, something that leaves the first pool make room in it? */
 bool us_tiers_help(const us_pager_t *p);
 /* A worker is done. */
@@ -289,10 +304,14 @@ void us_evict_some(us_pager_t *p);
 bool us_evict_nofork(us_pager_t *p, uint64_t addr, uint64_t len);
 int us_evict_range(us_pager_t *p, us_region_t *r, uint32_t *i, uint32_t last);
 void us_pump(us_pager_t *p);
+/* What is resident was raised above the limit, or the limit lowered: faults get their share of the way down. */
+void us_evict_begin(us_pager_t *p);
 /* Room for len more resident bytes: US_DONE, US_WAIT_ROOM, or -ENOSPC when nothing can leave. */
 int us_evict_room(us_pager_t *p, uint64_t len);
 void us_slot_free(us_pager_t *p, uint32_t slot);
-bool us_reclaim(us_pager_t *p, us_tier_t *t, uint64_t bytes);
+/* Gives up copies of clean blocks in a pool until `bytes` of payload are freed: US_DONE; US_AGAIN: a step's worth was looked
+ * at, and the next step goes on; -ENOSPC: there are too few. */
+int us_reclaim(us_pager_t *p, us_tier_t *t, uint64_t bytes);
 
 /* ---- fault.c ---- */
 int us_fault_serve(us_pager_t *p, const us_event_t *f);

@@ -15,6 +15,9 @@
  * Until then plain memory counts as resident, touched or not: the pager does not see it grow, and so must have
  * promised all of it. What has been registered stays so.
  *
+ * Wrapped memory for which there is no room is registered from the start. It may have been reserved and never touched, so it
+ * is looked at once it is registered: from then on a missing page comes by a fault alone, which waits for the lock.
+ *
  * Nothing can be missed. A touch of a missing page that comes before the piece is registered ends before that
  * does, since registering has the address space's lock for itself; one that comes later is a fault, and the loop,
  * which is in here, looks at it when the entries are right. Pages do not go away but by the user's own advice, and a
@@ -41,23 +44,23 @@ static void set(us_pager_t *p, us_region_t *r, uint32_t from, uint32_t to) {
     p->s->plain = p->plain;
 }
 
-uint64_t us_plain_begin(us_pager_t *p, us_region_t *r) {
-    const bool there = p->space.table[r->first].state == US_RESIDENT; /* and counted already */
-    const uint64_t others = p->resident - (there ? r->len : 0);
-    const uint64_t room = p->cfg.limit - us_min(p->cfg.limit, others);
-    uint64_t len = r->len;
-    if (p->cfg.pagemap < 0)
+uint64_t us_plain_room(const us_pager_t *p, const us_region_t *r) {
+    const uint64_t room = p->cfg.limit - us_min(p->cfg.limit, p->resident);
+    if (!p->cfg.late || p->cfg.pagemap < 0)
         return 0;
-    if (len > room) {
-        const uint64_t end = (r->addr + room) & ~(uint64_t)(HUGE - 1);
-        len = end > r->addr ? end - r->addr : 0;
-        len &= ~((1ull << r->shift) - 1); /* a region may begin anywhere, and blocks are counted from there */
-    }
-    const uint32_t blocks = (uint32_t)((len + (1ull << r->shift) - 1) >> r->shift);
-    for (uint32_t k = 0; k < blocks; k++)
-        us_entry_plain(p, r, r->first + k);
-    set(p, r, 0, blocks);
-    return len;
+    if (r->len <= room)
+        return r->len;
+    const uint64_t end = (r->addr + room) & ~(uint64_t)(HUGE - 1);
+    /* A region may begin anywhere, and blocks are counted from there. */
+    return end > r->addr ? (end - r->addr) & ~((1ull << r->shift) - 1) : 0;
+}
+
+bool us_plain_begin(us_pager_t *p, us_region_t *r, uint32_t i, uint64_t plain) {
+    if (i - r->first >= us_region_blocks(r, plain))
+        return false;
+    us_entry_plain(p, r, i);
+    set(p, r, 0, i - r->first + 1);
+    return true;
 }
 
 /* Registers a piece from the start of what is plain of a region. */
@@ -83,6 +86,21 @@ static int end_piece(us_pager_t *p, us_region_t *r) {
     for (uint32_t k = from; k < to; k++)
         us_entry_registered(p, r, r->first + k, there[k - from] != 0);
     return 0;
+}
+
+bool us_plain_probe(us_pager_t *p, us_region_t *r, uint32_t *cursor) {
+    uint8_t there[PIECE >> US_BLOCK_MIN_SHIFT];
+    const uint32_t from = us_max(*cursor, r->plain_to);
+    const uint32_t to = (uint32_t)us_min(r->count, from + (uint64_t)(PIECE >> r->shift));
+    *cursor = to;
+    if (from >= to || p->cfg.pagemap < 0 ||
+        us_present(p->cfg.pagemap, us_block_addr(r, r->first + from), bytes_of(r, from, to), 1u << r->shift, there) != 0)
+        return false; /* can't be told: what is missing will turn out to be zeros */
+    for (uint32_t k = from; k < to; k++) {
+        if (there[k - from] == 0)
+            us_entry_absent(p, r, r->first + k);
+    }
+    return to < r->count;
 }
 
 bool us_plain_end_some(us_pager_t *p) {

@@ -43,7 +43,7 @@ static int settle_in(us_pager_t *p, us_tier_t *t, uint32_t i, uint16_t gen, uint
     int err = us_pool_alloc(t->pool, len, i, gen, &off);
     if (err == -ENOSPC && us_pool_compact(t->pool, 1 << 20, us_entry_shifted, t) > 0)
         err = us_pool_alloc(t->pool, len, i, gen, &off);
-    if (err == -ENOSPC && us_reclaim(p, t, 4ull * len))
+    if (err == -ENOSPC && us_reclaim(p, t, 4ull * len) == US_DONE)
         err = us_pool_alloc(t->pool, len, i, gen, &off);
     if (err != 0) {
         /* Its spans are too sparse for what its marks promise: until something leaves, and something has to. */
@@ -87,8 +87,9 @@ static bool helps(const us_pager_t *p, const us_tier_t *t) {
 int us_tier_ask(us_pager_t *p, us_tier_t *t, uint32_t len) {
     if (pool_room(p, t, len))
         return US_DONE;
-    if (t->s->kept >= len) /* else it were a long search for little */
-        us_reclaim(p, t, 4ull * len);
+    /* Few were a long search for little. */
+    if (t->s->kept >= len && us_reclaim(p, t, 4ull * len) == US_AGAIN)
+        return US_WAIT_ROOM;
     if (pool_room(p, t, len))
         return US_DONE;
     if (!helps(p, t))
@@ -249,6 +250,22 @@ bool us_tiers_squeeze(us_pager_t *p) {
     return p->tier[1].leaving > 0 || us_store_busy(p);
 }
 
+bool us_tiers_tidy(us_pager_t *p) {
+    bool more = false;
+    for (us_tier_t *t = &p->tier[1]; t != NULL && t->pool != NULL; t = t->next) {
+        const uint64_t used = us_pool_used(t->pool), held = us_pool_allocated(t->pool);
+        if (held <= used + used / 8 + (512 << 10))
+            continue;
+        int64_t n = us_pool_compact(t->pool, 256 << 10, us_entry_shifted, t);
+        if (n > 0) {
+            p->s->compactions++;
+            p->s->compacted += (uint64_t)n;
+            more = true;
+        }
+    }
+    return more;
+}
+
 /* ---- life ------------------------------------------------------------------------------------------- */
 
 static void set_marks(us_tier_t *t, uint64_t budget) {
@@ -271,7 +288,7 @@ int us_tier_budget(us_pager_t *p, us_tier_t *t, uint64_t budget) {
     us_pool_trim(t->pool);
     if (us_pool_compact(t->pool, 1 << 20, us_entry_shifted, t) > 0)
         return us_pool_allocated(t->pool) <= budget ? US_DONE : US_AGAIN;
-    if (t->s->kept > 0 && us_reclaim(p, t, us_min(t->s->kept, 1 << 20)))
+    if (t->s->kept > 0 && us_reclaim(p, t, us_min(t->s->kept, 1 << 20)) != -ENOSPC)
         return US_AGAIN;
     if (!helps(p, t))
         return US_DONE; /* nothing takes more of it: it shrinks as blocks come back */

@@ -69,6 +69,8 @@ struct us_tier {
     uint64_t leaving;     /* bytes of objects on their way to another tier */
     uint64_t full_until;  /* ns: its spans had no place for what there should have been room for */
     uint64_t coming;      /* bytes of objects that will be stored when a worker is done with them */
+    uint32_t kept_hand;   /* the entry where the search for copies of clean blocks goes on */
+    uint64_t kept_passed; /* entries that it passed since it last found what was wanted */
     us_queue_t cold;      /* blocks that are out and lie here, in the order in which they came */
 };
 

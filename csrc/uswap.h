@@ -420,7 +420,8 @@ typedef struct us_pool_config {
 
 typedef struct us_pager_config {
     int uffd, space_fd, doorbell, notify; /* notify: the mover rings here */
-    int pagemap;             /* the client's; -1: there is none, and no plain memory */
+    int pagemap;             /* the client's; -1: there is none */
+    int late;                /* what the limit has room for is plain memory, where there is a pagemap */
     int client_pid, mover_tid;
     uint64_t staging, staging_len;
     uint64_t limit;          /* bytes */
@@ -466,22 +467,28 @@ int us_pager_step(us_pager_t *p, us_event_t *ev, int max);
 int us_pager_serve(us_pager_t *p, const us_event_t *fault);
 /* A task gives up on a fault without US_DONE: a stray one. Its thread is woken, and touches again. */
 void us_pager_drop(us_pager_t *p, const us_event_t *fault);
-/* Adds a region; item: bytes of an item of what it holds, 0 if that is not known; resident: its bytes are in
- * the client's pages now (a wrapped buffer). Inactive until us_pager_activate. Returns the region's id. */
-int us_pager_add(us_pager_t *p, uint64_t addr, uint64_t len, uint32_t block, uint32_t item, int resident,
-                 uint64_t *first_entry, uint64_t *entries);
-/* Of an inactive region: as much from its start as the limit has room for becomes plain memory, which the pager
- * registers when it wants the room. Returns the bytes; a multiple of 2 MiB unless it is all of it, and 0 without a
- * pagemap. */
+/* Adds a region; item: bytes of an item of what it holds, 0 if that is not known. Inactive until us_pager_activate.
+ * Returns the region's id. */
+int us_pager_add(us_pager_t *p, uint64_t addr, uint64_t len, uint32_t block, uint32_t item, uint64_t *first_entry,
+                 uint64_t *entries);
+/* Of an inactive region: how much from its start the limit has room for, to be plain memory, which the pager registers
+ * when it wants the room. Bytes; a multiple of 2 MiB unless it is all of it, and 0 without a pagemap. */
 int64_t us_pager_plain(us_pager_t *p, int id);
+/* Gives an inactive region's blocks their states, a slice at a time from block *cursor, which begins at 0: `plain` bytes
+ * from the start are plain memory; resident: the others' bytes are in the client's pages now (a wrapped buffer), else they
+ * are zeros. US_AGAIN until it is done. */
+int us_pager_fill(us_pager_t *p, int id, uint32_t *cursor, uint64_t plain, int resident);
 int us_pager_activate(us_pager_t *p, int id);
+/* Of an active region that was wrapped: looks from block *cursor, which begins at 0, for blocks that nobody ever touched, so
+ * that they don't count as resident. US_AGAIN until it is done. */
+int us_pager_probe(us_pager_t *p, int id, uint32_t *cursor);
 /* A new limit, up or down. US_WAIT_ROOM: what is resident above it is on its way out; ask again. US_DONE as well when
  * nothing more can leave. -EINVAL: less than a block of a region. */
 int us_pager_limit(us_pager_t *p, uint64_t limit);
-/* Nothing of the region leaves any more. */
 /* A new budget for the first pool, up and down; -EINVAL above what it was laid out for. US_WAIT_ROOM: what is above it is on
  * its way to the next tier; ask again. US_DONE as well when nothing more can go. */
 int us_pager_pool(us_pager_t *p, uint64_t budget);
+/* Nothing of the region leaves any more. */
 int us_pager_freeze(us_pager_t *p, int id);
 /* The range calls work from block *cursor towards `last` as far as they get without waiting, move
  * *cursor, and answer US_DONE at the end, else what to wait for. */

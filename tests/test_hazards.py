@@ -417,3 +417,54 @@ def sparse() -> None:
 def test_sparse() -> None:
     """No call looks at the entries of blocks that were never touched: to read them is to give them memory."""
     run_child(sparse)
+
+
+# ---- threads that Python did not start
+
+
+def foreign_threads(n: int) -> None:
+    """What the child of test_foreign_threads runs: threads of C's own call in, and fault."""
+    failed: list[str] = []
+    with uswap.Pager(limit="1MiB", pool="32MiB", block="16KiB", register="early") as pager:
+
+        def work(argument: int | None) -> int | None:
+            """Make, write, evict, pin and give up regions."""
+            try:
+                rng = random.Random(argument)
+                for _ in range(8):
+                    region = pager.region(MIB)
+                    model = rng.randbytes(MIB)
+                    view = memoryview(region)
+                    view[:] = model
+                    region.evict()
+                    at = rng.randrange(MIB - 64 * KIB)
+                    with region.pinned(at, 64 * KIB):
+                        assert view[at : at + 64 * KIB] == model[at : at + 64 * KIB]
+                    region.prefetch()
+                    assert view == model
+                    view.release()
+                    if rng.random() < 0.5:
+                        region.release()
+            except BaseException as e:
+                failed.append(repr(e))
+            return None
+
+        callback = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(work)
+        c = ctypes.CDLL(None, use_errno=True)
+        c.pthread_join.argtypes = [ctypes.c_ulong, ctypes.c_void_p]
+        threads = [ctypes.c_ulong() for _ in range(n)]
+        for k, thread in enumerate(threads):
+            assert (
+                c.pthread_create(ctypes.byref(thread), None, callback, ctypes.c_void_p(k + 1)) == 0
+            )
+        for thread in threads:
+            assert c.pthread_join(thread, None) == 0
+        assert not failed, failed
+        pager.check()
+        assert pager.regions == []
+        assert pager.stats().pinned == 0
+
+
+def test_foreign_threads() -> None:
+    """Threads that were started by C (gevent's pool, a library's own) call and fault as any other."""
+    run_child(foreign_threads, args=[4], timeout=120)

@@ -283,6 +283,7 @@ def test_block_sizes_and_data(tmp_path: Path) -> None:
         run_main,
         args=[*argv, "--seconds=0.01", "--block=4KiB,64KiB", "--data=text", "--work=matmul,sort"],
         timeout=120,
+        env={"COLUMNS": "200"},
     )
     assert (
         "What is out stays in RAM: text, 8 MiB, of which 4 MiB may be resident (2x" in result.stdout
@@ -291,7 +292,8 @@ def test_block_sizes_and_data(tmp_path: Path) -> None:
     assert "uswap 64 KiB" in result.stdout
     assert "sort in place" in result.stdout
     assert "matrix" not in result.stdout
-    assert "data that fit, random reads: time uswap/plain" in result.stdout
+    for block in ("4 KiB", "64 KiB"):
+        assert f"data that fit, random reads: time uswap/plain     text, {block} " in result.stdout
 
 
 TOUCH = """
@@ -641,6 +643,7 @@ def test_killed_by_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.runs[0].density == 2.0
     (missing,) = result.killed.values()
     assert missing.startswith("read, rmw, strided")
+    monkeypatch.setenv("COLUMNS", "400")
     assert "ended by the kernel, out of memory, before it had measured read" in reporter.peers(
         result
     )

@@ -18,6 +18,8 @@ import workload
 from child import run_child
 from workload import KIB, MIB, PAGE, data, evicted, libc, resident_bytes
 
+NORESERVE = 0x4000  # MAP_NORESERVE
+
 
 def registered(region: uswap.Region) -> int:
     """Return how many bytes of a region the kernel says are registered with userfaultfd."""
@@ -320,3 +322,113 @@ def forked_half() -> None:
 def test_forked_half() -> None:
     """Of a region in parts plain and in parts registered a child has what it has, and never zeros."""
     run_child(forked_half)
+
+
+# ---- wrapped memory that is more than the limit has room for
+
+
+def reserved(size: int) -> mmap.mmap:
+    """Memory of which no page is there yet."""
+    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NORESERVE)
+
+
+def untouched(register: str) -> None:
+    """What the children of test_untouched run."""
+    with uswap.Pager(limit=16 * MIB, pool=16 * MIB, register=register, block=4 * KIB) as pager:
+        buffer = reserved(1 << 30)
+        for at in range(0, len(buffer), 128 * MIB):
+            buffer[at] = 7
+        pager.wrap(buffer)
+        stats = pager.stats()  # 2**18 blocks, of which eight hold something
+        assert stats.resident <= stats.limit
+        assert stats.taken_blocks <= 8
+        pager.check()
+        assert [buffer[at] for at in range(0, len(buffer), 128 * MIB)] == [7] * 8
+        assert not any(buffer[at + 1] for at in range(0, len(buffer), 16 * MIB))
+        pager.check()
+
+
+@pytest.mark.parametrize("register", ["late", "early"])
+def test_untouched(register: str) -> None:
+    """Wrapped memory that nobody has touched does not count as resident, and nothing of it is taken out."""
+    run_child(untouched, args=[register], timeout=60)
+
+
+def untouched_race(register: str) -> None:
+    """What the children of test_untouched_race run."""
+    threads, size = 3, 96 * MIB
+    stop = threading.Event()
+    errors: list[str] = []
+    with uswap.Pager(limit=8 * MIB, pool=64 * MIB, register=register, block=4 * KIB) as pager:
+        buffer = reserved(size)
+        words = memoryview(buffer).cast("Q")
+        written: list[dict[int, int]] = [{} for _ in range(threads)]
+
+        def write(k: int) -> None:
+            rng = random.Random(k)
+            while not stop.is_set():
+                at = rng.randrange(len(words) // threads) * threads + k
+                if words[at] != written[k].get(at, 0):
+                    errors.append(f"{at}: {words[at]}, not {written[k].get(at, 0)}")
+                words[at] = written[k][at] = rng.getrandbits(64)
+
+        running = [threading.Thread(target=write, args=(k,)) for k in range(threads)]
+        for thread in running:
+            thread.start()
+        for _ in range(20):
+            region = pager.wrap(buffer)
+            region.release()
+        stop.set()
+        for thread in running:
+            thread.join()
+        pager.check()
+    assert not errors, errors[:5]
+    assert all(words[at] == value for one in written for at, value in one.items())
+    assert sum(len(one) for one in written) > 100
+
+
+@pytest.mark.parametrize("register", ["late", "early"])
+def test_untouched_race(register: str) -> None:
+    """Threads touch pages for the first time while it is looked which are there: every word is what was written."""
+    run_child(untouched_race, args=[register], timeout=180)
+
+
+def share(how: str) -> None:
+    """What the children of test_share run."""
+    size = 64 * MIB
+    limit = 8 * MIB if how == "wrap" else 128 * MIB
+    with uswap.Pager(
+        limit=limit, pool=256 * MIB, block=64 * KIB, register="early", delays="take:4000"
+    ) as pager:
+        other = pager.region(MIB)
+        view = memoryview(other)
+        view[:] = model = random.Random(1).randbytes(MIB)
+        other.evict()
+        buffer = bytearray(random.Random(2).randbytes(size))
+        digest = hash(bytes(buffer))
+        lower = threading.Thread(target=setattr, args=(pager, "limit", 8 * MIB))
+        pager.wrap(buffer)
+        if how == "limit":
+            lower.start()
+            while pager.stats().limit != 8 * MIB:
+                pass
+        # Each block takes 2 ms and more to leave; one that comes back does not wait for all of them.
+        assert view[: 128 * KIB] == model[: 128 * KIB]
+        assert pager.stats().resident > 16 * MIB
+        assert view == model
+        if how == "limit":
+            lower.join()
+        while pager.stats().resident > 8 * MIB:
+            view[:1] = model[:1]
+        stats = pager.stats()
+        assert stats.over_limit == 0
+        assert stats.peak_resident <= size + MIB + 64 * KIB
+        assert hash(bytes(buffer)) == digest
+        assert view == model
+        pager.check()
+
+
+@pytest.mark.parametrize("how", ["wrap", "limit"])
+def test_share(how: str) -> None:
+    """Far above the limit, after a wrap or with a lower limit, a fault waits for its share, and not for all to leave."""
+    run_child(share, args=[how], timeout=120)

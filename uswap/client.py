@@ -196,7 +196,7 @@ class Pager(Arrays):
         self._trace = self._open_trace(undo) if o.trace else None
         # Memory that is not registered is used without a fault: a trace would not see it.
         late = o.register == "late" and not o.trace
-        self._pagemap = _open_pagemap(undo) if late else -1
+        self._pagemap = _open_pagemap(undo)
         report = ffi.new("us_probe_report_t *")
         lib.us_probe_kernel(report)
         _check(-report.pidfd_errno, "pidfd_open")  # each process sees the other's end by one
@@ -246,6 +246,7 @@ class Pager(Arrays):
             "delays": delays,
             "inject": [row for row in inject if row[0] not in _IO_OPS],
             "shuffle": o.shuffle,
+            "late": late,
             "io": o.io,
             "io_inject": [(_IO_OPS[op], err, n) for op, err, n in inject if op in _IO_OPS],
         }
@@ -773,7 +774,7 @@ def _eventfd(undo: contextlib.ExitStack) -> int:
 
 
 def _open_pagemap(undo: contextlib.ExitStack) -> int:
-    """What tells which pages are there; -1 where there is no /proc, and so nothing can stay plain."""
+    """What tells which pages are there; -1 where there is no /proc, and so nothing can be plain."""
     try:
         fd = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:

@@ -101,7 +101,7 @@ class Loop:
         config = ffi.new("us_pager_config_t *")
         for name in ("client_pid", "mover_tid", "staging", "staging_len", "limit"):
             setattr(config, name, hello[name])
-        for name in ("readahead", "workers", "take", "follow", "servers"):
+        for name in ("readahead", "workers", "take", "follow", "servers", "late"):
             setattr(config, name, hello[name])
         for pool, (size, codec, level) in zip(config.pool, hello["pools"], strict=False):
             pool.budget, pool.codec, pool.level = size, codecs.CODECS[codec], level
@@ -408,17 +408,24 @@ class Loop:
     ) -> tuple[int, ...]:
         first, entries = ffi.new("uint64_t *"), ffi.new("uint64_t *")
         region = check(
-            lib.us_pager_add(
-                self._pager, address, length, block, item, int(resident != 0), first, entries
-            ),
+            lib.us_pager_add(self._pager, address, length, block, item, first, entries),
             "add",
         )
         plain = check(lib.us_pager_plain(self._pager, region), "plain")
+        await self._slices("fill", lib.us_pager_fill, region, at(0), plain, int(resident != 0))
         return region, first[0], entries[0], plain
 
     async def _activate(self, region: int, *_: int) -> None:
         check(lib.us_pager_activate(self._pager, region), "activate")
+        await self._slices("probe", lib.us_pager_probe, region, at(0))
         self._step()
+
+    async def _slices(self, what: str, call: Any, *args: Any) -> None:
+        """Call until it is done; the loop has its turn between."""
+        while True:
+            if check(call(self._pager, *args), what) == lib.US_DONE:
+                return
+            await asyncio.sleep(0)
 
     async def _range(self, call: Any, region: int, cursor: Any, last: int) -> None:
         while True:

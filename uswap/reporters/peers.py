@@ -38,7 +38,10 @@ def peers(result: _peers.Result) -> str:
     ]
     verdicts = result.verdicts()
     if verdicts:
-        several = len({(one.data, one.over, one.column) for one in verdicts if one.over}) > 1
+        several = (
+            len({one.column for one in verdicts}) > 1
+            or len({(one.data, one.over) for one in verdicts if one.over}) > 1
+        )
         rows: list[list[str | None]] = [
             [
                 one.text,
