@@ -145,10 +145,10 @@ static void close_all(const us_mover_t *m) {
 
 uint32_t us_version(void) { return US_SPACE_VERSION; }
 
-int us_client_open(us_client_t **out, int uffd, int space_fd, int doorbell, int notify, int drop) {
+us_client_t *us_client_new(void) {
     us_client_t *c = us_aligned_alloc(64, us_align_up(sizeof *c, 64));
     if (c == NULL)
-        return -ENOMEM;
+        return NULL;
     memset(c, 0, sizeof *c);
     c->owner = getpid();
     c->refs = 1;
@@ -157,12 +157,16 @@ int us_client_open(us_client_t **out, int uffd, int space_fd, int doorbell, int 
     c->last = us_calloc(1, sizeof *c->last);
     if (c->last == NULL) {
         free(c);
-        return -ENOMEM;
+        return NULL;
     }
+    return c;
+}
+
+int us_client_open(us_client_t *c, int uffd, int space_fd, int doorbell, int notify, int drop) {
     struct stat st;
     int err = fstat(space_fd, &st) != 0 ? -errno : us_space_map(&c->space, space_fd, false);
     if (err < 0)
-        goto fail;
+        return err;
     c->space_fd = space_fd;
     c->space_dev = st.st_dev;
     c->space_ino = st.st_ino;
@@ -194,7 +198,6 @@ int us_client_open(us_client_t **out, int uffd, int space_fd, int doorbell, int 
         c->next = clients;
         clients = c;
         pthread_mutex_unlock(&registering);
-        *out = c;
         return 0;
     }
     us_watchdog_stop(&c->watchdog);
@@ -202,9 +205,6 @@ int us_client_open(us_client_t **out, int uffd, int space_fd, int doorbell, int 
     munmap(staging, STAGING);
 unmap:
     us_space_unmap(&c->space);
-fail:
-    free(c->last);
-    free(c);
     return err;
 }
 

@@ -218,9 +218,11 @@ int us_uffd_open(int how, us_uffd_t *out);
 /* Creates the memfd of the space and lays it out; pool_budget[US_POOLS], 0 for a pool there is not.
  * Returns the descriptor; *out says also on failure how large it was to be. */
 int us_space_create(uint64_t outbox, const uint64_t *pool_budget, uint64_t table_cap, us_layout_t *out);
+/* A client that is not open yet, to be freed by us_client_free; NULL: no memory. */
+us_client_t *us_client_new(void);
 /* Maps the space, reserves staging and starts the mover. `doorbell` and `notify` are eventfds; drop is
  * US_DROP_VECTOR or US_DROP_SINGLE. The descriptors stay the caller's, open until us_client_close. */
-int us_client_open(us_client_t **out, int uffd, int space_fd, int doorbell, int notify, int drop);
+int us_client_open(us_client_t *c, int uffd, int space_fd, int doorbell, int notify, int drop);
 /* The pager is ready: its socket (which stays the caller's) is for requests from here on, and its death (pidfd) ends
  * this process. */
 int us_client_attach(us_client_t *c, int sock, int pidfd);

@@ -11,10 +11,12 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+import psutil
 import pytest
 
 import uswap
@@ -173,6 +175,73 @@ def test_every_bytecode(call: str) -> None:
     """An exception before each bytecode of a call in turn."""
     result = run_child(every_bytecode, args=[call], timeout=240)
     assert result.json > 50, result
+
+
+def held() -> tuple[int, int, int, int]:
+    """What this process has: descriptors, mappings of a pager's, threads, children that run."""
+    with open("/proc/self/maps", encoding="utf-8") as file:
+        maps = sum("memfd:uswap" in line for line in file)
+    children = [one for one in psutil.Process().children() if one.status() != "zombie"]
+    return len(os.listdir("/proc/self/fd")), maps, len(os.listdir("/proc/self/task")), len(children)
+
+
+def lives(step: int, first: int) -> list[int]:
+    """What the child of test_life runs: a pager begins and ends, with an exception at every step-th bytecode of that."""
+
+    def life() -> None:
+        with uswap.Pager(limit="1MiB", pool="1MiB", register="early") as pager:
+            region = pager.region(64 * KIB)
+            memoryview(region)[:4] = b"abcd"
+            region.evict()
+            assert memoryview(region)[:4] == b"abcd"
+            del region
+
+    life()
+    sys.unraisablehook = _swallow
+    warnings.simplefilter("ignore", ResourceWarning)
+    gc.collect()
+    before, lost, raised = held(), 0, 0
+    package = os.path.dirname(uswap.__file__)
+    for at in range(first, 1 << 30, step):
+        count = 0
+
+        def trace(frame: FrameType, event: str, _arg: Any) -> Any:
+            nonlocal count
+            name = frame.f_code.co_filename
+            if not name.startswith(package) and "contextlib" not in name:
+                return None
+            frame.f_trace_opcodes = True
+            frame.f_trace_lines = False
+            count += event == "opcode"
+            if event == "opcode" and count == at:  # noqa: B023
+                raise Tick
+            return trace
+
+        try:
+            sys.settrace(trace)
+            life()
+        except Tick:
+            raised += 1
+        finally:
+            sys.settrace(None)
+        if count < at:
+            return [raised, lost]
+        gc.collect()
+        end = time.monotonic() + 10
+        while held()[1:] != before[1:]:
+            assert time.monotonic() < end, (at, before, held())
+            time.sleep(0.001)
+        lost = held()[0] - before[0]
+    raise AssertionError
+
+
+def test_life() -> None:
+    """A pager that an exception cuts short, at its start or its end, leaves no process, no thread and no memory."""
+    first = random.randrange(1, 251)
+    raised, descriptors = run_child(lives, args=[251, first], timeout=240).json
+    assert raised > 20
+    # Between the system call that opens one and the object that closes it lie a few bytecodes.
+    assert descriptors <= 1 + raised // 10, (first, raised, descriptors)
 
 
 def at_random(seconds: float, seed: int) -> int:

@@ -123,17 +123,16 @@ class Machine(RuleBasedStateMachine):
         self.options |= configured(self.configuration, pool)
         print("begin", self.options, flush=True)
         self.pager = uswap.Pager(**self.options)
-        if self.configuration in ("file", "tiers"):
-            self._fill()
+        self._fill()
 
     def _fill(self) -> None:
-        """More than what is above the file has room for, so that each example has bytes there."""
-        region = self.pager.region(FILL)
+        """More than what is above the last tier has room for, so that each example has bytes in all of them."""
+        stored = self.configuration in ("file", "tiers")
+        model = workload.data("random" if stored else "text", FILL if stored else 2 * MIB, self.rng)
+        region = self.pager.region(len(model))
         view = memoryview(region)
-        for _ in range(2):
-            model = self.rng.randbytes(FILL)
-            view[:] = model
-            assert view == model
+        view[:] = model
+        assert view == model
 
     # ---- what changes the set of regions
 

@@ -155,7 +155,7 @@ class Pager(Arrays):
         # Who wraps a buffer wants it paged, whether or not he keeps the region.
         self._wrapped: dict[int, WrappedRegion] = {}
         try:
-            with launch.low_descriptors_taken(), contextlib.ExitStack() as undo:
+            with launch.low_descriptors_taken(), _Undo() as undo:
                 self._start(undo)
                 self._undo = undo.pop_all()
         except OSError as e:
@@ -165,6 +165,7 @@ class Pager(Arrays):
             raise PagerStartError(limits.explain(e.errno, "starting a pager")) from e
         self._closed = False
         _alive.add(self)
+        self._undo.ending = False
 
     # ---- begin and end
 
@@ -202,10 +203,12 @@ class Pager(Arrays):
         _check(-report.pidfd_errno, "pidfd_open")  # each process sees the other's end by one
         self._take = _choose("take", o.take, "move", bool(self._uffd.enabled & (1 << 16)), "copy")
         self._drop = _choose("drop", o.drop, "vector", report.self_advice_errno == 0, "single")
-        out = ffi.new("us_client_t **")
+        self._owned = Owned("client", lib.us_client_new())
+        self._client = self._owned.pointer
+        undo.callback(_close_client, self._owned)
         _check(
             lib.us_client_open(
-                out,
+                self._client,
                 uffd,
                 space,
                 doorbell,
@@ -215,9 +218,6 @@ class Pager(Arrays):
             "the mover's thread and memory",
             OUTBOX,
         )
-        self._client = out[0]
-        self._owned = Owned("client", out[0])
-        undo.callback(lib.us_client_close, self._client, lib.US_END_RESTORE)
         staging_len = ffi.new("uint64_t *")
         staging = lib.us_client_staging(self._client, staging_len)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -265,10 +265,16 @@ class Pager(Arrays):
             process.returncode = 0  # see _reap
         self._pidfd = _pidfd_open(process.pid)
         undo.callback(os.close, self._pidfd)
+        undo.callback(
+            _close_client, self._owned
+        )  # the first to end: no watch for the end of the pager any more
         _check(lib.us_client_attach(self._client, ours.fileno(), self._pidfd), "the control socket")
         self._descriptors = [*fds.values(), ours.fileno(), self._pidfd]
         # Whoever ends it is the core; Popen has nothing to warn of.
         self._socket = ours
+        undo.callback(
+            _close_client, self._owned
+        )  # the first to end: no watch any more for the pager process's end
 
     def _open_uffd(self, undo: contextlib.ExitStack) -> int:
         self._uffd = ffi.new("us_uffd_t *")
@@ -381,6 +387,7 @@ class Pager(Arrays):
             _left.discard(self)
 
     def _finish(self) -> None:
+        self._undo.ending = True
         self._closed = True
         _alive.discard(self)
         _left.discard(self)
@@ -765,6 +772,23 @@ def _pidfd_open(pid: int) -> int:
         return os.pidfd_open(pid)
     except OSError as e:
         raise _refusal(e.errno or errno.EIO, "pidfd_open") from e
+
+
+class _Undo(contextlib.ExitStack):
+    """What ends with a pager; it does so too when an exception in the midst of that leaves some of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ending = True
+        self._pid = os.getpid()
+
+    def __del__(self) -> None:
+        if self.ending and not at_exit.begun and self._pid == os.getpid():
+            self.close()
+
+
+def _close_client(owned: Owned) -> None:
+    lib.us_client_close(owned.pointer, lib.US_END_RESTORE)
 
 
 def _eventfd(undo: contextlib.ExitStack) -> int:
