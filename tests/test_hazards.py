@@ -468,3 +468,42 @@ def foreign_threads(n: int) -> None:
 def test_foreign_threads() -> None:
     """Threads that were started by C (gevent's pool, a library's own) call and fault as any other."""
     run_child(foreign_threads, args=[4], timeout=120)
+
+
+# ---- a search that is longer than a step
+
+
+def long_search() -> None:
+    """What the child of test_long_search runs: 130,000 blocks that have no copy lie before those that have one."""
+    with uswap.Pager(
+        limit="8MiB", pool="4MiB", block="4KiB", register="early", readahead=0, shuffle="off"
+    ) as pager:
+        fills = pager.region(512 * MIB)
+        view = memoryview(fills)
+        for at in range(0, len(view), 4 * KIB):
+            view[at : at + 4 * KIB] = b"\1" * (4 * KIB)
+        fills.evict()
+        clean = pager.region(7 * MIB // 4)
+        memoryview(clean)[:] = model = content(clean.length)
+        clean.evict()
+        assert memoryview(clean) == model  # in RAM, with copies in the pool
+        pager.check()  # and have the last fault counted
+        assert pager.stats().kept == clean.length
+        # There is room for these only where the copies go.
+        written = pager.region(3 * MIB)
+        memoryview(written)[:] = content(written.length)
+        written.evict()
+        stats = pager.stats()
+        assert stats.kept < clean.length
+        assert (stats.refused_noroom, stats.over_limit) == (0, 0)
+        assert written.residency().resident == 0
+        pager.check()
+        assert memoryview(clean) == model
+        assert memoryview(written) == content(written.length)
+        assert all(view[at] == 1 for at in range(0, len(view), MIB))
+        pager.check()
+
+
+def test_long_search() -> None:
+    """The copies of clean blocks are found wherever they are, in as many steps as it takes."""
+    run_child(long_search, timeout=60)
