@@ -700,7 +700,7 @@ static void on_touch(int number, siginfo_t *info, void *context) {
         to = put(to, "), whose pages are the parent's alone, and ends by SIGSEGV; pass it a copy, or start workers by "
                      "spawn\n");
         struct pollfd err = {.fd = STDERR_FILENO, .events = POLLOUT};
-        if (poll(&err, 1, 0) == 1 && (err.revents & POLLOUT)) {
+        if (us_sys_poll(&err, 1, 0) == 1 && (err.revents & POLLOUT)) {
             const ssize_t done = write(STDERR_FILENO, text, (size_t)(to - text));
             (void)done;
         }

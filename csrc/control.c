@@ -6,6 +6,8 @@
 #include <sys/socket.h>
 #include <time.h>
 
+#include "sys.h"
+
 int us_control_open(us_control_t *k, int fd) {
     *k = (us_control_t){.fd = fd};
     pthread_condattr_t a;
@@ -48,7 +50,7 @@ int us_control_send(us_control_t *k, us_pending_t *q, const us_request_t *reques
             return 0;
         if (errno == EAGAIN) { /* the pager is busy, and the socket full */
             struct pollfd room = {.fd = k->fd, .events = POLLOUT};
-            poll(&room, 1, 50);
+            us_sys_poll(&room, 1, 50);
         } else if (errno != EINTR) {
             break;
         }
@@ -62,7 +64,7 @@ int us_control_send(us_control_t *k, us_pending_t *q, const us_request_t *reques
 static bool read_one(us_control_t *k, int ms, bool *interrupted) {
     us_reply_t reply;
     struct pollfd f = {.fd = k->fd, .events = POLLIN};
-    const int ready = poll(&f, 1, ms);
+    const int ready = us_sys_poll(&f, 1, ms);
     *interrupted = ready < 0 && errno == EINTR;
     if (ready <= 0)
         return true;

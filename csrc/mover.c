@@ -291,7 +291,7 @@ static void *mover_main(void *arg) {
         atomic_store(&r->mover_asleep, 1);
         if (atomic_load(&r->head) == tail && atomic_load(&r->stop) == 0) {
             struct pollfd rung = {.fd = m->doorbell, .events = POLLIN};
-            poll(&rung, 1, -1);
+            us_sys_poll(&rung, 1, -1);
             if (rung.revents & POLLIN) {
                 uint64_t drained;
                 ssize_t got = read(m->doorbell, &drained, sizeof drained);

@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <linux/magic.h>
 #include <linux/userfaultfd.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -448,6 +449,48 @@ int us_sys_thread(pthread_t *out, const pthread_attr_t *attr, void *(*run)(void 
     const int err = pthread_create(out, attr, run, arg);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
     return -err;
+}
+
+/* select() looks at no limit. Its sets are as large as the descriptors' numbers, and a thread's stack may be small. */
+static int poll_by_select(struct pollfd *f, int n, int ms) {
+    enum { WORD = 64 };
+    int end = 0;
+    for (int k = 0; k < n; k++) {
+        f[k].revents = f[k].fd >= 0 && fcntl(f[k].fd, F_GETFD) < 0 ? POLLNVAL : 0;
+        end = f[k].fd >= end ? f[k].fd + 1 : end;
+    }
+    for (int k = 0; k < n; k++) {
+        if (f[k].revents != 0)
+            return 1;
+    }
+    const uint64_t words = ((uint64_t)end + WORD - 1) / WORD, len = 2 * words * sizeof(uint64_t);
+    uint64_t *in = us_sys_reserve(len), *out = in + words;
+    if (in == NULL) {
+        usleep(1000);
+        return -1;
+    }
+    for (int k = 0; k < n; k++) {
+        if (f[k].fd >= 0)
+            (f[k].events & POLLOUT ? out : in)[f[k].fd / WORD] |= 1ull << f[k].fd % WORD;
+    }
+    struct timespec t = {ms / 1000, (long)(ms % 1000) * 1000000};
+    const long ready = syscall(SYS_pselect6, end, in, out, NULL, ms < 0 ? NULL : &t, NULL);
+    const int err = errno;
+    int some = 0;
+    for (int k = 0; ready > 0 && k < n; k++) {
+        if (f[k].fd >= 0 && ((f[k].events & POLLOUT ? out : in)[f[k].fd / WORD] >> f[k].fd % WORD & 1)) {
+            f[k].revents = f[k].events;
+            some++;
+        }
+    }
+    munmap(in, len);
+    errno = err;
+    return ready < 0 ? -1 : some;
+}
+
+int us_sys_poll(struct pollfd *f, int n, int ms) {
+    const int ready = poll(f, (nfds_t)n, ms);
+    return ready < 0 && errno == EINVAL ? poll_by_select(f, n, ms) : ready;
 }
 
 int us_sys_pidfd(int pid) {

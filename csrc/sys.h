@@ -8,6 +8,7 @@
 
 #include "types.h"
 
+#include <poll.h>
 #include <pthread.h>
 
 enum { US_FAULT_WRITE = 1, US_FAULT_WP = 2 }; /* flags of a fault message */
@@ -56,6 +57,9 @@ struct iovec;
 /* The same for n ranges in one call. *done: bytes, from the front of the vector. */
 int us_sys_dontneed_vec(int pidfd, const struct iovec *iov, int n, uint64_t *done);
 
+/* poll() for one or two descriptors, also where RLIMIT_NOFILE is less than that, as a sandbox may have it: then the kernel
+ * refuses poll(), whatever the descriptors. Not for POLLOUT together with POLLIN. */
+int us_sys_poll(struct pollfd *f, int n, int ms);
 int us_sys_pidfd(int pid);
 /* pthread_create, for a thread that hears no signal: those are the user's threads' and Python's. 0 or -errno. */
 int us_sys_thread(pthread_t *out, const pthread_attr_t *attr, void *(*run)(void *), void *arg);

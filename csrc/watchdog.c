@@ -15,7 +15,7 @@
 _Noreturn void us_die(const char *text) {
     /* A full pipe that nobody reads must not keep the process from ending. */
     struct pollfd err = {.fd = STDERR_FILENO, .events = POLLOUT};
-    if (poll(&err, 1, 0) == 1 && (err.revents & POLLOUT)) {
+    if (us_sys_poll(&err, 1, 0) == 1 && (err.revents & POLLOUT)) {
         ssize_t done = write(STDERR_FILENO, text, strlen(text));
         (void)done;
     }
@@ -34,7 +34,7 @@ static void *watchdog_main(void *arg) {
     while (atomic_load(&w->stop) == 0) {
         const int pager = atomic_load(&w->pager);
         struct pollfd f[2] = {{.fd = w->wake, .events = POLLIN}, {.fd = pager, .events = POLLIN}};
-        const int n = poll(f, 2, -1);
+        const int n = us_sys_poll(f, 2, -1);
         if (n > 0 && f[1].revents != 0 && atomic_load(&w->pager) == pager && atomic_load(&w->stop) == 0) {
             /* The pager ends when its control socket does, which is also what happens to it when somebody closes the
              * descriptors of this process; then ours do not exist any more either. */

@@ -9,6 +9,7 @@ import os
 import random
 import resource
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -241,6 +242,41 @@ def few_descriptors(hard_too: bool) -> None:
 def test_any_number_of_descriptors(hard_too: bool) -> None:
     """Wherever in its start the pager finds no descriptor left, it says so, and nothing stays open."""
     run_child(few_descriptors, args=[hard_too], timeout=100)
+
+
+def no_descriptors(how: str) -> None:
+    """What the children of test_no_descriptors run."""
+    if how == "large numbers":  # above those that an fd_set has room for
+        resource.setrlimit(resource.RLIMIT_NOFILE, (9_000, 9_000))
+        for _ in range(1 << 13):
+            os.dup(0)
+    with uswap.Pager(limit=2 * MIB, pool=32 * MIB, register="early") as pager:
+        region = pager.region(8 * MIB)
+        view = memoryview(region)
+        view[:] = model = data("random", len(view), random.Random(1))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (int(how == "one"), int(how == "one")))
+        before = time.process_time()
+        time.sleep(0.5)
+        assert time.process_time() - before < 0.3, "a thread does not sleep"
+        assert view == model
+        view[:] = model[::-1]
+        region.evict()
+        assert view == model[::-1]
+        with region.pinned(0, MIB):
+            pager.check()
+        other = pager.region(MIB)
+        memoryview(other)[:4] = b"abcd"
+        pager.stats()
+        region.residency()
+    assert view == model[::-1]
+
+
+@pytest.mark.parametrize("how", ["none", "one", "large numbers"])
+def test_no_descriptors(how: str) -> None:
+    """A process that allows itself no descriptors any more, as a sandbox does: poll() is refused, and all works."""
+    if how == "large numbers" and resource.getrlimit(resource.RLIMIT_NOFILE)[1] < 9_000:
+        pytest.skip("no so many descriptors are allowed here")
+    run_child(no_descriptors, args=[how], timeout=60)
 
 
 def no_mappings() -> None:
