@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+import uswap
 from uswap import swapfile
 from uswap._core import ffi, lib
 from uswap.errors import LimitError
@@ -362,3 +363,16 @@ def test_swap_area(kind: str, tmp_path: Path) -> None:
     finally:  # a child that was killed has not turned it off
         if note.exists() and note.read_text() in Path("/proc/swaps").read_text():
             subprocess.run(["swapoff", note.read_text()], check=False, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("/dev/zero", "neither a file nor a block device"),
+        ("/proc/self/mem", "does not keep what is written to it"),
+    ],
+)
+def test_no_file_for_blocks(path: str, says: str) -> None:
+    """Overwrite or not, what keeps no bytes is refused."""
+    with pytest.raises(OSError, match=says):
+        uswap.Pager(limit=MIB, pool=4 * MIB, swapfile=path, swap=64 * MIB, overwrite=True)

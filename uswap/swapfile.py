@@ -296,9 +296,12 @@ def _reserve(fd: int, size: int, path: str) -> bool:
         try:
             if os.fstat(fd).st_size < size:
                 os.ftruncate(fd, size)
-            return False
         except OSError as e:
             error = e.errno or errno.EIO
+        else:
+            if os.fstat(fd).st_size >= size:
+                return False
+            raise OSError(errno.EINVAL, "swapfile does not keep what is written to it", path)
     if error in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
         why = f" ({limits.explain(error, 'fallocate')})" if error == errno.EFBIG else ""
         raise OSError(
