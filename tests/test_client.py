@@ -481,13 +481,11 @@ def interrupted() -> None:
         view[:] = content
         signal.signal(signal.SIGALRM, handler)
         signal.setitimer(signal.ITIMER_REAL, 0.002, 0.002)
-        end = time.monotonic() + 1
-        while time.monotonic() < end:
+        while counts[0] < 100:
             region.evict()
             assert view == content
         signal.setitimer(signal.ITIMER_REAL, 0)
         pager.check()
-    assert counts[0] > 50
 
 
 def test_signals() -> None:
