@@ -384,6 +384,11 @@ def stress(
         pager.check()
         it.verify()
         pager.check()
+        fresh = pager.region(16 * PAGE)
+        fresh.evict()  # registered by that, if it was not
+        with fresh.pinned() as held:  # pages of zeros, which the threads seldom ask for
+            assert bytes(held) == bytes(16 * PAGE)
+        del fresh, held
         for region in it.regions:
             region.evict()
         pager.check()
