@@ -386,7 +386,8 @@ def stress(
         pager.check()
         fresh = pager.region(16 * PAGE)
         fresh.evict()  # registered by that, if it was not
-        with fresh.pinned() as held:  # pages of zeros, which the threads seldom ask for
+        # The second pin asks for zeros where a page of a changed block were missing, which the threads' seldom do.
+        with fresh.pinned(), fresh.pinned() as held:
             assert bytes(held) == bytes(16 * PAGE)
         del fresh, held
         for region in it.regions:
