@@ -77,6 +77,12 @@ static us_region_t *turn_hand(us_pager_t *p, us_tier_t *t) {
     return r;
 }
 
+/* What was begun is gone on with by the next step, which comes at once. */
+static void go_on(us_pager_t *p) {
+    p->reclaiming = true;
+    us_sys_eventfd_ring(p->worker_fd);
+}
+
 int us_reclaim(us_pager_t *p, us_tier_t *t, uint64_t bytes) {
     enum { LOOK = 1 << 16 }; /* entries: 1 MiB of the table, 0.1 to 0.2 ms */
     const uint64_t want = us_pool_used(t->pool) > bytes ? us_pool_used(t->pool) - bytes : 0;
@@ -90,9 +96,8 @@ int us_reclaim(us_pager_t *p, us_tier_t *t, uint64_t bytes) {
             t->kept_passed = 0;
             return -ENOSPC;
         }
-        if (looked++ == LOOK) { /* the rest in the next step */
-            p->reclaiming = true;
-            us_sys_eventfd_ring(p->worker_fd);
+        if (looked++ == LOOK) {
+            go_on(p);
             return US_AGAIN;
         }
         if (r == NULL || t->kept_hand >= r->first + r->count)
@@ -460,10 +465,8 @@ static bool commit_press(us_pager_t *p, us_region_t *r, us_job_t *j) {
         again = us_reclaim(p, t, 4ull * j->len + (256 << 10)) != -ENOSPC;
         err = us_entry_pressed(p, j);
     }
-    if (err == -ENOSPC && again) {
-        p->reclaiming = true;
-        us_sys_eventfd_ring(p->worker_fd);
-    }
+    if (err == -ENOSPC && again)
+        go_on(p);
     /* Room is being made: it is looked at again in the next step, or when something has sunk. */
     if (err == -ENOSPC && (again || us_tiers_squeeze(p))) {
         p->stalled[p->stalled_n++] = j;

@@ -18,8 +18,6 @@
 
 #include "sys.h"
 
-enum { COPY_TRIES = 16 };
-
 /* ---- bytes into pages ------------------------------------------------------------------------------- */
 
 static const uint8_t *fill_bytes(us_pager_t *p, uint64_t word, uint32_t len) {
@@ -185,7 +183,7 @@ int us_fault_copy(us_pager_t *p, us_region_t *r, uint32_t i, bool write, const u
             step = US_PAGE;
         } else if (err == -ENOENT && (any || off + US_PAGE < len)) { /* the user has unmapped this one */
             off += US_PAGE;
-        } else if (err == -EAGAIN && ++tries < COPY_TRIES) {
+        } else if (err == -EAGAIN && ++tries < US_TRIES) {
             p->s->copy_retries++;
         } else if (err == -EAGAIN || err == -ENOMEM) {
             return US_AGAIN;
@@ -214,7 +212,7 @@ static int give_up(us_pager_t *p, uint64_t page) {
 /* Copies one page of zeros in, where pages may be there already. */
 static int zero_page(us_pager_t *p, uint64_t page, bool protect) {
     int err = -EAGAIN;
-    for (int tries = 0; tries < COPY_TRIES && err == -EAGAIN; tries++) {
+    for (int tries = 0; tries < US_TRIES && err == -EAGAIN; tries++) {
         uint64_t done;
         err = us_sys_copy(p->cfg.uffd, page, p->zero, US_PAGE, protect, &done);
     }
@@ -239,7 +237,7 @@ bool us_fault_ahead(us_pager_t *p, us_region_t *r, uint32_t i, bool clean) {
 
 int us_fault_unprotect(us_pager_t *p, us_region_t *r, uint32_t i) {
     int err = 0;
-    for (int tries = 0; tries < COPY_TRIES; tries++) {
+    for (int tries = 0; tries < US_TRIES; tries++) {
         err = us_sys_protect(p->cfg.uffd, us_block_addr(r, i), us_block_len(r, i), false);
         if (err != -EAGAIN)
             break;

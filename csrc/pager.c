@@ -307,17 +307,21 @@ int us_pager_fill(us_pager_t *p, int id, uint32_t *cursor, uint64_t plain, int r
     us_region_t *r = region(p, id);
     if (r == NULL || r->active || *cursor > r->count || plain > r->len)
         return -EINVAL;
-    const uint32_t end = resident ? r->count : us_region_blocks(r, plain);
+    const uint32_t blocks = us_region_blocks(r, plain), end = resident ? r->count : blocks;
+    uint32_t k = *cursor;
+    const uint32_t to = (uint32_t)us_min(end, (uint64_t)k + US_SLICE);
     r->wrapped = resident != 0;
-    for (uint32_t n = 0; *cursor < end; n++) {
-        if (n == US_SLICE)
-            return US_AGAIN;
-        const uint32_t i = r->first + (*cursor)++;
-        if (!us_plain_begin(p, r, i, plain)) /* changed, as far as we know: what a wrapped buffer holds was never seen */
-            us_entry_wrapped(p, r, i);
-        us_evict_begin(p);
+    if (k < blocks) {
+        const uint32_t last = (uint32_t)us_min(blocks, to);
+        us_plain_begin(p, r, k, last);
+        k = last;
     }
-    return US_DONE;
+    for (; k < to; k++) /* changed, as far as we know: what a wrapped buffer holds was never seen */
+        us_entry_wrapped(p, r, r->first + k);
+    if (*cursor < to)
+        us_evict_begin(p);
+    *cursor = to;
+    return to < end ? US_AGAIN : US_DONE;
 }
 
 int us_pager_probe(us_pager_t *p, int id, uint32_t *cursor) {
@@ -641,11 +645,10 @@ int us_pager_verify(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
 /* Pages of a changed block that are not there (never touched before it was wrapped, or given back) are
  * zeros; a system call of an unprivileged process can't wait for them. */
 static int populate(us_pager_t *p, us_region_t *r, uint32_t i) {
-    enum { TRIES = 16 };
     const uint64_t addr = us_block_addr(r, i);
     for (uint64_t off = 0; off < us_block_len(r, i); off += US_PAGE) {
         int err = -EAGAIN;
-        for (int tries = 0; tries < TRIES && err == -EAGAIN; tries++) /* page by page, so that each try gets on */
+        for (int tries = 0; tries < US_TRIES && err == -EAGAIN; tries++) /* page by page, so that each try gets on */
             err = us_sys_zero(p->cfg.uffd, addr + off, US_PAGE);
         if (err == -EAGAIN)
             return US_AGAIN;

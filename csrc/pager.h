@@ -125,7 +125,7 @@ typedef struct us_pager {
     uint32_t refused;    /* commands refused in a row: pinned, shared or locked pages */
     uint64_t refused_until; /* ns: no victims are looked for until then */
     uint64_t gate_until, gate_used; /* no takes until then, unless the pool has emptied */
-    bool reclaiming;      /* there is more to look at, or to compact: the next step goes on */
+    bool reclaiming;     /* there is more to look at, or to compact: the next step goes on */
     bool said_noroom;
     bool in_step;
     uint32_t parked;     /* faults that are tasks in Python */
@@ -157,6 +157,8 @@ static inline uint32_t us_block_len(const us_region_t *r, uint32_t i) {
     uint64_t off = (uint64_t)(i - r->first) << r->shift;
     return (uint32_t)us_min(1ull << r->shift, r->len - off);
 }
+/* Of a call that the kernel refuses for the moment (EAGAIN), while the client's mappings change: so often in one go. */
+enum { US_TRIES = 16 };
 /* The blocks that the region's first `bytes` take, the last one maybe in part. */
 static inline uint32_t us_region_blocks(const us_region_t *r, uint64_t bytes) {
     return (uint32_t)((bytes + (1ull << r->shift) - 1) >> r->shift);
@@ -230,8 +232,8 @@ void us_policy_warm(us_pager_t *p, uint32_t i);
 /* ---- plain.c ---- */
 /* How much from the region's start the limit has room for, to be plain; bytes. */
 uint64_t us_plain_room(const us_pager_t *p, const us_region_t *r);
-/* Makes block i plain, if it lies in the region's first `plain` bytes; in order, from the first. false: it does not. */
-bool us_plain_begin(us_pager_t *p, us_region_t *r, uint32_t i, uint64_t plain);
+/* Makes blocks [from, to), counted from the region's first, plain. pre: those before them are, or from is 0. */
+void us_plain_begin(us_pager_t *p, us_region_t *r, uint32_t from, uint32_t to);
 /* Looks at a piece of what is registered, from block *cursor: blocks of which no page is there become EMPTY. false: there is
  * no more to look at. */
 bool us_plain_probe(us_pager_t *p, us_region_t *r, uint32_t *cursor);

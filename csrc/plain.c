@@ -55,12 +55,15 @@ uint64_t us_plain_room(const us_pager_t *p, const us_region_t *r) {
     return end > r->addr ? (end - r->addr) & ~((1ull << r->shift) - 1) : 0;
 }
 
-bool us_plain_begin(us_pager_t *p, us_region_t *r, uint32_t i, uint64_t plain) {
-    if (i - r->first >= us_region_blocks(r, plain))
-        return false;
-    us_entry_plain(p, r, i);
-    set(p, r, 0, i - r->first + 1);
-    return true;
+void us_plain_begin(us_pager_t *p, us_region_t *r, uint32_t from, uint32_t to) {
+    for (uint32_t k = from; k < to; k++)
+        us_entry_plain(p, r, r->first + k);
+    set(p, r, 0, to);
+}
+
+/* A byte for each of blocks [from, to): whether a page of it is there. 0 or -errno: it can't be told. */
+static int look(const us_pager_t *p, const us_region_t *r, uint32_t from, uint32_t to, uint8_t *there) {
+    return us_present(p->cfg.pagemap, us_block_addr(r, r->first + from), bytes_of(r, from, to), 1u << r->shift, there);
 }
 
 /* Registers a piece from the start of what is plain of a region. */
@@ -79,7 +82,7 @@ static int end_piece(us_pager_t *p, us_region_t *r) {
     } else if (err != 0) { /* of several mappings some may be registered, whose faults would find nobody */
         us_sys_unregister(p->cfg.uffd, addr, len);
         return err;
-    } else if (us_present(p->cfg.pagemap, addr, len, 1u << r->shift, there) != 0) {
+    } else if (look(p, r, from, to, there) != 0) {
         memset(there, 1, to - from); /* can't be told: what is missing will turn out to be zeros */
     }
     set(p, r, to, r->plain_to);
@@ -93,8 +96,7 @@ bool us_plain_probe(us_pager_t *p, us_region_t *r, uint32_t *cursor) {
     const uint32_t from = us_max(*cursor, r->plain_to);
     const uint32_t to = (uint32_t)us_min(r->count, from + (uint64_t)(PIECE >> r->shift));
     *cursor = to;
-    if (from >= to || p->cfg.pagemap < 0 ||
-        us_present(p->cfg.pagemap, us_block_addr(r, r->first + from), bytes_of(r, from, to), 1u << r->shift, there) != 0)
+    if (from >= to || p->cfg.pagemap < 0 || look(p, r, from, to, there) != 0)
         return false; /* can't be told: what is missing will turn out to be zeros */
     for (uint32_t k = from; k < to; k++) {
         if (there[k - from] == 0)
