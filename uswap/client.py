@@ -265,16 +265,12 @@ class Pager(Arrays):
             process.returncode = 0  # see _reap
         self._pidfd = _pidfd_open(process.pid)
         undo.callback(os.close, self._pidfd)
-        undo.callback(
-            _close_client, self._owned
-        )  # the first to end: no watch for the end of the pager any more
+        # The first to end, so that nothing watches for the pager's end any more.
+        undo.callback(_close_client, self._owned)
         _check(lib.us_client_attach(self._client, ours.fileno(), self._pidfd), "the control socket")
         self._descriptors = [*fds.values(), ours.fileno(), self._pidfd]
         # Whoever ends it is the core; Popen has nothing to warn of.
         self._socket = ours
-        undo.callback(
-            _close_client, self._owned
-        )  # the first to end: no watch any more for the pager process's end
 
     def _open_uffd(self, undo: contextlib.ExitStack) -> int:
         self._uffd = ffi.new("us_uffd_t *")
