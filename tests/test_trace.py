@@ -491,25 +491,6 @@ def test_no_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert line.startswith(f"uswap trace: {tmp_path}/none: there is no such file; accepted: a ")
 
 
-@pytest.mark.parametrize(
-    ("argv", "message"),
-    [
-        (["FILE", "--blocks", "100"], "--blocks says nothing of a FILE; accepted: only with --p"),
-        (["FILE", "--accesses", "100"], "--accesses says nothing of a FILE"),
-        (["FILE", "--seed", "0"], "--seed says nothing of a FILE"),
-        (["--pattern", "zipf", "--region", "0"], "--region says nothing of made accesses"),
-    ],
-)
-def test_asked_in_vain(
-    argv: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """What a simulation would ignore is refused."""
-    path = small(tmp_path / "t")
-    given = [str(path) if one == "FILE" else one for one in argv]
-    assert main(["trace", "simulate", *given]) == 2
-    assert message in capsys.readouterr().err
-
-
 # ---- the command
 
 
@@ -577,6 +558,11 @@ def test_simulate_a_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         (["FILE", "--region", "2"], "--region=2.*accepted: 0 to 1"),
         (["FILE", "--region", "1", "--limit", "16KiB"], "less than a block of 64 KiB"),
         (["--pattern", "loop", "--limit", "1MiB"], "no bytes; accepted: parts"),
+        # What a simulation would ignore is refused as well.
+        (["FILE", "--blocks", "100"], "--blocks says nothing of a FILE; accepted: only with --p"),
+        (["FILE", "--accesses", "100"], "--accesses says nothing of a FILE"),
+        (["FILE", "--seed", "0"], "--seed says nothing of a FILE"),
+        (["--pattern", "zipf", "--region", "0"], "--region says nothing of made accesses"),
     ],
 )
 def test_simulate_refuses(

@@ -101,43 +101,7 @@ class Arrays:
         )
         return numpy.ndarray(sizes, kind, buffer=region, order=order)
 
-    @overload
-    def zeros(
-        self,
-        shape: Shape,
-        dtype: type[float] | None = ...,
-        *,
-        order: Order = ...,
-        block: Size | None = ...,
-    ) -> npt.NDArray[np.float64]: ...
-    @overload
-    def zeros(
-        self,
-        shape: Shape,
-        dtype: type[T] | np.dtype[T],
-        *,
-        order: Order = ...,
-        block: Size | None = ...,
-    ) -> npt.NDArray[T]: ...
-    @overload
-    def zeros(
-        self,
-        shape: Shape,
-        dtype: npt.DTypeLike,
-        *,
-        order: Order = ...,
-        block: Size | None = ...,
-    ) -> npt.NDArray[Any]: ...
-    def zeros(
-        self,
-        shape: Shape,
-        dtype: npt.DTypeLike = float,
-        *,
-        order: Order = "C",
-        block: Size | None = None,
-    ) -> npt.NDArray[Any]:
-        """Return a paged array of zeros; arguments as for empty()."""
-        return self.empty(shape, dtype, order=order, block=block)
+    zeros = empty
 
     @overload
     def full(

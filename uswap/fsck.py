@@ -25,14 +25,13 @@ from typing import Any, NamedTuple
 
 from ._core import ffi, lib
 from .errors import UswapError
-from .paths import open_to_read
+from .paths import SWAP_MAGIC as MAGIC
+from .paths import open_to_read, what_it_is
 from .sizes import format_size
 
 __all__ = ["NotASwapFile", "Report", "Segment", "check"]
 
 ALIGN = 4096
-MAGIC = b"uswapSG1"
-TRACE = b"uswapTRC"
 ACCEPTED = (
     "the file or device that a pager has as its swapfile=; /proc/PID/fd/N of the pager process PID "
     "for one without a name"
@@ -218,7 +217,14 @@ def _check(fd: int, path: str, progress: Callable[[str, float], None]) -> Report
     size = os.lseek(fd, 0, os.SEEK_END)
     first = _first_header(fd, size)
     if first is None:
-        raise NotASwapFile(f"{path} {_what_it_is(fd, size)}; accepted: {ACCEPTED}")
+        searched = f"the first {format_size(SEARCH)}" if size > SEARCH else "it"
+        found = what_it_is(
+            os.pread(fd, len(MAGIC), 0),
+            MAGIC,
+            f"is no swap file, or one that nothing was written to yet: {searched} holds no segment (a "
+            "pager writes when its pool is nearly full)",
+        )
+        raise NotASwapFile(f"{path} {found}; accepted: {ACCEPTED}")
     reader = _Reader(fd, size, first.segment_size)
     report = Report(path, size, first.segment_size, first.space, [], 0)
     newest = _Newest()
@@ -239,19 +245,6 @@ def _check(fd: int, path: str, progress: Callable[[str, float], None]) -> Report
         if segment.bad and segment.sequence > last - IN_FLIGHT:
             segment.problem = f"{segment.problem}, or its write was cut off"
     return report
-
-
-def _what_it_is(fd: int, size: int) -> str:
-    """A file without a header, in words."""
-    if size == 0:
-        return "is empty"
-    if os.pread(fd, len(TRACE), 0) == TRACE:
-        return "is a trace, which `uswap trace show` reads"
-    searched = f"the first {format_size(SEARCH)}" if size > SEARCH else "it"
-    return (
-        f"is no swap file, or one that nothing was written to yet: {searched} holds no segment (a "
-        "pager writes when its pool is nearly full)"
-    )
 
 
 def _first_header(fd: int, size: int) -> _Header | None:

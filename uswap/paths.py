@@ -6,7 +6,23 @@ from __future__ import annotations
 import errno
 import os
 
-__all__ = ["check_parent", "open_to_read", "path_of", "say", "why_no_directory"]
+__all__ = [
+    "SWAP_MAGIC",
+    "TRACE_MAGIC",
+    "check_parent",
+    "open_to_read",
+    "path_of",
+    "say",
+    "what_it_is",
+    "why_no_directory",
+]
+
+SWAP_MAGIC = b"uswapSG1"
+TRACE_MAGIC = b"uswapTRC"
+_KINDS = {
+    SWAP_MAGIC: "is a swap file, which `uswap fsck` reads",
+    TRACE_MAGIC: "is a trace, which `uswap trace show` reads",
+}
 
 
 def path_of(value: object, name: str) -> str:
@@ -88,6 +104,22 @@ def open_to_read(path: str, accepted: str) -> int:
         os.close(fd)
         raise IsADirectoryError(errno.EISDIR, f"is a directory; accepted: {accepted}", path)
     return fd
+
+
+def what_it_is(head: bytes, wanted: bytes, otherwise: str) -> str:
+    """Return in words what a file is that is not the kind of ours that was wanted.
+
+    Args:
+        head: its first eight bytes or more, or all of it.
+        wanted: the magic of the kind that was.
+        otherwise: what is said of a file that is neither empty nor of another kind of ours.
+    """
+    if not head:
+        return "is empty"
+    for magic, words in _KINDS.items():
+        if magic != wanted and head.startswith(magic):
+            return words
+    return otherwise
 
 
 def say(error: OSError) -> str:

@@ -27,7 +27,8 @@ from typing import BinaryIO
 
 from .._core import lib
 from ..errors import UswapError
-from ..paths import open_to_read
+from ..paths import TRACE_MAGIC as MAGIC
+from ..paths import open_to_read, what_it_is
 from ..stats import KINDS
 
 __all__ = [
@@ -42,8 +43,6 @@ __all__ = [
     "read",
 ]
 
-MAGIC = b"uswapTRC"
-SWAP = b"uswapSG1"
 ACCEPTED = "a file that a pager with trace=FILE, or USWAP_TRACE=FILE, has written"
 HEADER = struct.Struct("<8sIIQQQI20x")
 """Magic, version, bytes of the header, monotonic and real time in ns, limit in bytes, process."""
@@ -230,15 +229,6 @@ class Trace:
         return out
 
 
-def _what_it_is(head: bytes) -> str:
-    """A file that does not begin as traces do, in words."""
-    if not head:
-        return "is empty"
-    if head.startswith(SWAP):
-        return "is a swap file, which `uswap fsck` reads"
-    return "is not a trace, but another kind of file"
-
-
 def read(path: str | os.PathLike[str]) -> Trace:
     """Read a trace; the pager may be writing to it still.
 
@@ -250,7 +240,8 @@ def read(path: str | os.PathLike[str]) -> Trace:
     with open(open_to_read(name, ACCEPTED), "rb") as file:
         head = file.read(HEADER.size)
         if head[: len(MAGIC)] != MAGIC:
-            raise NotATrace(f"{name} {_what_it_is(head)}; accepted: {ACCEPTED}")
+            found = what_it_is(head, MAGIC, "is not a trace, but another kind of file")
+            raise NotATrace(f"{name} {found}; accepted: {ACCEPTED}")
         if len(head) < HEADER.size:
             raise NotATrace(f"{name} ends within its header, after {len(head)} bytes")
         _magic, version, size, began, started, limit, pid = HEADER.unpack(head)
