@@ -85,6 +85,8 @@ static void go_on(us_pager_t *p) {
 
 int us_reclaim(us_pager_t *p, us_tier_t *t, uint64_t bytes) {
     enum { LOOK = 1 << 16 }; /* entries: 1 MiB of the table, 0.1 to 0.2 ms */
+    if (us_pool_used(t->pool) == 0) /* who asks again after US_DONE must find more than before */
+        return -ENOSPC;
     const uint64_t want = us_pool_used(t->pool) > bytes ? us_pool_used(t->pool) - bytes : 0;
     uint64_t circle = 0;
     uint32_t looked = 0;

@@ -685,3 +685,25 @@ def changed_limits() -> None:
 def test_limits_change() -> None:
     """Limit and pool may be changed while the pager runs, up and down, and hold."""
     run_child(changed_limits)
+
+
+def small_pool(block: str, pool: str) -> None:
+    """What the child of test_small_pool runs."""
+    content = data("random", MIB, random.Random(1))
+    with uswap.Pager(limit=MIB, pool=pool, block=block) as pager:
+        region = pager.region(MIB)
+        view = memoryview(region)
+        view[:] = content
+        region.evict()
+        stats = pager.stats()
+        assert stats.resident + stats.pooled == MIB, stats
+        assert stats.refused_noroom > 0
+        assert view == content
+        pager.check()
+
+
+@pytest.mark.parametrize("block", ["4KiB", "64KiB"])
+@pytest.mark.parametrize("pool", ["64KiB", "128KiB"])
+def test_small_pool(block: str, pool: str) -> None:
+    """A pool that can't hold one block, or few, keeps nothing waiting: what finds no room stays resident."""
+    run_child(small_pool, args=[block, pool], timeout=60)
