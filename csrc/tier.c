@@ -292,7 +292,9 @@ int us_tier_budget(us_pager_t *p, us_tier_t *t, uint64_t budget) {
         return US_AGAIN;
     if (!helps(p, t))
         return US_DONE; /* nothing takes more of it: it shrinks as blocks come back */
-    t->goal = us_min(t->goal, budget - budget / 8);
+    /* Its spans may be sparse, and what is used below the budget: then more has to sink all the same, until a span is empty. */
+    const uint64_t now = us_pool_used(t->pool);
+    t->goal = us_min(t->goal, us_min(budget - budget / 8, now - us_min(now, now / 8 + 1)));
     us_tiers_sink(p);
     return US_WAIT_ROOM;
 }
