@@ -162,6 +162,13 @@ void us_fault_lose(us_pager_t *p, us_region_t *r, uint32_t i, bool wanted) {
                              .tier = (uint32_t)tier});
 }
 
+static int unprotect(us_pager_t *p, us_region_t *r, uint32_t i) {
+    int err = -EAGAIN;
+    for (int tries = 0; tries < US_TRIES && err == -EAGAIN; tries++)
+        err = us_sys_protect(p->cfg.uffd, us_block_addr(r, i), us_block_len(r, i), false);
+    return err;
+}
+
 /* Copies a block's bytes in and commits: US_DONE, US_AGAIN, or -errno when the memory is gone. */
 int us_fault_copy(us_pager_t *p, us_region_t *r, uint32_t i, bool write, const uint8_t *src) {
     const uint32_t len = us_block_len(r, i);
@@ -191,8 +198,9 @@ int us_fault_copy(us_pager_t *p, us_region_t *r, uint32_t i, bool write, const u
             return err; /* ENOENT, ESRCH: the memory or the process is gone */
         }
     }
-    if (was_there && clean) {
-        us_sys_protect(p->cfg.uffd, dst, len, false);
+    if (was_there) { /* what is there may be protected, and whoever wants it unprotected (a pin) must find it so */
+        if (unprotect(p, r, i) == -EAGAIN)
+            return US_AGAIN;
         clean = false;
     }
     us_entry_bring(p, r, i, clean);
@@ -236,12 +244,7 @@ bool us_fault_ahead(us_pager_t *p, us_region_t *r, uint32_t i, bool clean) {
 }
 
 int us_fault_unprotect(us_pager_t *p, us_region_t *r, uint32_t i) {
-    int err = 0;
-    for (int tries = 0; tries < US_TRIES; tries++) {
-        err = us_sys_protect(p->cfg.uffd, us_block_addr(r, i), us_block_len(r, i), false);
-        if (err != -EAGAIN)
-            break;
-    }
+    const int err = unprotect(p, r, i);
     if (err == -EAGAIN)
         return US_AGAIN;
     if (err != 0)

@@ -205,7 +205,7 @@ static void copy_one(us_mover_t *m, us_cmd_t *c) {
     const uint64_t addr = c->addr, len = c->len;
     US_DELAY(US_D_TAKE);
     int err = us_sys_protect(m->uffd, addr, len, true);
-    if (err == 0 && !us_sys_mapped(addr, len)) { /* a part was unmapped by the user: to read it would end the process */
+    if (err == 0 && !us_sys_readable(addr, len)) { /* unmapped by the user, or lost: to read it would end the process */
         err = -EFAULT;
         us_sys_protect(m->uffd, addr, len, false);
     }

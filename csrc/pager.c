@@ -666,8 +666,12 @@ static int hold(us_pager_t *p, us_region_t *r, uint32_t i, uint32_t last, bool w
         return US_WAIT_ENTRY;
     if (e.state == US_RESIDENT && (e.flags & US_F_CLEAN))
         return us_fault_unprotect(p, r, i);
-    if (e.state == US_RESIDENT)
-        return within_limit ? populate(p, r, i) : US_DONE;
+    if (e.state == US_RESIDENT && !within_limit)
+        return US_DONE;
+    if (e.state == US_RESIDENT) { /* single pages may be protected: what a drop or a COPY that was cut short has left */
+        const int res = us_fault_unprotect(p, r, i);
+        return res != US_DONE ? res : populate(p, r, i);
+    }
     if (e.state == US_PLAIN) /* of a pin none is left */
         return US_DONE;
     if (!within_limit && (e.state == US_EMPTY || (e.state == US_FILLED && e.where == 0)))
@@ -677,15 +681,17 @@ static int hold(us_pager_t *p, us_region_t *r, uint32_t i, uint32_t last, bool w
     if (e.state == US_LOST) /* a touch says so */
         return US_DONE;
     if (e.state == US_STORED) {
-        /* As many as there are slots, so that the disk has something to choose from. */
+        /* This one by itself, until it is in or LOST; behind it as many as there are slots, so that the disk has something to
+         * choose from. */
+        us_store_fetch(p, r, i, true, 0);
         const uint32_t end = (uint32_t)us_min(r->first + last, (uint64_t)i + AHEAD);
         const uint64_t most = within_limit ? p->cfg.limit : UINT64_MAX;
-        for (uint32_t k = i, n; k < end; k += n) {
+        for (uint32_t k = i + 1, n; k < end; k += n) {
             const us_entry_t next = p->space.table[k];
             n = 1;
             if (next.state != US_STORED || (next.flags & US_F_LOCKED))
                 continue;
-            if (k > i && p->resident + us_block_len(r, k) > most)
+            if (p->resident + us_block_len(r, k) > most)
                 break;
             n = us_store_fetch_run(p, r, k, end, true, most);
             if (n == 0)
@@ -886,9 +892,11 @@ int us_pager_step(us_pager_t *p, us_event_t *ev, int max) {
     clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
     p->s->loop_cpu_ns = (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
     int n = (int)us_min(p->events, (uint64_t)max);
-    memcpy(ev, p->event, sizeof *ev * (size_t)n);
-    p->events -= (uint32_t)n;
-    memmove(p->event, p->event + n, sizeof *ev * p->events);
+    if (n > 0) {
+        memcpy(ev, p->event, sizeof *ev * (size_t)n);
+        p->events -= (uint32_t)n;
+        memmove(p->event, p->event + n, sizeof *ev * p->events);
+    }
     p->in_step = false;
     if (p->events > 0 || more || atomic_load(&ring->loop_asleep) == 0) /* come back at once: nobody will ring */
         us_sys_eventfd_ring(p->worker_fd);

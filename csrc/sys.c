@@ -402,6 +402,30 @@ bool us_sys_mapped(uint64_t addr, uint64_t len) {
     return true;
 }
 
+bool us_sys_readable(uint64_t addr, uint64_t len) {
+    enum { AT_ONCE = 64 };
+    unsigned char there[LOOK_PAGES];
+    uint8_t byte[AT_ONCE];
+    struct iovec at[AT_ONCE], to = {byte, 0};
+    for (uint64_t off = 0; off < len; off += sizeof there * US_PAGE) {
+        const uint64_t pages = us_min((len - off) / US_PAGE, sizeof there);
+        if (mincore((void *)(uintptr_t)(addr + off), pages * US_PAGE, there) != 0)
+            return errno != ENOMEM;
+        to.iov_len = 0;
+        for (uint64_t k = 0; k < pages; k++) {
+            if (there[k] & 1)
+                at[to.iov_len++] = (struct iovec){(void *)(uintptr_t)(addr + off + k * US_PAGE), 1};
+            if (to.iov_len == 0 || (to.iov_len < AT_ONCE && k + 1 < pages))
+                continue;
+            const ssize_t n = process_vm_readv(getpid(), &to, 1, at, to.iov_len, 0);
+            if (n < (ssize_t)to.iov_len && (n >= 0 || errno == EFAULT))
+                return false;
+            to.iov_len = 0;
+        }
+    }
+    return true;
+}
+
 int us_sys_unshare(uint64_t addr, uint64_t len) {
     unsigned char there[LOOK_PAGES];
     const int err = inject(OP_UNSHARE);

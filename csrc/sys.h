@@ -53,6 +53,10 @@ bool us_sys_lacks(uint64_t addr, uint64_t len);
 /* Is all of [addr, addr+len) mapped? */
 bool us_sys_mapped(uint64_t addr, uint64_t len);
 
+/* The same, and can each page of it that is there be read, too? One that is marked (UFFDIO_POISON), or that the memory has
+ * lost, ends by SIGBUS who reads it. Where the kernel does not tell, they can. */
+bool us_sys_readable(uint64_t addr, uint64_t len);
+
 struct iovec;
 /* The same for n ranges in one call. *done: bytes, from the front of the vector. */
 int us_sys_dontneed_vec(int pidfd, const struct iovec *iov, int n, uint64_t *done);

@@ -135,6 +135,40 @@ def test_lost() -> None:
     assert "can't be read back from the swap file" in result.stderr
 
 
+def ending() -> None:
+    """What the child of test_end_of_what_is_lost runs."""
+    chunk = random.Random(3).randbytes(16 * KIB)
+    with uswap.Pager(
+        limit=MIB,
+        pool=MIB,
+        segment="256KiB",
+        swapfile="/tmp",
+        swap="32MiB",
+        inject="read:EIO:1",
+        readahead=0,
+    ) as pager:
+        region = pager.region(4 * MIB)
+        view = memoryview(region)
+        for at in range(0, len(view), len(chunk)):  # in order, so that nothing is read back
+            view[at : at + len(chunk)] = chunk
+        region.evict()
+        at = region.residency().states.index(6) * region.block
+        with region.pinned(at, 1):
+            print("pinned", flush=True)
+        lost = pager.stats().lost
+        assert lost > 0, lost
+    print("closed", flush=True)
+    view[at]
+    print("survived", flush=True)
+
+
+def test_end_of_what_is_lost() -> None:
+    """What can't be read back keeps neither a pin waiting for ever nor the end of a region; a touch is SIGBUS then too."""
+    result = run_child(ending, timeout=60, check=False)
+    assert result.returncode == -signal.SIGBUS, result
+    assert result.stdout.split() == ["pinned", "closed"]
+
+
 def closing(directory: str) -> None:
     """What the child of test_close runs."""
     content = data("half", 16 * MIB, random.Random(2))
