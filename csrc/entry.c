@@ -48,7 +48,19 @@
 
 #include <string.h>
 
+#include "debug.h"
 #include "sys.h"
+
+/* What a transition finds: the entry is in one of these states, with these flags and without those. */
+#define IN(state) (1u << (state))
+#define OUT (IN(US_EMPTY) | IN(US_FILLED) | IN(US_POOLED) | IN(US_STORED))
+static void expect(const us_pager_t *p, uint32_t i, uint32_t states, uint8_t with, uint8_t without) {
+    const us_entry_t e = p->space.table[i];
+    (void)e, (void)states, (void)with, (void)without;
+    US_ASSERT(states >> e.state & 1);
+    US_ASSERT((e.flags & with) == with);
+    US_ASSERT((e.flags & without) == 0);
+}
 
 static void put(us_pager_t *p, uint32_t i, us_entry_t e) { us_entry_store(&p->space.table[i], e); }
 
@@ -142,6 +154,7 @@ static void changed(us_pager_t *p, uint32_t i, us_entry_t *e) {
 }
 
 void us_entry_bring(us_pager_t *p, us_region_t *r, uint32_t i, bool clean) {
+    expect(p, i, OUT | IN(US_OUTBOX), 0, US_F_LOCKED);
     us_entry_t e = p->space.table[i];
     const uint32_t len = us_block_len(r, i);
     const uint8_t old = e.state;
@@ -188,6 +201,7 @@ void us_entry_bring(us_pager_t *p, us_region_t *r, uint32_t i, bool clean) {
 }
 
 void us_entry_reserve(us_pager_t *p, us_region_t *r, uint32_t i) {
+    expect(p, i, OUT, 0, US_F_LOCKED);
     us_entry_t e = p->space.table[i];
     e.flags |= US_F_LOCKED;
     if (e.state == US_STORED) /* a worker may have it for another tier: it comes too late */
@@ -197,6 +211,7 @@ void us_entry_reserve(us_pager_t *p, us_region_t *r, uint32_t i) {
 }
 
 void us_entry_unreserve(us_pager_t *p, us_region_t *r, uint32_t i) {
+    expect(p, i, OUT, US_F_LOCKED, 0);
     us_entry_t e = p->space.table[i];
     unlock(p, i, &e);
     put(p, i, e);
@@ -204,6 +219,7 @@ void us_entry_unreserve(us_pager_t *p, us_region_t *r, uint32_t i) {
 }
 
 void us_entry_dirty(us_pager_t *p, uint32_t i) {
+    expect(p, i, IN(US_RESIDENT), US_F_CLEAN, US_F_LOCKED);
     us_entry_t e = p->space.table[i];
     drop_copy(p, &e);
     changed(p, i, &e);
@@ -211,6 +227,7 @@ void us_entry_dirty(us_pager_t *p, uint32_t i) {
 }
 
 void us_entry_leave(us_pager_t *p, us_region_t *r, uint32_t i, uint32_t slot) {
+    expect(p, i, IN(US_RESIDENT), 0, US_F_LOCKED);
     us_entry_t e = p->space.table[i];
     e.state = US_LEAVING;
     e.flags |= US_F_LOCKED;
@@ -225,6 +242,7 @@ void us_entry_leave(us_pager_t *p, us_region_t *r, uint32_t i, uint32_t slot) {
 }
 
 void us_entry_left(us_pager_t *p, us_region_t *r, uint32_t i) {
+    expect(p, i, IN(US_LEAVING), US_F_LOCKED, US_F_QUEUED);
     us_entry_t e = p->space.table[i];
     const uint32_t len = us_block_len(r, i);
     if (e.flags & US_F_KEPT) {
@@ -257,6 +275,7 @@ void us_entry_left(us_pager_t *p, us_region_t *r, uint32_t i) {
 }
 
 void us_entry_stay(us_pager_t *p, us_region_t *r, uint32_t i) {
+    expect(p, i, IN(US_LEAVING), US_F_LOCKED, US_F_QUEUED);
     us_entry_t e = p->space.table[i];
     e.state = US_RESIDENT;
     if (!(e.flags & US_F_KEPT)) {
@@ -314,6 +333,7 @@ int us_entry_pressed(us_pager_t *p, const us_job_t *job) {
 /* Its object begins to move to another tier. Until that is done the entry names the old place; it is in no queue of
  * what is cold meanwhile. */
 void us_entry_moving(us_pager_t *p, uint32_t i) {
+    expect(p, i, IN(US_POOLED) | IN(US_STORED), 0, US_F_LOCKED);
     us_policy_warm(p, i);
     us_entry_t e = p->space.table[i];
     e.flags |= US_F_WRITING;
@@ -374,12 +394,14 @@ bool us_entry_moved(us_pager_t *p, uint32_t i, uint16_t gen, uint64_t from, uint
 
 /* It is read, and not to be brought in. */
 void us_entry_lock(us_pager_t *p, uint32_t i) {
+    expect(p, i, IN(US_STORED), 0, US_F_LOCKED);
     us_entry_t e = p->space.table[i];
     e.flags |= US_F_LOCKED | US_F_WRITING;
     put(p, i, e);
 }
 
 void us_entry_unlock(us_pager_t *p, uint32_t i) {
+    expect(p, i, IN(US_STORED), US_F_LOCKED, 0);
     us_entry_t e = p->space.table[i];
     e.flags &= (uint8_t)~US_F_WRITING;
     unlock(p, i, &e);
@@ -387,6 +409,7 @@ void us_entry_unlock(us_pager_t *p, uint32_t i) {
 }
 
 void us_entry_lost(us_pager_t *p, us_region_t *r, uint32_t i) {
+    expect(p, i, IN(US_POOLED) | IN(US_STORED), 0, US_F_LOCKED);
     us_entry_t e = p->space.table[i];
     const uint32_t len = us_block_len(r, i);
     if (e.state == US_POOLED)
@@ -398,6 +421,7 @@ void us_entry_lost(us_pager_t *p, us_region_t *r, uint32_t i) {
 }
 
 void us_entry_uncopy(us_pager_t *p, uint32_t i) {
+    expect(p, i, IN(US_RESIDENT), US_F_CLEAN | US_F_KEPT, US_F_LOCKED);
     us_entry_t e = p->space.table[i];
     us_entry_free_object(p, e);
     kept_sub(p, e);
@@ -423,6 +447,7 @@ bool us_entry_shifted(void *tier, uint32_t owner, uint32_t tag, uint64_t from, u
 }
 
 void us_entry_plain(us_pager_t *p, us_region_t *r, uint32_t i) {
+    expect(p, i, IN(US_EMPTY), 0, US_F_LOCKED);
     us_entry_t e = p->space.table[i];
     resident_add(p, us_block_len(r, i));
     e.state = US_PLAIN;
@@ -430,6 +455,7 @@ void us_entry_plain(us_pager_t *p, us_region_t *r, uint32_t i) {
 }
 
 void us_entry_wrapped(us_pager_t *p, us_region_t *r, uint32_t i) {
+    expect(p, i, IN(US_EMPTY), 0, US_F_LOCKED);
     us_entry_t e = p->space.table[i];
     resident_add(p, us_block_len(r, i));
     e.state = US_RESIDENT;
@@ -438,6 +464,7 @@ void us_entry_wrapped(us_pager_t *p, us_region_t *r, uint32_t i) {
 }
 
 void us_entry_registered(us_pager_t *p, us_region_t *r, uint32_t i, bool there) {
+    expect(p, i, IN(US_PLAIN), 0, US_F_LOCKED);
     us_entry_t e = p->space.table[i];
     e.state = there ? US_RESIDENT : US_EMPTY;
     put(p, i, e);
@@ -459,6 +486,7 @@ void us_entry_absent(us_pager_t *p, us_region_t *r, uint32_t i) {
 }
 
 void us_entry_forget(us_pager_t *p, us_region_t *r, uint32_t i) {
+    expect(p, i, ~(IN(US_LEAVING) | IN(US_OUTBOX)), 0, US_F_LOCKED);
     us_entry_t e = p->space.table[i];
     const uint32_t len = us_block_len(r, i);
     switch (e.state) {

@@ -101,6 +101,7 @@ static int install_apart(us_pager_t *p, us_region_t *r, uint32_t i, bool write) 
     bytes_for(p, &j, i);
     us_entry_reserve(p, r, i);
     r->jobs++;
+    p->servers.apart++;
     const bool loop = us_server_is_loop(&p->servers);
     if (loop) /* pushed aside from here on it keeps others waiting for this block */
         atomic_store_explicit(&p->place.busy, 1, memory_order_relaxed);
@@ -111,6 +112,7 @@ static int install_apart(us_pager_t *p, us_region_t *r, uint32_t i, bool write) 
         atomic_store_explicit(&p->place.busy, 0, memory_order_relaxed);
     US_DELAY(US_D_COMMIT);
     r->jobs--;
+    p->servers.apart--;
     const bool wake = (p->space.table[i].flags & US_F_WAKE) != 0;
     us_entry_unreserve(p, r, i);
     int res = US_DONE;

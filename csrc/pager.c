@@ -23,7 +23,12 @@ static us_pager_t *locked(us_pager_t *p) {
     us_server_lock(p, &p->servers.loop);
     return p;
 }
-static void unlocked(us_pager_t **p) { us_server_unlock(*p); }
+static void unlocked(us_pager_t **p) {
+#ifdef US_DEBUG
+    us_must_hold(*p);
+#endif
+    us_server_unlock(*p);
+}
 #define LOCKED(p) us_pager_t *guard_ __attribute__((cleanup(unlocked), unused)) = locked(p)
 
 /* ---- life ------------------------------------------------------------------------------------------- */
@@ -923,77 +928,8 @@ int us_pager_pending(us_pager_t *p) {
 
 /* ---- invariants ------------------------------------------------------------------------------------- */
 
-typedef struct us_check {
-    us_pager_t *p;
-    int tier;
-    uint64_t objects, named;
-    bool ok;
-} us_check_t;
-
-static bool check_object(void *ctx, uint64_t off, uint32_t len, uint32_t owner, uint32_t tag) {
-    us_check_t *c = ctx;
-    (void)len;
-    (void)tag;
-    const us_entry_t e = c->p->space.table[owner];
-    c->objects++;
-    const bool names = e.state == US_POOLED || (e.flags & US_F_KEPT);
-    if (!names || e.where != us_where(c->tier, off))
-        c->ok = false;
-    return c->ok;
-}
-
-/* 0 and errno = the number of the broken invariant (EN of types.h), else 1. */
 int us_pager_is_valid(us_pager_t *p) {
     LOCKED(p);
-    uint64_t resident = 0, queued = 0, free_to_leave = 0, plain = 0;
-    us_check_t c = {.p = p, .ok = true};
-    for (uint32_t k = 0; k < p->live; k++) {
-        us_region_t *r = p->byfirst[k];
-        const uint32_t end = r->first + r->count;
-        for (uint32_t i = us_table_seek(p, r->first, end); i < end; i = us_table_next(p, i, end)) {
-            const us_entry_t e = p->space.table[i];
-            const bool locked = (e.flags & US_F_LOCKED) != 0;
-            errno = 2;
-            if (e.state == US_LEAVING && !locked)
-                return 0;
-            errno = 3;
-            if ((e.flags & US_F_CLEAN) && e.state != US_RESIDENT && e.state != US_LEAVING)
-                return 0;
-            if ((e.flags & US_F_KEPT) && !(e.flags & US_F_CLEAN))
-                return 0;
-            if (e.state == US_POOLED ||
-                ((e.flags & US_F_KEPT) && US_CODEC_OF(e) != US_FILL && us_tier_of(e) != US_TIER_FILE))
-                c.named++;
-            errno = 8;
-            const bool is_plain = i - r->first >= r->plain_from && i - r->first < r->plain_to;
-            if ((e.state == US_PLAIN) != is_plain && !r->going)
-                return 0;
-            plain += is_plain ? us_block_len(r, i) : 0;
-            const bool looked_at = e.state == US_STORED && (e.flags & US_F_WRITING);
-            if (e.state == US_RESIDENT || e.state == US_LEAVING || e.state == US_PLAIN || (locked && !looked_at))
-                resident += us_block_len(r, i);
-            if (e.state == US_RESIDENT)
-                free_to_leave += us_block_len(r, i);
-        }
-    }
-    errno = 4;
-    for (us_tier_t *t = &p->tier[1]; t != NULL && t->pool != NULL; t = t->next) {
-        c.tier = t->id;
-        us_pool_walk(t->pool, check_object, &c);
-        if (!us_pool_is_valid(t->pool))
-            return 0;
-    }
-    if (!c.ok || c.objects != c.named)
-        return 0;
-    errno = 6;
-    if (resident != p->resident)
-        return 0;
-    errno = 7;
-    if (!us_policy_is_valid(p, &queued) || queued != free_to_leave)
-        return 0;
-    errno = 8;
-    if (plain != p->plain)
-        return 0;
-    errno = 0;
-    return 1;
+    errno = us_invariants(p);
+    return errno == 0;
 }

@@ -184,6 +184,12 @@ static inline void us_trace_ahead(us_pager_t *p, const us_region_t *r, uint32_t 
         us_trace_add(&p->trace, US_TRACE_AHEAD, 0, i, us_now_ns());
 }
 
+/* ---- invariants.c ---- */
+/* 0, or the number of the invariant that does not hold. pre: the caller has the lock, between two transitions. */
+int us_invariants(us_pager_t *p);
+/* Ends the process unless all of them hold. */
+void us_must_hold(us_pager_t *p);
+
 /* ---- events ---- */
 void us_event(us_pager_t *p, us_event_t ev);
 

@@ -40,18 +40,13 @@
 #endif
 #include "pool.h"
 #include "alloc.h"
+#include "debug.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 
-#ifdef US_DEBUG
-#include <assert.h>
-#define us_check(x) assert(x)
-#else
-#define us_check(x) ((void)0)
-#endif
 
 #define PAGE         4096u
 #define HEAD         ((uint32_t)sizeof(us_pool_head_t))
@@ -192,7 +187,7 @@ static void init_class(us_pool_t *p, uint32_t payload, uint32_t span_min) {
     c->span_bytes = choose_span(c->slot, span_min);
     c->nslots = c->span_bytes / c->slot;
     uint32_t words = (c->nslots + 63) / 64;
-    us_check(words <= 64);
+    US_ASSERT(words <= 64);
     c->stride = (uint32_t)(sizeof(span_t) + words * sizeof(uint64_t));
     c->inv_slot = inverse(c->slot);
     c->inv_span = inverse(c->span_bytes);
@@ -310,7 +305,7 @@ static void span_unlist(us_pool_t *p, size_class_t *c, uint32_t i) {
 /* Gives the pages of an isolated, empty span back. -errno: it is cached instead. */
 static int span_release(us_pool_t *p, size_class_t *c, uint32_t i) {
     span_t *s = span_at(c, i);
-    us_check(s->used == 0 && s->group == ISOLATED);
+    US_ASSERT(s->used == 0 && s->group == ISOLATED);
     int r;
     do {
         off_t at = (off_t)(p->file_off + span_off(p, c, i));
@@ -390,7 +385,7 @@ static int span_new(us_pool_t *p, size_class_t *c, uint32_t *out) {
 /* Takes a free slot of the listed span i; returns the offset of its payload. */
 static uint64_t slot_take(us_pool_t *p, size_class_t *c, uint32_t i) {
     span_t *s = span_at(c, i);
-    us_check(s->some != 0);
+    US_ASSERT(s->some != 0);
     uint32_t w = (uint32_t)__builtin_ctzll(s->some);
     uint32_t slot = w * 64 + (uint32_t)__builtin_ctzll(s->free[w]);
     s->free[w] &= s->free[w] - 1;
@@ -409,7 +404,7 @@ static uint64_t slot_take(us_pool_t *p, size_class_t *c, uint32_t i) {
 
 /* Marks a slot free; the caller sees to lists and counters. */
 static void slot_clear(span_t *s, uint32_t slot) {
-    us_check((s->free[slot / 64] >> (slot % 64) & 1) == 0); /* else freed twice */
+    US_ASSERT((s->free[slot / 64] >> (slot % 64) & 1) == 0); /* else freed twice */
     s->free[slot / 64] |= 1ull << (slot % 64);
     s->some |= 1ull << (slot / 64);
     s->used--;
@@ -418,16 +413,16 @@ static void slot_clear(span_t *s, uint32_t slot) {
 /* Gives the slot with payload at off of a listed span back. */
 static void slot_give(us_pool_t *p, uint64_t off) {
     uint32_t k = (uint32_t)(off >> p->arena_shift);
-    us_check(k < p->nclasses);
+    US_ASSERT(k < p->nclasses);
     size_class_t *c = &p->classes[k];
     uint64_t in_arena = (off & ((1ull << p->arena_shift) - 1)) - HEAD;
     uint32_t i = (uint32_t)divide(in_arena, c->inv_span);
-    us_check(i < c->nspans);
+    US_ASSERT(i < c->nspans);
     uint32_t in_span = (uint32_t)(in_arena - (uint64_t)i * c->span_bytes);
     uint32_t slot = (uint32_t)divide(in_span, c->inv_slot);
-    us_check(slot < c->nslots && slot * c->slot == in_span);
+    US_ASSERT(slot < c->nslots && slot * c->slot == in_span);
     span_t *s = span_at(c, i);
-    us_check(s->group >= SPARSEST && s->group <= FULL);
+    US_ASSERT(s->group >= SPARSEST && s->group <= FULL);
     uint8_t g = group_of(c, s->used - 1u);
     if (g == s->group) {
         slot_clear(s, slot);
@@ -471,8 +466,8 @@ int us_pool_alloc(us_pool_t *p, uint32_t len, uint32_t owner, uint32_t tag, uint
 }
 
 void us_pool_free(us_pool_t *p, uint64_t off, uint32_t len) {
-    us_check(off % 8 == 0 && len != 0 && len <= p->used && p->objects != 0);
-    us_check(off >> p->arena_shift < p->nclasses && len + HEAD <= p->classes[off >> p->arena_shift].slot);
+    US_ASSERT(off % 8 == 0 && len != 0 && len <= p->used && p->objects != 0);
+    US_ASSERT(off >> p->arena_shift < p->nclasses && len + HEAD <= p->classes[off >> p->arena_shift].slot);
     p->used -= len;
     p->objects--;
     slot_give(p, off);
@@ -525,7 +520,7 @@ static void evacuate(us_pool_t *p, size_class_t *c, uint32_t i, uint32_t up, com
     span_unlist(p, c, i);
     span_t *s = span_at(c, i);
     for (uint32_t slot = 0; s->used != 0; slot++) {
-        us_check(slot < c->nslots);
+        US_ASSERT(slot < c->nslots);
         if (s->free[slot / 64] >> (slot % 64) & 1) continue;
         if (job->left < c->slot) {
             span_list(p, c, i, group_of(c, s->used));

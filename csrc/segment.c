@@ -12,6 +12,7 @@
  */
 #include "segment.h"
 #include "alloc.h"
+#include "debug.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -21,12 +22,6 @@
 #include "crc32c.h"
 #include "uswap.h"
 
-#ifdef US_DEBUG
-#include <assert.h>
-#define us_check(x) assert(x)
-#else
-#define us_check(x) ((void)0)
-#endif
 
 enum { FREE = 0, OPEN = 1, WRITING = 2, SEALED = 3, RETIRED = 4 };
 
@@ -245,6 +240,7 @@ uint32_t us_log_retired(const us_log_t *l) { return l->retired; }
 uint64_t us_log_live_bytes(const us_log_t *l) { return l->total_live; }
 uint64_t us_log_padding(const us_log_t *l) { return l->padding; }
 uint32_t us_log_live_in(const us_log_t *l, uint32_t id) { return l->live[id]; }
+uint32_t us_log_pins_in(const us_log_t *l, uint32_t id) { return l->pins[id]; }
 uint32_t us_log_used_in(const us_log_t *l, uint32_t id) { return l->used[id]; }
 
 uint64_t us_log_used_bytes(const us_log_t *l) { return (uint64_t)(l->nsegments - l->nfree) * l->segment_size; }
@@ -294,7 +290,7 @@ int64_t us_log_open(us_log_t *l) {
 }
 
 void us_pack_begin(us_packer_t *k, us_log_t *l, uint32_t id, void *buf) {
-    us_check(id < l->nsegments && l->state[id] == OPEN);
+    US_ASSERT(id < l->nsegments && l->state[id] == OPEN);
     *k = (us_packer_t){.log = l, .buf = buf, .id = id, .base = (uint64_t)id * l->segment_size, .used = US_SEG_HEAD};
     k->sequence = ++l->sequence;
     k->stamp = us_seg_stamp(l->space, k->sequence);
@@ -327,7 +323,7 @@ uint32_t us_pack_end(us_packer_t *k) {
     us_log_t *l = k->log;
     if (k->objects == 0)
         return 0;
-    us_check(l->state[k->id] == OPEN);
+    US_ASSERT(l->state[k->id] == OPEN);
     uint32_t bytes = up(k->used, US_SEG_ALIGN);
     memset(k->buf + k->used, 0, bytes - k->used);
     us_seg_header_t *h = (void *)k->buf;
@@ -345,7 +341,7 @@ uint32_t us_pack_end(us_packer_t *k) {
 }
 
 void us_log_written(us_log_t *l, uint32_t id) {
-    us_check(l->state[id] == WRITING);
+    US_ASSERT(l->state[id] == WRITING);
     l->state[id] = SEALED;
     if (l->cleaned[id])
         l->rewritten += l->packed[id];
@@ -360,7 +356,7 @@ void us_log_settle(us_log_t *l, uint32_t id) {
 }
 
 void us_log_abandon(us_log_t *l, uint32_t id, bool retire) {
-    us_check((l->state[id] == OPEN || l->state[id] == WRITING) && l->live[id] == 0 && l->pins[id] == 0);
+    US_ASSERT((l->state[id] == OPEN || l->state[id] == WRITING) && l->live[id] == 0 && l->pins[id] == 0);
     if (!retire) {
         give_back(l, id);
         return;
@@ -374,13 +370,13 @@ void us_log_abandon(us_log_t *l, uint32_t id, bool retire) {
 
 static inline uint32_t segment_of(const us_log_t *l, uint64_t off) {
     uint32_t id = (uint32_t)(off / l->segment_size);
-    us_check(id < l->nsegments && (l->state[id] == WRITING || l->state[id] == SEALED));
+    US_ASSERT(id < l->nsegments && (l->state[id] == WRITING || l->state[id] == SEALED));
     return id;
 }
 
 void us_log_live(us_log_t *l, uint64_t off, uint32_t length) {
     uint32_t id = segment_of(l, off);
-    us_check(l->packed[id] - l->live[id] >= US_OBJ_HEAD + length);
+    US_ASSERT(l->packed[id] - l->live[id] >= US_OBJ_HEAD + length);
     l->live[id] += US_OBJ_HEAD + length;
     l->total_live += US_OBJ_HEAD + length;
     rekey(l, id);
@@ -388,7 +384,7 @@ void us_log_live(us_log_t *l, uint64_t off, uint32_t length) {
 
 void us_log_dead(us_log_t *l, uint64_t off, uint32_t length) {
     uint32_t id = segment_of(l, off);
-    us_check(l->live[id] >= US_OBJ_HEAD + length);
+    US_ASSERT(l->live[id] >= US_OBJ_HEAD + length);
     l->live[id] -= US_OBJ_HEAD + length;
     l->total_live -= US_OBJ_HEAD + length;
     l->died += US_OBJ_HEAD + length;
@@ -413,13 +409,13 @@ void us_log_pin(us_log_t *l, uint64_t off) {
 
 void us_log_unpin(us_log_t *l, uint64_t off) {
     uint32_t id = segment_of(l, off);
-    us_check(l->pins[id] > 0);
+    US_ASSERT(l->pins[id] > 0);
     l->pins[id]--;
     free_if_empty(l, id);
 }
 
 void us_log_shun(us_log_t *l, uint32_t id) {
-    us_check(l->state[id] == SEALED);
+    US_ASSERT(l->state[id] == SEALED);
     l->shunned[id] = true;
     rekey(l, id);
 }
@@ -429,7 +425,7 @@ int64_t us_log_poorest(us_log_t *l, uint32_t max_percent) {
         return -ENOENT;
     if (max_percent <= 90 && !in_credit(l)) {
         l->overspent++;
-        us_check(!"cleaning costs more than it can gain");
+        US_ASSERT(!"cleaning costs more than it can gain");
         return -ENOENT;
     }
     uint32_t best = NOT_NOW;

@@ -180,6 +180,7 @@ uint64_t us_log_overspent(const us_log_t *l);
 void us_log_shun(us_log_t *l, uint32_t id);
 
 uint32_t us_log_live_in(const us_log_t *l, uint32_t id); /* bytes */
+uint32_t us_log_pins_in(const us_log_t *l, uint32_t id);
 uint32_t us_log_used_in(const us_log_t *l, uint32_t id); /* bytes packed: what compaction has to read */
 
 /* Checks the invariants that stand in segment.c. Time: some ns for each segment. */

@@ -21,6 +21,7 @@ typedef struct us_servers {
     bool on;               /* there is a second server */
     us_worker_t *hand;     /* of whom the lock is: the loop's or the second one's context and scratch */
     us_worker_t loop, second;
+    uint32_t apart;        /* blocks that are copied in with the lock given back */
     uint32_t last_tid;     /* of the last fault */
     uint32_t mixed;        /* 0..MIXED_MAX: how often lately the thread was another than the one before */
     uint32_t count;        /* messages of the second server, for when to look where its thread is */

@@ -76,15 +76,23 @@
  *   was begun on older bytes can be told apart. When it comes round, all work under way on the block is called
  *   off (entry.c, changed), so that no two contents that anybody knows of have the same.
  *
- *   Invariants (us_pager_is_valid checks them; tests cite the numbers):
- *   E1  only the loop writes entries, each by one 16-byte store
- *   E2  LOCKED <=> the mover, a worker or a read has the block; LEAVING implies LOCKED
+ *   Invariants (invariants.c checks them; comments and tests cite the numbers):
+ *   E1  only who has the pager's lock writes entries, each by one 16-byte store
+ *   E2  LOCKED <=> exactly one command, worker, read or server has the block, which is LEAVING for a command alone and else
+ *       EMPTY, FILLED, POOLED or STORED
  *   E3  CLEAN implies RESIDENT or LEAVING;  KEPT implies CLEAN
  *   E4  an object of a pool has exactly one entry that names it, and its header names that entry
- *   E5  a slot in use has exactly one entry (OUTBOX, LEAVING) or one job that is about to release it
+ *   E5  a slot in use is a take's that is posted, or a job's of the outbox; OUTBOX and LEAVING (a take) name one each
  *   E6  resident bytes = sum over RESIDENT, LEAVING and PLAIN blocks, and those that a worker or a read brings in
  *   E7  RESIDENT blocks are in exactly one queue of the policy; those that have rounds left, in the main one
  *   E8  PLAIN blocks are those of [plain_from, plain_to) of their region, and no others
+ *   E9  live bytes of a segment = sum over STORED blocks and kept copies that lie there; the log's own invariants
+ *   E10 pins of segments = parts of reads, victims of writes, and the segment that is cleaned; a buffer for writing is
+ *       free, busy, or one of the three that are filled
+ *   E11 leaving, pending, recodes, reads, demand, verifying and the regions' jobs count what is under way; a tier's leaving
+ *       and coming are the bytes of its objects in writes and recodes; no pinned block is LEAVING
+ *   E12 the statistics that are gauges are the sums over the entries
+ *   E13 a pool's cold queue holds those of its POOLED blocks that are QUEUED, and knows their bytes
  */
 typedef struct us_entry {
     uint8_t state;

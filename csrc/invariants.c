@@ -1,0 +1,310 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * E1 to E13 of types.h as code: all of the pager's books against its entries. Linear in the entries that were ever used
+ * and in what is under way. A test asks for it by region or pager .check(); builds with -DUS_DEBUG do so after each step.
+ *
+ * pre, for all of it: the caller has the pager's lock, and no transition is half done.
+ */
+#include "pager.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* What the entries say, added up. */
+typedef struct us_sums {
+    uint64_t locked, apart;           /* entries */
+    uint64_t resident, plain, leaving, queued, free_to_leave; /* bytes */
+    uint64_t takes;                   /* entries: LEAVING into a slot, or OUTBOX */
+    uint64_t outbox, filled, lost, pinned;
+    uint64_t raw[US_TIERS], bytes[US_TIERS], kept[US_TIERS], objects[US_TIERS];
+    uint64_t cold[US_TIERS], cold_bytes[US_TIERS];
+    uint64_t *live;                   /* by segment; NULL: there is no file, or no memory to count in */
+    uint64_t jobs;                    /* of all regions */
+} us_sums_t;
+
+static bool is_clean(us_entry_t e) { return (e.flags & US_F_CLEAN) != 0; }
+static bool is_kept(us_entry_t e) { return (e.flags & US_F_KEPT) != 0; }
+static bool is_locked(us_entry_t e) { return (e.flags & US_F_LOCKED) != 0; }
+
+/* Does it name an object? */
+static bool has_object(us_entry_t e) {
+    return e.state == US_POOLED || e.state == US_STORED || (is_kept(e) && US_CODEC_OF(e) != US_FILL);
+}
+
+static bool slot_in_use(const us_pager_t *p, uint64_t slot) {
+    return slot < p->outbox.pages && p->outbox.span[slot] != 0 && !(p->outbox.span[slot] & US_SLOT_FREE);
+}
+
+/* One entry by itself. 0, or which invariant it breaks. */
+static int check_entry(us_pager_t *p, const us_region_t *r, uint32_t i, us_sums_t *s) {
+    const us_entry_t e = p->space.table[i];
+    const uint32_t len = us_block_len(r, i);
+    const bool plain = i - r->first >= r->plain_from && i - r->first < r->plain_to;
+    const bool out = e.state == US_POOLED || e.state == US_STORED;
+    /* Read where it is, and not to be brought in: no room is reserved. */
+    const bool looked_at = e.state == US_STORED && (e.flags & US_F_WRITING);
+    if (e.state >= US_STATES || (e.state == US_LEAVING && !is_locked(e)))
+        return 2;
+    if ((e.state == US_RESIDENT || e.state == US_OUTBOX || e.state == US_PLAIN || e.state == US_LOST) && is_locked(e))
+        return 2;
+    if ((is_clean(e) && e.state != US_RESIDENT && e.state != US_LEAVING) || (is_kept(e) && !is_clean(e)))
+        return 3;
+    if ((e.state == US_PLAIN) != plain && !r->going)
+        return 8;
+    const bool take = e.state == US_OUTBOX || (e.state == US_LEAVING && !is_kept(e));
+    if (take && (!slot_in_use(p, e.where) || p->outbox.job[e.where] == NULL))
+        return 5;
+    if (p->pins[i] != 0 && e.state == US_LEAVING)
+        return 11;
+    s->takes += take;
+    s->locked += is_locked(e);
+    s->plain += plain ? len : 0;
+    s->leaving += e.state == US_LEAVING ? len : 0;
+    s->outbox += e.state == US_OUTBOX ? len : 0;
+    s->filled += e.state == US_FILLED ? len : 0;
+    s->lost += e.state == US_LOST ? len : 0;
+    s->pinned += p->pins[i] != 0 ? len : 0;
+    if (e.state == US_RESIDENT || e.state == US_LEAVING || e.state == US_PLAIN || (is_locked(e) && !looked_at))
+        s->resident += len;
+    s->free_to_leave += e.state == US_RESIDENT ? len : 0;
+    if (!has_object(e))
+        return 0;
+    const int t = us_tier_of(e);
+    if (t < 1 || t >= US_TIERS || p->tier[t].ops == NULL || (e.state == US_POOLED && t == US_TIER_FILE) ||
+        (e.state == US_STORED && t != US_TIER_FILE))
+        return 4;
+    s->objects[t]++;
+    s->raw[t] += out ? len : 0;
+    *(out ? &s->bytes[t] : &s->kept[t]) += US_LENGTH_OF(e);
+    if (t == US_TIER_FILE && s->live != NULL) {
+        const uint64_t segment = us_offset_of(e) / p->store.segment;
+        if (segment >= us_log_segments(p->store.log))
+            return 9;
+        s->live[segment] += US_OBJ_HEAD + US_LENGTH_OF(e);
+    }
+    if (e.state == US_POOLED && (e.flags & US_F_QUEUED)) {
+        s->cold[t]++;
+        s->cold_bytes[t] += US_LENGTH_OF(e);
+    }
+    return 0;
+}
+
+/* ---- E2, E5, E11: who works on what ------------------------------------------------------------------- */
+
+/* Whether a job is under way by itself: not idle, and of no command that has no status yet. */
+static void mark_jobs(const us_pager_t *p, bool busy[US_JOBS]) {
+    memset(busy, true, US_JOBS * sizeof(bool));
+    for (uint32_t k = 0; k < p->crew.idle_n; k++)
+        busy[p->crew.idle[k]] = false;
+    for (uint64_t k = p->seen; k < p->head; k++) {
+        const us_job_t *job = p->posted[k & (US_RING - 1)].job;
+        if (job != NULL)
+            busy[job - p->crew.job] = false;
+    }
+}
+
+static int check_work(us_pager_t *p, const us_sums_t *s) {
+    bool busy[US_JOBS];
+    uint64_t owners = p->servers.apart, leaving = 0, pending = 0, slots = 0, jobs = p->servers.apart;
+    for (uint64_t k = p->seen; k < p->head; k++) {
+        const us_posted_t q = p->posted[k & (US_RING - 1)];
+        if (q.entry == US_NONE)
+            continue;
+        const us_entry_t e = p->space.table[q.entry];
+        if (e.state != US_LEAVING || (q.job == NULL) != is_kept(e) || (q.job != NULL && e.where != q.slot))
+            return 2;
+        owners++;
+        leaving += q.len;
+        pending += q.job != NULL ? q.len : 0;
+        slots += q.job != NULL;
+        jobs += q.job != NULL;
+    }
+    mark_jobs(p, busy);
+    uint32_t recodes = 0;
+    for (int k = 0; k < US_JOBS; k++) {
+        const us_job_t *j = &p->crew.job[k];
+        if (!busy[k])
+            continue;
+        if (j->kind == US_JOB_PRESS) {
+            if (!slot_in_use(p, j->slot) || p->outbox.job[j->slot] != j)
+                return 5;
+            slots++;
+            jobs++;
+            pending += j->raw;
+        } else if (j->kind == US_JOB_BRING && j->slot == 0) {
+            owners++;
+            jobs++;
+        } else if (j->kind == US_JOB_RECODE) {
+            if (p->recode[j->slot].job != j)
+                return 11;
+            recodes++;
+            jobs++;
+        }
+    }
+    uint32_t reads = 0, demand = 0, verifying = 0, promised = 0;
+    for (int k = 0; p->store.on && k < US_READS; k++) {
+        const us_read_t *rd = &p->store.read[k];
+        if (!rd->busy)
+            continue;
+        if (rd->left == 0 || rd->left > rd->parts)
+            return 11;
+        owners += rd->left;
+        jobs += rd->left;
+        reads++;
+        demand += rd->demand;
+        verifying += rd->verify;
+        promised += rd->to != 0;
+    }
+    if (owners != s->locked)
+        return 2;
+    uint64_t used = 0, in_use = 0;
+    for (uint32_t at = p->outbox.tail; used < p->outbox.used;) {
+        const uint32_t span = p->outbox.span[at] & ~US_SLOT_FREE;
+        if (span == 0 || at + span > p->outbox.pages)
+            return 5;
+        in_use += slot_in_use(p, at);
+        used += span;
+        at = at + span == p->outbox.pages ? 0 : at + span;
+    }
+    if (used != p->outbox.used || in_use != slots || s->takes > slots)
+        return 5;
+    if (leaving != p->leaving || s->leaving != leaving || pending != p->pending || recodes + promised != p->recodes ||
+        reads != p->store.reads || demand != p->store.demand || verifying != p->store.verifying || jobs != s->jobs)
+        return 11;
+    return 0;
+}
+
+/* ---- E9, E10: the file ------------------------------------------------------------------------------- */
+
+static int check_file(us_pager_t *p, const us_sums_t *s) {
+    us_store_t *f = &p->store;
+    uint64_t pins = f->old_id >= 0, writes = 0, total = 0;
+    uint64_t moving[US_TIERS] = {0}, coming[US_TIERS] = {0};
+    for (int k = 0; f->on && k < US_WRITES; k++) {
+        const us_write_t *w = &f->write[k];
+        writes += w->busy;
+        if (w->filling != (w == f->sinker || w == f->gather || w == f->cleaner) || (w->busy && w->filling))
+            return 10;
+        if (!w->busy && !w->filling)
+            continue;
+        pins += w->victims;
+        for (uint32_t n = 0; n < w->records; n++)
+            moving[w->record[n].from >> 56] += w->record[n].size & 0xffffffu;
+    }
+    for (int k = 0; k < US_RECODES; k++) {
+        const us_recode_t *c = &p->recode[k];
+        if (c->job != NULL) {
+            moving[c->from >> 56] += c->length;
+            coming[c->to->id] += c->length;
+        }
+    }
+    for (int t = 1; t <= US_POOLS; t++) {
+        if (p->tier[t].leaving != moving[t] || p->tier[t].coming != coming[t])
+            return 11;
+    }
+    if (!f->on)
+        return 0;
+    for (int k = 0; k < US_READS; k++)
+        pins += f->read[k].busy ? f->read[k].left : 0;
+    for (uint32_t id = 0; id < us_log_segments(f->log); id++) {
+        total += us_log_pins_in(f->log, id);
+        if (s->live != NULL && s->live[id] != us_log_live_in(f->log, id))
+            return 9;
+    }
+    return !us_log_is_valid(f->log) ? 9 : pins != total || writes != f->writes ? 10 : 0;
+}
+
+/* ---- E4, E12, E13: the tiers ------------------------------------------------------------------------- */
+
+typedef struct us_walk {
+    us_pager_t *p;
+    int tier;
+    uint64_t objects;
+} us_walk_t;
+
+static bool check_object(void *ctx, uint64_t off, uint32_t room, uint32_t owner, uint32_t tag) {
+    us_walk_t *w = ctx;
+    (void)room, (void)tag;
+    const us_entry_t e = w->p->space.table[owner];
+    w->objects++;
+    return has_object(e) && e.where == us_where(w->tier, off);
+}
+
+static int check_tiers(us_pager_t *p, const us_sums_t *s) {
+    uint64_t raw = 0, bytes = 0, kept = 0;
+    for (us_tier_t *t = &p->tier[1]; t != NULL && t->pool != NULL; t = t->next) {
+        us_walk_t w = {.p = p, .tier = t->id};
+        if (us_pool_walk(t->pool, check_object, &w) != 0 || w.objects != s->objects[t->id] || !us_pool_is_valid(t->pool))
+            return 4;
+        uint64_t n = 0, sum = 0;
+        uint32_t before = US_NONE;
+        for (uint32_t i = t->cold.head; i != US_NONE; before = i, i = p->node[i].next) {
+            const us_entry_t e = p->space.table[i];
+            if (e.state != US_POOLED || us_tier_of(e) != t->id || !(e.flags & US_F_QUEUED) || p->node[i].prev != before)
+                return 13;
+            n++;
+            sum += US_LENGTH_OF(e);
+        }
+        if (t->cold.tail != before || t->cold.bytes != sum || n != s->cold[t->id] || sum != s->cold_bytes[t->id])
+            return 13;
+        raw += s->raw[t->id];
+        bytes += s->bytes[t->id];
+        kept += s->kept[t->id];
+    }
+    for (int t = 1; t < US_TIERS; t++) {
+        const us_tier_stats_t *is = &p->s->tier[t];
+        if (is->raw != s->raw[t] || is->bytes != s->bytes[t] || is->kept != s->kept[t])
+            return 12;
+    }
+    const us_stats_t *is = p->s;
+    if (is->pooled_raw != raw || is->pooled != bytes || is->kept != kept || is->stored_raw != s->raw[US_TIER_FILE] ||
+        is->stored != s->bytes[US_TIER_FILE] || is->outbox != s->outbox || is->filled != s->filled || is->lost != s->lost ||
+        is->pinned != s->pinned || is->resident != p->resident || is->plain != p->plain)
+        return 12;
+    return 0;
+}
+
+/* ---- all --------------------------------------------------------------------------------------------- */
+
+static int check_all(us_pager_t *p, us_sums_t *s) {
+    for (uint32_t k = 0; k < p->live; k++) {
+        us_region_t *r = p->byfirst[k];
+        const uint32_t end = r->first + r->count;
+        s->jobs += r->jobs;
+        for (uint32_t i = us_table_seek(p, r->first, end); i < end; i = us_table_next(p, i, end)) {
+            const int broken = check_entry(p, r, i, s);
+            if (broken != 0)
+                return broken;
+        }
+    }
+    int broken = check_work(p, s);
+    if (broken == 0)
+        broken = check_tiers(p, s);
+    if (broken == 0)
+        broken = check_file(p, s);
+    if (broken != 0)
+        return broken;
+    if (s->resident != p->resident)
+        return 6;
+    if (!us_policy_is_valid(p, &s->queued) || s->queued != s->free_to_leave)
+        return 7;
+    return s->plain != p->plain ? 8 : 0;
+}
+
+int us_invariants(us_pager_t *p) {
+    us_sums_t s = {0};
+    if (p->store.on) /* not us_calloc: that would count as the pager's own */
+        s.live = calloc(us_log_segments(p->store.log), sizeof *s.live);
+    const int broken = check_all(p, &s);
+    free(s.live);
+    return broken;
+}
+
+void us_must_hold(us_pager_t *p) {
+    const int broken = us_invariants(p);
+    if (broken == 0)
+        return;
+    fprintf(stderr, "uswap: invariant E%d does not hold\n", broken);
+    abort();
+}
