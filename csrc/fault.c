@@ -164,10 +164,24 @@ void us_fault_lose(us_pager_t *p, us_region_t *r, uint32_t i, bool wanted) {
                              .tier = (uint32_t)tier});
 }
 
-static int unprotect(us_pager_t *p, us_region_t *r, uint32_t i) {
+static int unprotect_range(us_pager_t *p, uint64_t addr, uint64_t len) {
     int err = -EAGAIN;
     for (int tries = 0; tries < US_TRIES && err == -EAGAIN; tries++)
-        err = us_sys_protect(p->cfg.uffd, us_block_addr(r, i), us_block_len(r, i), false);
+        err = us_sys_protect(p->cfg.uffd, addr, len, false);
+    return err;
+}
+
+/* Lifts a block's protection. Kernels before 6.4 refuse a range of several mappings or with holes: then page by page. */
+static int unprotect(us_pager_t *p, us_region_t *r, uint32_t i) {
+    const uint64_t addr = us_block_addr(r, i), len = us_block_len(r, i);
+    int err = unprotect_range(p, addr, len);
+    if (err != -ENOENT)
+        return err;
+    for (uint64_t off = 0; off < len; off += US_PAGE) {
+        const int page = unprotect_range(p, addr + off, US_PAGE);
+        if (page != -ENOENT && (err = page) != 0)
+            return err;
+    }
     return err;
 }
 
@@ -175,7 +189,7 @@ static int unprotect(us_pager_t *p, us_region_t *r, uint32_t i) {
 int us_fault_copy(us_pager_t *p, us_region_t *r, uint32_t i, bool write, const uint8_t *src) {
     const uint32_t len = us_block_len(r, i);
     const uint64_t dst = us_block_addr(r, i);
-    bool clean = !write && us_policy_clean(r, false), was_there = false, any = false;
+    bool clean = !write && us_policy_clean(r, false), was_there = false, any = false, holes = false;
     uint64_t off = 0, step = len;
     int tries = 0;
     while (off < len) {
@@ -191,6 +205,7 @@ int us_fault_copy(us_pager_t *p, us_region_t *r, uint32_t i, bool write, const u
         } else if (err == -ENOENT && step > US_PAGE) { /* not one mapping any more: page by page */
             step = US_PAGE;
         } else if (err == -ENOENT && (any || off + US_PAGE < len)) { /* the user has unmapped this one */
+            holes = true;
             off += US_PAGE;
         } else if (err == -EAGAIN && ++tries < US_TRIES) {
             p->s->copy_retries++;
@@ -206,7 +221,7 @@ int us_fault_copy(us_pager_t *p, us_region_t *r, uint32_t i, bool write, const u
         clean = false;
     }
     us_entry_bring(p, r, i, clean);
-    if (was_there)
+    if (was_there || holes) /* COPY has woken only who waits for what it has copied */
         us_sys_wake(p->cfg.uffd, dst, len);
     return US_DONE;
 }
@@ -377,8 +392,11 @@ int us_fault_serve(us_pager_t *p, const us_event_t *f) {
         kind = US_KIND_STORED;
         break;
     case US_LOST: { /* the mark is gone with the user's own MADV_DONTNEED, or it came just now */
-        const int err = mark(p, page, US_PAGE);
-        if (err != 0)
+        /* Or it is a page that was there when the rest was lost, and protected. */
+        const int err = f->flags & US_FAULT_WP ? us_sys_protect(p->cfg.uffd, page, US_PAGE, false) : mark(p, page, US_PAGE);
+        if (err == -EAGAIN)
+            return US_AGAIN;
+        if (err != 0 && !(f->flags & US_FAULT_WP))
             us_event(p, (us_event_t){.kind = US_EV_LOST, .entry = i, .addr = page, .flags = (uint32_t)-err,
                                      .tid = r->id, .offset = page - r->addr, .length = US_PAGE});
         us_sys_wake(p->cfg.uffd, page, US_PAGE); /* the thread touches again and gets SIGBUS */

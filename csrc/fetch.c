@@ -221,7 +221,10 @@ static int bring_part(us_pager_t *p, us_region_t *r, us_read_t *rd, const us_par
     if (err != 0)
         return err;
     *wake = unlock_part(p, r, part);
-    if (us_fault_copy(p, r, part->entry, write, src) != US_DONE)
+    const int res = us_fault_copy(p, r, part->entry, write, src);
+    if (res < 0) /* unmapped by the user: there is nowhere to bring it, and nobody to miss it */
+        us_entry_bring(p, r, part->entry, false);
+    if (res != US_DONE)
         return 0;
     *wake = false; /* the copy has woken all whose faults were read, and no other was since */
     if (rd->since != 0)

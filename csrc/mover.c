@@ -126,13 +126,22 @@ static uint64_t drop(us_mover_t *m, uint64_t i, uint64_t head) {
 
 /* ---- takes by MOVE ---------------------------------------------------------------------------------- */
 
+/* What the user has unmapped meanwhile has nowhere to go back to, and its bytes are nobody's. */
 static void move_back(us_mover_t *m, uint64_t dst, uint64_t src, uint64_t len) {
+    uint64_t step = len;
     for (int tries = 0; len > 0; tries++) {
         uint64_t done;
-        int err = us_sys_move(m->uffd, dst, src, len, &done);
+        const int err = us_sys_move(m->uffd, dst, src, us_min(step, len), &done);
+        if (err == -EINVAL || err == -ENOENT) { /* several mappings, or a hole: page by page */
+            if (step == US_PAGE && done == 0 && !us_sys_mapped(dst, US_PAGE))
+                done = US_PAGE;
+            step = US_PAGE;
+        }
         dst += done, src += done, len -= done;
-        if (err == 0)
-            return;
+        if (done > 0) {
+            tries = 0;
+            continue;
+        }
         if (tries == BACK_TRIES)
             us_die("uswap: pages taken out could not be moved back; ending the process\n");
         sched_yield();

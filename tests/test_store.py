@@ -605,7 +605,8 @@ def test_page_cache(child: Callable[[str], Any], need: str | None, io: str) -> N
     assert "through the page cache, which is dropped behind it" in found["about"]
     assert found["written"] > 8 * MIB
     assert found["read"] > 8 * MIB
-    assert found["before"] == 32 * MIB  # so the counting counts
+    # So the counting counts. The kernel may have taken some pages back meanwhile.
+    assert 31 * MIB < found["before"] <= 32 * MIB
     # A page that the journal, or another request, had in hand just when it was to go stays.
     assert found["after"] <= 64 * KIB
 
