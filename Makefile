@@ -24,7 +24,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv build wheel install test lint lint-python lint-c demo bench doctor tsan asan clean FORCE
+.PHONY: help venv build wheel install test lint lint-python lint-c demo bench doctor sim tsan asan clean FORCE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,8 +44,8 @@ lint-python: $(STAMPS)/tools
 	$(BIN)/mypy
 # Compiled as the wheel is, since some warnings need the optimiser.
 lint-c: | $(STAMPS)
-	@echo "$(CC) $(CFLAGS_LINT) csrc/*.c"
-	@for file in csrc/*.c; do $(CC) $(CFLAGS_LINT) -c -o build/lint.o $$file || exit 1; done; \
+	@echo "$(CC) $(CFLAGS_LINT) csrc/*.c csrc/sim/*.c"
+	@for file in csrc/*.c csrc/sim/*.c; do $(CC) $(CFLAGS_LINT) -c -o build/lint.o $$file || exit 1; done; \
 	  rm -f build/lint.o
 
 demo: $(STAMPS)/installed $(STAMPS)/data ## the main demo: real flights data in a quarter of its memory (ARGS="...")
@@ -54,6 +54,28 @@ bench: $(STAMPS)/installed ## latency of faults by kind, beside the kernel's own
 	$(BIN)/uswap bench latency $(ARGS)
 doctor: $(STAMPS)/installed ## what this machine lacks, what that costs, and what mends it
 	$(BIN)/uswap doctor $(ARGS)
+
+# The simulation of csrc/sim: SEEDS of them from FROM on, or SIM_ARGS.
+SEEDS ?= 200
+FROM ?= 1
+SIM_ARGS ?= --from $(FROM) --seeds $(SEEDS)
+SIM_FLAGS ?=
+SIM_DIR ?= build/sim
+# All but the benchmarks' files and Python's destructors.
+SIM_CORE := $(filter-out csrc/measure%.c csrc/naive.c csrc/owned.c,$(wildcard csrc/*.c))
+SIM_OBJECTS := $(SIM_CORE:csrc/%.c=$(SIM_DIR)/%.o) $(patsubst csrc/sim/%.c,$(SIM_DIR)/sim_%.o,$(wildcard csrc/sim/*.c))
+SIM_CFLAGS = -std=gnu11 -O2 -g -pthread -mcx16 -D_GNU_SOURCE -DUS_DEBUG -Wall -Wextra $(SIM_FLAGS)
+$(SIM_DIR)/%.o: csrc/%.c $(wildcard csrc/*.h) csrc/sim/points.h Makefile
+	@mkdir -p $(SIM_DIR)
+	$(CC) $(SIM_CFLAGS) -include csrc/sim/points.h $(if $(filter csrc/mover.c,$<),-Dmemcpy=sim_memcpy) -c -o $@ $<
+$(SIM_DIR)/sim_%.o: csrc/sim/%.c $(wildcard csrc/*.h csrc/sim/*.h) Makefile
+	@mkdir -p $(SIM_DIR)
+	$(CC) $(SIM_CFLAGS) -c -o $@ $<
+$(SIM_DIR)/sim: $(SIM_OBJECTS) csrc/sim/wrap
+	$(CC) $(SIM_CFLAGS) -o $@ $(SIM_OBJECTS) $(foreach name,$(shell cat csrc/sim/wrap),-Wl,--wrap=$(name)) -ldl
+sim: ## the core over a simulated kernel, disk and clock (SEEDS=10000, SIM_ARGS="--from 4711 --loud")
+	@$(MAKE) --no-print-directory -s -j 2 $(SIM_DIR)/sim
+	@$(SIM_DIR)/sim $(SIM_ARGS)
 
 tsan: $(STAMPS)/installed ## the C tests under ThreadSanitizer
 	USWAP_SANITIZE=thread $(BIN)/pytest $(C_TESTS) $(ARGS)

@@ -1,0 +1,635 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * A scenario: sizes, tiers, failures and a schedule that a seed draws; a few user threads that read, write and call; and a
+ * model of what their memory must hold, which each access is compared with.
+ *
+ *     sim [--from N] [--seeds N] [--loud] [--keep-going]
+ *
+ * Each seed is a process of its own. Status 0 when all hold; else 1, and the first that does not (--keep-going: each) is
+ * shown, with what happened last.
+ */
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "../codec.h"
+#include "../pager.h"
+#include "loop.h"
+#include "sim.h"
+
+enum { AREAS = 4, USERS = 6, PAGES_MAX = 512, PINS = 3, REAL_LIMIT = 120 };
+
+typedef struct area {
+    uint64_t addr, len;
+    uint32_t shift;
+    uint8_t *model;
+    bool maybe_zero[PAGES_MAX]; /* given back by the user: what it held, or zeros */
+    bool given_back[PAGES_MAX]; /* ever: a pin may find it missing, or just coming */
+    bool dma[PAGES_MAX];        /* a device has it */
+    bool gone[PAGES_MAX];       /* unmapped by the user */
+    us_registration_t *reg;
+    us_registration_info_t info;
+    uint32_t users;             /* calls under way that need it registered */
+    bool changing;              /* its registration begins or ends */
+} area_t;
+
+static struct {
+    uint32_t areas, users, ops;
+    bool copy, lossy, tricks, stops, limits, ends, unmaps;
+    uint64_t total;
+    uint64_t patience; /* ns: that an access may take at most */
+} plan;
+static area_t area[AREAS];
+static us_client_t *client;
+static sim_pager_t pager;
+static uint64_t accesses, ops_done, buses;
+static bool lz4, zstd; /* there are such libraries */
+
+static uint32_t pages_of(const area_t *a) { return (uint32_t)(a->len / US_PAGE); }
+static uint8_t *memory(const area_t *a, uint32_t page) { return (uint8_t *)(uintptr_t)(a->addr + (uint64_t)page * US_PAGE); }
+static uint8_t *model(area_t *a, uint32_t page) { return a->model + (uint64_t)page * US_PAGE; }
+
+/* ---- what must hold --------------------------------------------------------------------------------- */
+
+/* Called after each call of the core; all of it is looked at after some. */
+void __real_us_must_hold(us_pager_t *p);
+void __wrap_us_must_hold(us_pager_t *p);
+void __wrap_us_must_hold(us_pager_t *p) {
+    if (sim_one_in(pager.check_one_in)) {
+        pager.checks++;
+        __real_us_must_hold(p);
+    }
+}
+
+/* What the entries say of the client's pages. pre: no point is passed meanwhile. */
+static void check_pages(us_pager_t *p) {
+    const bool left_behind = sim_kernel.again_one_in != 0 || plan.tricks; /* COPY and drops may have been cut short */
+    for (uint32_t k = 0; k < plan.areas; k++) {
+        const area_t *a = &area[k];
+        if (a->reg == NULL || a->changing || !us_registration_active(a->reg))
+            continue;
+        for (uint32_t page = 0; page < pages_of(a); page++) {
+            const uint64_t addr = (uint64_t)(uintptr_t)memory(a, page);
+            const uint32_t i = (uint32_t)a->info.first + (page >> (a->shift - US_PAGE_SHIFT));
+            const us_entry_t e = p->space.table[i];
+            const bool locked = (e.flags & US_F_LOCKED) != 0, clean = (e.flags & US_F_CLEAN) != 0;
+            const bool out = e.state != US_RESIDENT && e.state != US_PLAIN && e.state != US_LEAVING && e.state != US_LOST;
+            SIM_CHECK(!(out && !locked && !left_behind) || !sim_is_present(addr), "page %u of area %u is there, and its block (state %d) is out",
+                      page, k, e.state);
+            if (e.state != US_RESIDENT || !clean || a->gone[page])
+                continue;
+            SIM_CHECK(!sim_is_present(addr) || sim_is_protected(addr), "page %u of area %u is clean and not protected", page, k);
+            SIM_CHECK(sim_is_present(addr) || a->maybe_zero[page] || left_behind, "page %u of area %u is clean and not there", page, k);
+        }
+    }
+}
+
+void sim_check(us_pager_t *p) {
+    if (*(int *)(void *)&p->servers.lock == 0)
+        check_pages(p);
+}
+
+/* The page is there: is it what it should be? */
+static void compare(area_t *a, uint32_t page, const char *when) {
+    uint8_t *is = memory(a, page), *should = model(a, page);
+    if (memcmp(is, should, US_PAGE) == 0)
+        return; /* it may still be either */
+    if (a->maybe_zero[page]) {
+        static const uint8_t zeros[US_PAGE];
+        if (memcmp(is, zeros, US_PAGE) == 0) {
+            memset(should, 0, US_PAGE);
+            a->maybe_zero[page] = false;
+            return;
+        }
+    }
+    uint32_t at = 0;
+    while (is[at] == should[at])
+        at++;
+    sim_fail("wrong byte (%s): area %u, page %u, block %u, offset %u: %#x, not %#x", when, (unsigned)(a - area), page,
+             page >> (a->shift - US_PAGE_SHIFT), at, is[at], should[at]);
+}
+
+/* ---- the users' accesses ---------------------------------------------------------------------------- */
+
+static bool touch(area_t *a, uint32_t page, bool write) {
+    const uint64_t began = sim_now;
+    const sim_touch_t got = sim_touch((uint64_t)(uintptr_t)memory(a, page), write);
+    accesses++;
+    SIM_CHECK(sim_now - began < plan.patience, "%s of area %u, page %u took %.3f s", write ? "a write" : "a read", (unsigned)(a - area), page,
+              (double)(sim_now - began) / 1e9);
+    if (got == SIM_OK)
+        return true;
+    if (got == SIM_SEGV && a->gone[page])
+        return false;
+    SIM_CHECK(got == SIM_BUS && plan.lossy, "%s of area %u, page %u is %s", write ? "a write" : "a read", (unsigned)(a - area), page,
+              got == SIM_BUS ? "SIGBUS" : "SIGSEGV");
+    buses++;
+    return false;
+}
+
+static void read_page(area_t *a, uint32_t page) {
+    if (touch(a, page, false))
+        compare(a, page, "read");
+}
+
+static void write_page(area_t *a, uint32_t page, uint32_t how) {
+    if (!touch(a, page, true))
+        return;
+    compare(a, page, "before a write");
+    uint64_t *to = (uint64_t *)(void *)memory(a, page);
+    const uint32_t words = US_PAGE / sizeof *to;
+    const uint64_t word = sim_random64();
+    if (how == 0) {
+        to[sim_below(words)] = word;
+    } else if (how == 1) { /* all the same */
+        for (uint32_t k = 0; k < words; k++)
+            to[k] = word & 3 ? word : 0;
+    } else if (how == 2) { /* small numbers */
+        for (uint32_t k = 0; k < words; k++)
+            to[k] = (word >> k % 32) & 15;
+    } else { /* does not compress */
+        for (uint32_t k = 0; k < words; k++)
+            to[k] = sim_random64();
+    }
+    memcpy(model(a, page), to, US_PAGE);
+    a->maybe_zero[page] = false;
+}
+
+static void access_some(area_t *a) {
+    const uint32_t n = pages_of(a), kind = sim_below(8);
+    uint32_t at = sim_below(n), run = 1;
+    if (kind < 3) /* few pages are hot */
+        at = sim_below(1 + sim_below(1 + sim_below(n)));
+    else if (kind < 5)
+        run = 1 + sim_below(48);
+    const bool write = sim_one_in(2);
+    const uint32_t how = sim_below(5);
+    for (uint32_t k = 0; k < run && at + k < n; k++) {
+        if (write && how < 4)
+            write_page(a, at + k, how);
+        else if (write && sim_one_in(4))
+            write_page(a, at + k, 0);
+        else
+            read_page(a, at + k);
+        sim_point();
+    }
+}
+
+/* ---- the users' calls -------------------------------------------------------------------------------- */
+
+static bool is_free(void *of) { return !((area_t *)of)->changing; }
+static bool is_alone(void *of) { return ((area_t *)of)->users == 0; }
+
+/* The area stays registered until leave(). false: it is not. */
+static bool enter(area_t *a) {
+    sim_wait(is_free, a, SIM_NEVER, "an area");
+    if (a->changing || a->reg == NULL)
+        return false;
+    a->users++;
+    return true;
+}
+static void leave(area_t *a) { a->users--; }
+
+static int ask(uint32_t op, int region, uint64_t a0, uint64_t a1, uint64_t a2) {
+    us_request_t q = {.op = op, .region = region, .arg = {a0, a1, a2}};
+    us_reply_t reply = {0};
+    us_ticket_t *t = us_ticket_new(client);
+    int err = us_ticket_ask(t, &q);
+    SIM_CHECK(err == 0, "a ticket answers %d", err);
+    if (sim_one_in(16)) { /* given up: its answer is nobody's */
+        us_ticket_free(t);
+        return 0;
+    }
+    while ((err = us_ticket_wait(t, 50, &reply)) == 0)
+        ;
+    SIM_CHECK(err == 1, "a ticket's wait answers %d", err);
+    us_ticket_free(t);
+    sim_log("op %u region %d [%llu, %llu) %llu: %d", op, region, (unsigned long long)a0, (unsigned long long)a1, (unsigned long long)a2,
+            -reply.error);
+    return -reply.error;
+}
+
+static uint32_t blocks_of(const area_t *a) { return (uint32_t)((a->len + (1ull << a->shift) - 1) >> a->shift); }
+
+static void range_call(area_t *a, uint32_t op) {
+    if (!enter(a))
+        return;
+    const uint32_t n = blocks_of(a), first = sim_below(n), last = first + 1 + sim_below(sim_one_in(3) ? n - first : (uint32_t)us_min(n - first, 8));
+    const int tier = 1 + (int)sim_below(4);
+    const int err = ask(op, a->info.id, first, last, (uint64_t)tier);
+    const bool may = err == 0 || (op == US_OP_MIGRATE && (err == -EINVAL || err == -ENOSPC)) || err == -ECANCELED;
+    SIM_CHECK(may, "request %u answers %d", op, err);
+    leave(a);
+}
+
+static void pin_some(area_t *a) {
+    if (!enter(a))
+        return;
+    const uint32_t n = blocks_of(a), first = sim_below(n), last = first + 1 + sim_below((uint32_t)us_min(n - first, 3));
+    us_pin_t *pin = us_pin_new(a->reg);
+    const int err = us_pin_begin(pin, first, last, ((uint64_t)(last - first)) << a->shift, pager.cfg.limit / 2);
+    bool holes = false;
+    for (uint32_t k = first << (a->shift - US_PAGE_SHIFT); k < last << (a->shift - US_PAGE_SHIFT) && k < pages_of(a); k++)
+        holes |= a->gone[k];
+    SIM_CHECK(err == 0 || err == -EDQUOT || (err == -ENOENT && holes), "a pin answers %d", err);
+    if (err == 0) { /* as a system call: it can wait for nothing */
+        const uint32_t end = (uint32_t)us_min((uint64_t)last << (a->shift - US_PAGE_SHIFT), pages_of(a));
+        for (uint32_t k = first << (a->shift - US_PAGE_SHIFT); k < end; k++) {
+            const uint64_t addr = (uint64_t)(uintptr_t)memory(a, k);
+            if (a->given_back[k] || plan.lossy || a->gone[k])
+                continue;
+            SIM_CHECK(sim_is_present(addr) && !sim_is_protected(addr), "page %u of a pinned range is %s", k,
+                      sim_is_present(addr) ? "write-protected" : "not there");
+            compare(a, k, "pinned");
+            sim_point();
+        }
+    }
+    us_pin_free(pin);
+    leave(a);
+}
+
+static void give_back(area_t *a) { /* MADV_DONTNEED by the user */
+    const uint32_t at = sim_below(pages_of(a)), run = 1 + sim_below(4);
+    for (uint32_t k = at; k < at + run && k < pages_of(a); k++) {
+        const uint64_t addr = (uint64_t)(uintptr_t)memory(a, k);
+        const uint8_t state = pager.pager->space.table[(uint32_t)a->info.first + (k >> (a->shift - US_PAGE_SHIFT))].state;
+        /* A page that a COPY which was cut short has left may have been written: what comes back is from before that. */
+        if (a->dma[k] || a->gone[k] || (sim_is_present(addr) && state != US_RESIDENT && state != US_PLAIN))
+            continue;
+        if (sim_is_present(addr) || sim_is_poisoned(addr))
+            a->maybe_zero[k] = true;
+        a->given_back[k] = true;
+        sim_dontneed(addr, US_PAGE);
+    }
+}
+
+static void unmap(area_t *a) {
+    const uint32_t at = sim_below(pages_of(a)), run = 1 + sim_below(3);
+    for (uint32_t k = at; k < at + run && k < pages_of(a); k++) {
+        if (a->dma[k] || a->gone[k])
+            continue;
+        a->gone[k] = true;
+        munmap(memory(a, k), US_PAGE);
+    }
+}
+
+/* What others do with a page. */
+static void trick(area_t *a) {
+    const uint32_t k = sim_below(pages_of(a)), which = sim_below(plan.copy ? 2 : 3);
+    const uint64_t addr = (uint64_t)(uintptr_t)memory(a, k);
+    if (a->dma[k] || a->gone[k])
+        return;
+    if (which == 0) { /* a child was forked */
+        sim_page_set(addr, SIM_SHARED, sim_is_present(addr));
+        return;
+    }
+    if (!touch(a, k, true) || a->dma[k]) /* perhaps another one has come first */
+        return;
+    compare(a, k, "before a write");
+    a->maybe_zero[k] = false;
+    a->dma[k] = true;
+    sim_page_set(addr, which == 1 ? SIM_LOCKED : SIM_PINNED, true);
+    for (uint32_t n = 1 + sim_below(3); n > 0; n--) {
+        sim_wait(NULL, NULL, sim_now + 1 + sim_below(3 * SIM_MS), "a device");
+        if (which != 2)
+            continue;
+        SIM_CHECK(sim_is_present(addr), "page %u of area %u was taken from a device", k, (unsigned)(a - area));
+        memset(memory(a, k) + 64 * sim_below(64), (int)sim_below(256), 64); /* no page table is asked */
+        memcpy(model(a, k), memory(a, k), US_PAGE);
+    }
+    sim_page_set(addr, which == 1 ? SIM_LOCKED : SIM_PINNED, false);
+    a->dma[k] = false;
+}
+
+static void begin_area(area_t *a, bool fresh) {
+    const uint32_t item = sim_one_in(2) ? 8 : 0;
+    us_registration_t *reg = us_registration_new(client);
+    const int err = us_registration_begin(reg, a->addr, a->len, 1u << a->shift, item, !fresh, 0, US_END_RESTORE);
+    SIM_CHECK(err == 0, "a region's begin answers %d", err);
+    us_registration_info(reg, &a->info);
+    a->reg = reg;
+    sim_log("area %u is region %d: %llu bytes, blocks of %u, %llu plain", (unsigned)(a - area), a->info.id, (unsigned long long)a->len,
+            1u << a->shift, (unsigned long long)a->info.plain);
+}
+
+static void end_and_begin(area_t *a) {
+    if (!is_free(a) || a->reg == NULL)
+        return;
+    a->changing = true;
+    sim_wait(is_alone, a, SIM_NEVER, "an area's calls");
+    sim_log("area %u: region %d ends", (unsigned)(a - area), a->info.id);
+    const int err = us_registration_end(a->reg, US_END_RESTORE);
+    SIM_CHECK(err == 0, "a region's end answers %d", err);
+    us_registration_free(a->reg);
+    a->reg = NULL;
+    for (uint32_t n = sim_below(3); n > 0; n--)
+        access_some(a);
+    bool whole = true; /* what has holes can't be registered again */
+    for (uint32_t k = 0; k < pages_of(a); k++)
+        whole &= !a->gone[k];
+    if (whole)
+        begin_area(a, false);
+    a->changing = false;
+}
+
+static void change_limit(void) {
+    const uint64_t least = 4ull << US_BLOCK_MIN_SHIFT << 4;
+    const uint64_t limit = us_align_up(us_max(plan.total / (1 + sim_below(8)), least), US_PAGE);
+    SIM_CHECK(ask(US_OP_LIMIT, 0, limit, 0, 0) == 0, "a limit is refused");
+}
+
+static void *user(void *number) {
+    (void)number;
+    for (uint32_t n = 0; n < plan.ops; n++, ops_done++) {
+        area_t *a = &area[sim_below(plan.areas)];
+        const uint32_t what = sim_below(100);
+        if (what < 66)
+            access_some(a);
+        else if (what < 72)
+            range_call(a, US_OP_EVICT);
+        else if (what < 75)
+            range_call(a, US_OP_PREFETCH);
+        else if (what < 78)
+            range_call(a, US_OP_VERIFY);
+        else if (what < 82)
+            range_call(a, US_OP_MIGRATE);
+        else if (what < 86)
+            pin_some(a);
+        else if (what < 89)
+            give_back(a);
+        else if (what < 92 && plan.tricks)
+            trick(a);
+        else if (what < 93 && plan.unmaps)
+            unmap(a);
+        else if (what < 94 && plan.ends)
+            end_and_begin(a);
+        else if (what < 95 && plan.limits)
+            change_limit();
+        else if (what < 96 && plan.limits)
+            ask(US_OP_POOL, 0, us_align_up(pager.cfg.pool[0].budget / (1 + sim_below(4)), US_PAGE), 0, 0);
+        else if (what < 97 && plan.stops)
+            sim_stop_client(sim_now + sim_below(200 * SIM_MS));
+        else
+            sim_wait(NULL, NULL, sim_now + 1 + sim_below(5 * SIM_MS), "its pleasure");
+    }
+    return NULL;
+}
+
+/* ---- a scenario -------------------------------------------------------------------------------------- */
+
+static uint64_t pick(const uint64_t *of, uint32_t n) { return of[sim_below(n)]; }
+#define PICK(...) pick((const uint64_t[]){__VA_ARGS__}, sizeof((const uint64_t[]){__VA_ARGS__}) / sizeof(uint64_t))
+
+static void draw(us_pager_config_t *c, uint64_t *outbox) {
+    const uint32_t shift = (uint32_t)PICK(12, 12, 13, 14, 14, 16);
+    plan.areas = 1 + sim_below(AREAS - 1);
+    plan.users = 1 + sim_below(USERS);
+    plan.ops = 40 + sim_below(120);
+    for (uint32_t k = 0; k < plan.areas; k++) {
+        area_t *a = &area[k];
+        a->shift = sim_one_in(4) ? 12 + sim_below(4) : shift;
+        a->len = (uint64_t)(8 + sim_below(PAGES_MAX - 8)) * US_PAGE;
+        plan.total += a->len;
+    }
+    const uint64_t least = 4ull << 16;
+    c->limit = us_align_up(us_max(plan.total / PICK(2, 4, 8, 1), least), US_PAGE);
+    *outbox = PICK(2, 4, 16) << 16;
+    const uint32_t pools = 1 + sim_below(US_POOLS);
+    for (uint32_t k = 0; k < pools; k++) {
+        c->pool[k].budget = us_align_up(us_max(plan.total / PICK(1, 2, 4, 8), 192 << 10), US_PAGE);
+        c->pool[k].codec = k == 0 && lz4 && !sim_one_in(4) ? US_CODEC_LZ4 : k > 0 && zstd && !sim_one_in(4) ? US_CODEC_ZSTD : 0;
+        c->pool[k].level = 1;
+    }
+    if (!sim_one_in(4)) {
+        pager.segment = (uint32_t)PICK(128 << 10, 256 << 10, 1 << 20);
+        pager.swap = (uint64_t)pager.segment * (6 + sim_below((4 << 20) / pager.segment));
+    }
+    c->readahead = (uint32_t)PICK(0, 32 << 10, 256 << 10);
+    c->workers = 1 + (int)sim_below(3);
+    plan.copy = sim_one_in(4);
+    c->take = plan.copy ? US_TAKE_COPY : US_TAKE_MOVE;
+    c->servers = 1 + (int)sim_below(2);
+    c->follow = c->servers > 1 || sim_one_in(2);
+    c->late = sim_one_in(2);
+    c->pagemap = sim_one_in(8) ? -1 : SIM_PAGEMAP;
+
+    sim_pace.switch_one_in = (uint32_t)PICK(1, 3, 8, 20, 100);
+    sim_pace.stall_one_in = (uint32_t)PICK(0, 20, 200, 2000);
+    sim_pace.stall_ns = PICK(20000, SIM_MS, 60 * SIM_MS);
+    sim_pace.spurious_one_in = (uint32_t)PICK(0, 0, 16);
+    sim_pace.steps_max = 6u << 20;
+    if (sim_one_in(2)) { /* a transition that takes its time */
+        us_delays[sim_below(US_DELAYS)] = (uint32_t)PICK(100, 3000, 40000);
+        us_delays[sim_below(US_DELAYS)] = (uint32_t)PICK(100, 3000);
+    }
+    bool slow = sim_pace.stall_one_in == 20;
+    for (int k = 0; k < US_DELAYS; k++)
+        slow |= us_delays[k] > 100;
+    /* Nothing but stalled threads and a slow disk takes longer; waits that begin anew by themselves take 50 ms. */
+    plan.patience = slow ? 60000 * SIM_MS : 1000 * SIM_MS;
+    sim_kernel.again_one_in = (uint32_t)PICK(0, 0, 3, 50);
+    sim_kernel.short_one_in = (uint32_t)PICK(0, 10);
+    sim_kernel.move = !plan.copy;
+    sim_kernel.old = plan.copy && sim_one_in(2);
+    sim_kernel.vector = !sim_one_in(4);
+    sim_disk.bytes = pager.swap;
+    sim_disk.slow_ns = PICK(0, 20000, 200000, 3 * SIM_MS);
+    sim_disk.cached = sim_one_in(4);
+    if (sim_one_in(2)) {
+        sim_disk.short_one_in = (uint32_t)PICK(0, 5);
+        sim_disk.eintr_one_in = (uint32_t)PICK(0, 8);
+        plan.lossy = sim_one_in(2);
+        if (plan.lossy) {
+            sim_disk.eio_one_in = (uint32_t)PICK(0, 10, 100);
+            sim_disk.flip_one_in = (uint32_t)PICK(0, 10, 100);
+            sim_disk.full_one_in = (uint32_t)PICK(0, 20);
+            sim_disk.lost_one_in = (uint32_t)PICK(0, 100);
+        }
+    }
+    plan.tricks = sim_one_in(3);
+    plan.stops = sim_one_in(4);
+    plan.limits = sim_one_in(3);
+    plan.ends = sim_one_in(2);
+    plan.unmaps = sim_one_in(4);
+    pager.check_one_in = (uint32_t)PICK(1, 8, 8, 32);
+}
+
+static bool is_ready(void *of) { return ((sim_pager_t *)of)->ready; }
+static bool has_ended(void *of) { return ((sim_pager_t *)of)->ended; }
+
+static void run_seed(uint64_t seed) {
+    sim_seed(seed);
+    sim_memory_open();
+    us_pager_config_t *c = &pager.cfg;
+    uint64_t outbox;
+    draw(c, &outbox);
+    sim_disk_open();
+    sim_log("%u areas, %llu bytes, limit %llu, outbox %llu, pools %llu %llu %llu codecs %d %d %d, swap %llu by %u", plan.areas,
+            (unsigned long long)plan.total, (unsigned long long)c->limit, (unsigned long long)outbox, (unsigned long long)c->pool[0].budget,
+            (unsigned long long)c->pool[1].budget, (unsigned long long)c->pool[2].budget, c->pool[0].codec, c->pool[1].codec,
+            c->pool[2].codec, (unsigned long long)pager.swap, pager.segment);
+    sim_log("%u users, %u calls; %s, %d servers, %d workers, read-ahead %u, late %d, pagemap %d%s%s%s%s%s%s", plan.users, plan.ops,
+            plan.copy ? "copy" : "move", c->servers, c->workers, c->readahead, c->late, c->pagemap, plan.lossy ? ", lossy" : "",
+            plan.tricks ? ", tricks" : "", plan.stops ? ", stops" : "", plan.limits ? ", limits" : "", plan.ends ? ", ends" : "",
+            plan.unmaps ? ", unmaps" : "");
+    const uint64_t budgets[US_POOLS] = {c->pool[0].budget, c->pool[1].budget, c->pool[2].budget};
+    c->space_fd = us_space_create(outbox, budgets, 1 << 14, &c->layout);
+    SIM_CHECK(c->space_fd >= 0, "no space: %d", c->space_fd);
+    c->uffd = SIM_UFFD;
+    c->doorbell = sim_eventfd();
+    c->notify = sim_eventfd();
+    c->client_pid = 1;
+    client = us_client_new();
+    int err = us_client_open(client, c->uffd, c->space_fd, c->doorbell, c->notify, sim_kernel.vector ? US_DROP_VECTOR : US_DROP_SINGLE);
+    SIM_CHECK(err == 0, "the client does not open: %d", err);
+    c->mover_tid = us_client_tid(client);
+    c->staging = us_client_staging(client, &c->staging_len);
+    sim_spawn("loop", false, sim_pager_main, &pager);
+    sim_wait(is_ready, &pager, SIM_NEVER, "the pager");
+    SIM_CHECK(pager.error == 0, "the pager does not open: %d", pager.error);
+    err = us_client_attach(client, SIM_SOCK, SIM_PIDFD);
+    SIM_CHECK(err == 0, "attach: %d", err);
+    for (uint32_t k = 0; k < plan.areas; k++) {
+        area_t *a = &area[k];
+        a->addr = sim_map(a->len);
+        a->model = calloc(1, a->len);
+        const bool fresh = sim_one_in(2);
+        for (uint32_t page = 0; !fresh && page < pages_of(a); page++) {
+            if (sim_one_in(2))
+                write_page(a, page, sim_below(4));
+        }
+        begin_area(a, fresh);
+    }
+    pthread_t thread[USERS];
+    for (uint32_t k = 0; k < plan.users; k++) {
+        thread[k] = (pthread_t)(uintptr_t)sim_spawn("user", true, user, NULL);
+    }
+    for (uint32_t k = 0; k < plan.users; k++)
+        pthread_join(thread[k], NULL);
+    sim_log("all users are done");
+    for (uint32_t k = 0; k < plan.areas; k++) {
+        for (uint32_t page = 0; page < pages_of(&area[k]); page++)
+            read_page(&area[k], page);
+    }
+    us_stats_t s;
+    us_client_stats(client, &s);
+    for (uint32_t k = 0; k < plan.areas; k++)
+        area[k].changing = true;
+    const int left = us_client_close(client, US_END_RESTORE);
+    SIM_CHECK(left == 0, "close answers %d", left);
+    for (uint32_t k = 0; k < plan.areas; k++) {
+        for (uint32_t page = 0; page < pages_of(&area[k]); page++)
+            read_page(&area[k], page);
+        if (area[k].reg != NULL)
+            us_registration_free(area[k].reg);
+    }
+    sim_wait(has_ended, &pager, SIM_NEVER, "the pager's end");
+    us_client_free(client);
+    SIM_CHECK(plan.lossy || pager.lost == 0, "%llu blocks are lost", (unsigned long long)pager.lost);
+    printf("%llu %llu %llu %llu %llu %llu %llu %llu %llu\n", (unsigned long long)seed, (unsigned long long)sim_steps,
+           (unsigned long long)accesses, (unsigned long long)s.evicted_blocks, (unsigned long long)s.faults[US_KIND_STORED],
+           (unsigned long long)s.cleaned_segments, (unsigned long long)pager.lost, (unsigned long long)s.second_server,
+           (unsigned long long)pager.checks);
+    fflush(stdout);
+    _exit(0);
+}
+
+/* ---- many -------------------------------------------------------------------------------------------- */
+
+typedef struct total {
+    unsigned long long seeds, n[8];
+} total_t;
+
+/* A seed in a process of its own. Returns its status. */
+static int one(uint64_t seed, total_t *total) {
+    int way[2];
+    fflush(stdout);
+    if (pipe(way) != 0)
+        return 2;
+    const pid_t pid = fork();
+    if (pid == 0) {
+        close(way[0]);
+        dup2(way[1], STDOUT_FILENO);
+        alarm(REAL_LIMIT);
+        run_seed(seed);
+    }
+    close(way[1]);
+    FILE *in = fdopen(way[0], "r");
+    char *text = NULL;
+    size_t room = 0, len = 0;
+    for (int ch; (ch = fgetc(in)) != EOF;) {
+        if (len + 1 >= room) {
+            room = room == 0 ? 4096 : 2 * room;
+            text = realloc(text, room);
+        }
+        text[len++] = (char)ch;
+    }
+    fclose(in);
+    int status;
+    waitpid(pid, &status, 0);
+    unsigned long long v[9];
+    if (status == 0 && text != NULL &&
+        sscanf((text[len] = 0, text), "%llu %llu %llu %llu %llu %llu %llu %llu %llu", &v[0], &v[1], &v[2], &v[3], &v[4], &v[5], &v[6], &v[7], &v[8]) == 9) {
+        total->seeds++;
+        for (int k = 0; k < 8; k++)
+            total->n[k] += v[k + 1];
+        free(text);
+        return 0;
+    }
+    fwrite(text == NULL ? "" : text, 1, len, stdout);
+    if (WIFSIGNALED(status))
+        printf("seed %llu: ended by signal %d%s\n", (unsigned long long)seed, WTERMSIG(status),
+               WTERMSIG(status) == SIGALRM ? ": it takes too long" : "");
+    free(text);
+    return 1;
+}
+
+int main(int argc, char **argv) {
+    uint64_t from = 1, seeds = 1;
+    bool keep = false;
+    for (int k = 1; k < argc; k++) {
+        const char *value = k + 1 < argc ? argv[k + 1] : "";
+        if (strcmp(argv[k], "--loud") == 0) {
+            sim_loud = true;
+            continue;
+        }
+        if (strcmp(argv[k], "--keep-going") == 0) {
+            keep = true;
+            continue;
+        }
+        if (strcmp(argv[k], "--from") == 0)
+            from = strtoull(value, NULL, 0);
+        else if (strcmp(argv[k], "--seeds") == 0)
+            seeds = strtoull(value, NULL, 0);
+        else {
+            fprintf(stderr, "sim: what is %s?\n", argv[k]);
+            return 2;
+        }
+        k++;
+    }
+    lz4 = us_codec_load(US_CODEC_LZ4, "liblz4.so.1") == 0;
+    zstd = us_codec_load(US_CODEC_ZSTD, "libzstd.so.1") == 0;
+    if (!lz4 || !zstd)
+        printf("without %s%s%s: blocks of such a pool stay as they are\n", lz4 ? "" : "lz4", lz4 || zstd ? "" : " and ",
+               zstd ? "" : "zstd");
+    if (sim_loud)
+        run_seed(from);
+    total_t total = {0};
+    int failed = 0;
+    for (uint64_t seed = from; seed < from + seeds; seed++) {
+        if (one(seed, &total) != 0) {
+            failed++;
+            if (!keep)
+                break;
+        }
+    }
+    printf("%llu seeds: %llu steps, %llu accesses, %llu blocks out, %llu faults on stored, %llu segments cleaned, %llu blocks lost, "
+           "%llu messages of the second server, %llu checks\n",
+           total.seeds, total.n[0], total.n[1], total.n[2], total.n[3], total.n[4], total.n[5], total.n[6], total.n[7]);
+    return failed > 0;
+}
