@@ -344,6 +344,8 @@ static int end(us_client_t *c, us_registration_t *r, int how) {
     if (how == US_END_DISCARD) /* never zeros, should anybody still have a pointer to it */
         mprotect((void *)(uintptr_t)r->addr, r->len, PROT_NONE);
     const int unregistered = unregister_memory(c, r->addr, r->len, how == US_END_RESTORE && r->hugepage);
+    if (unregistered == -ENOMEM) /* it is still registered: the pager goes on serving it, and this can be tried again */
+        return unregistered;
     err = ask(c, US_OP_REMOVE, r->info.id, arg, NULL);
     if (err != 0)
         return err;
@@ -356,7 +358,7 @@ static int end(us_client_t *c, us_registration_t *r, int how) {
     r->active = false;
     if (c->leaving && c->registrations == NULL)
         shut(c);
-    return unregistered == -ENOMEM ? 0 : unregistered; /* the user has unmapped a part */
+    return unregistered == -EINVAL ? 0 : unregistered; /* the user has unmapped all of it */
 }
 
 int us_registration_end(us_registration_t *r, int how) {

@@ -210,23 +210,42 @@ static uint64_t move_run(us_mover_t *m, uint64_t i, uint64_t head, uint64_t *use
 
 /* ---- takes by copy ---------------------------------------------------------------------------------- */
 
+/* Copies a block into its slot by the kernel, since other code of the process may unmap a part of it at any time, or have
+ * wrapped memory of which a page is marked as lost. Where the kernel may not be asked, nothing helps against that. */
+static int copy_in_place(us_mover_t *m, const us_cmd_t *c) {
+    uint8_t *to = m->space->outbox + (uint64_t)c->slot * US_PAGE;
+    for (uint64_t off = 0, done; off < c->len;) {
+        const uint64_t from = c->addr + off;
+        const int err = us_sys_peek(from, to + off, c->len - off, &done);
+        off += done;
+        if (err == 0 || done > 0)
+            continue;
+        if (err == -ENOSYS || err == -EPERM) {
+            if (!us_sys_mapped(from, c->len - off))
+                return -EFAULT;
+            /* A page that is not there faults here; the pager knows this thread and gives it zeros. */
+            memcpy(to + off, (void *)(uintptr_t)from, c->len - off);
+            return 0;
+        }
+        if (err != -EFAULT || !us_sys_mapped(from, US_PAGE) || !us_sys_lacks(from, US_PAGE))
+            return err;
+        memset(to + off, 0, US_PAGE); /* missing, in user mode, where the kernel waits for nobody */
+        off += US_PAGE;
+    }
+    return 0;
+}
+
 static void copy_one(us_mover_t *m, us_cmd_t *c) {
     const uint64_t addr = c->addr, len = c->len;
     US_DELAY(US_D_TAKE);
     int err = us_sys_protect(m->uffd, addr, len, true);
-    if (err == 0 && !us_sys_readable(addr, len)) { /* unmapped by the user, or lost: to read it would end the process */
-        err = -EFAULT;
-        us_sys_protect(m->uffd, addr, len, false);
-    }
     if (err == 0) {
-        /* A page that is not there faults here; the pager knows this thread and gives it zeros. */
-        memcpy(m->space->outbox + (uint64_t)c->slot * US_PAGE, (void *)(uintptr_t)addr, len);
+        err = copy_in_place(m, c);
         US_DELAY(US_D_TAKEN);
-        err = give_back(addr, len);
-        if (err != 0) {
-            while (us_sys_protect(m->uffd, addr, len, false) == -EAGAIN)
-                sched_yield();
-        }
+        if (err == 0)
+            err = give_back(addr, len);
+        while (err != 0 && us_sys_protect(m->uffd, addr, len, false) == -EAGAIN)
+            sched_yield();
     }
     finish(m, c, err);
     us_sys_wake(m->uffd, addr, len);

@@ -48,9 +48,9 @@ typedef struct us_move_arg {
 
 /* ---- injection -------------------------------------------------------------------------------------- */
 
-enum { OP_COPY, OP_ZERO, OP_WAKE, OP_PROTECT, OP_MOVE, OP_MADVISE, OP_VECTOR, OP_DIO, OP_RESERVE, OP_POISON, OP_UNSHARE, OPS };
+enum { OP_COPY, OP_ZERO, OP_WAKE, OP_PROTECT, OP_MOVE, OP_MADVISE, OP_VECTOR, OP_DIO, OP_RESERVE, OP_POISON, OP_UNSHARE, OP_PEEK, OPS };
 static const char *const op_names[OPS] = {"copy",    "zero",   "wake", "protect", "move",
-                                          "madvise", "vector", "dio",  "reserve", "poison", "unshare"};
+                                          "madvise", "vector", "dio",  "reserve", "poison", "unshare", "peek"};
 
 static struct {
     int err;
@@ -402,28 +402,17 @@ bool us_sys_mapped(uint64_t addr, uint64_t len) {
     return true;
 }
 
-bool us_sys_readable(uint64_t addr, uint64_t len) {
-    enum { AT_ONCE = 64 };
-    unsigned char there[LOOK_PAGES];
-    uint8_t byte[AT_ONCE];
-    struct iovec at[AT_ONCE], to = {byte, 0};
-    for (uint64_t off = 0; off < len; off += sizeof there * US_PAGE) {
-        const uint64_t pages = us_min((len - off) / US_PAGE, sizeof there);
-        if (mincore((void *)(uintptr_t)(addr + off), pages * US_PAGE, there) != 0)
-            return errno != ENOMEM;
-        to.iov_len = 0;
-        for (uint64_t k = 0; k < pages; k++) {
-            if (there[k] & 1)
-                at[to.iov_len++] = (struct iovec){(void *)(uintptr_t)(addr + off + k * US_PAGE), 1};
-            if (to.iov_len == 0 || (to.iov_len < AT_ONCE && k + 1 < pages))
-                continue;
-            const ssize_t n = process_vm_readv(getpid(), &to, 1, at, to.iov_len, 0);
-            if (n < (ssize_t)to.iov_len && (n >= 0 || errno == EFAULT))
-                return false;
-            to.iov_len = 0;
-        }
-    }
-    return true;
+int us_sys_peek(uint64_t addr, void *to, uint64_t len, uint64_t *done) {
+    const struct iovec there = {(void *)(uintptr_t)addr, len}, here = {to, len};
+    *done = 0;
+    const int err = inject(OP_PEEK);
+    if (err)
+        return err;
+    const ssize_t n = process_vm_readv(getpid(), &here, 1, &there, 1, 0);
+    if (n < 0)
+        return -errno;
+    *done = (uint64_t)n;
+    return *done == len ? 0 : -EFAULT;
 }
 
 int us_sys_unshare(uint64_t addr, uint64_t len) {

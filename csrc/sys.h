@@ -53,9 +53,10 @@ bool us_sys_lacks(uint64_t addr, uint64_t len);
 /* Is all of [addr, addr+len) mapped? */
 bool us_sys_mapped(uint64_t addr, uint64_t len);
 
-/* The same, and can each page of it that is there be read, too? One that is marked (UFFDIO_POISON), or that the memory has
- * lost, ends by SIGBUS who reads it. Where the kernel does not tell, they can. */
-bool us_sys_readable(uint64_t addr, uint64_t len);
+/* Copies len bytes out of this process's own memory. What is not mapped, or is marked (UFFDIO_POISON), does not end the process,
+ * as it would who reads it, but is -EFAULT; so is a missing page of a userfaultfd of USER_MODE_ONLY. *done: bytes from the
+ * front. -ENOSYS, -EPERM: a filter of system calls forbids it. */
+int us_sys_peek(uint64_t addr, void *to, uint64_t len, uint64_t *done);
 
 struct iovec;
 /* The same for n ranges in one call. *done: bytes, from the front of the vector. */

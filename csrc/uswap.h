@@ -150,7 +150,7 @@ typedef struct us_stats {
     uint64_t stray;                   /* faults at addresses of no region */
     uint64_t trace_missed;            /* records that the trace lacks */
     uint64_t loop_cpu_ns, worker_cpu_ns;
-    uint64_t injected[21];            /* of the pager process, as us_injected_name numbers them: how often each took effect */
+    uint64_t injected[22];            /* of the pager process, as us_injected_name numbers them: how often each took effect */
 } us_stats_t;
 
 /* ---- both halves ----------------------------------------------------------------------------------- */
@@ -161,7 +161,7 @@ uint32_t us_version(void);
 int us_inject_set(const char *op, int err, uint32_t every);
 /* How often failure number i took effect in this process: of the system calls, from 0 on, by us_inject_set; from
  * US_INJECT_READ on of the swap file's reads and writes, by us_io_inject, which only the pager's statistics count. */
-enum { US_INJECT_READ = 11, US_INJECTS = 21 };
+enum { US_INJECT_READ = 12, US_INJECTS = 22 };
 uint64_t us_injected(int i);
 const char *us_injected_name(int i); /* "copy", "read" (refused), "read:SHORT"; NULL: there is none */
 /* Sleep a random time up to `usec` at transition `point` ("taken", "press", ...; "all"). Point "seed" gives in usec what

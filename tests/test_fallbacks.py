@@ -69,6 +69,8 @@ def contents(options: dict[str, Any]) -> dict[str, Any]:
     [
         {},
         {"take": "copy"},
+        {"take": "copy", "inject": "peek:EPERM:1"},
+        {"take": "copy", "uffd": "user-mode"},
         {"take": "move"},
         {"drop": "single"},
         {"drop": "vector"},

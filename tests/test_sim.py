@@ -64,6 +64,14 @@ def test_repeats(program: Path) -> None:
     assert first == again != other
 
 
+@pytest.mark.parametrize("seed", ["3", "5"])
+def test_each(program: Path, seed: str) -> None:
+    """Each call of the kernel's fails once, every 40th of them, in each way: no byte, no wait, no memory is lost by it."""
+    done = run(program, "--each", "40", "--from", seed)
+    assert done.returncode == 0, done.stdout[-8000:]
+    assert len(re.findall(r"^[A-Z]+: [1-9]\d* of", done.stdout, re.MULTILINE)) > 10, done.stdout
+
+
 @dataclass(frozen=True)
 class Fault:
     """A fault that is put back: in `file`, `now` becomes `then`."""

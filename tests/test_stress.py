@@ -81,7 +81,10 @@ def test_failures(inject: str, counter: str) -> None:
 
 def test_failures_while_copying() -> None:
     """The same where blocks are taken by protecting and copying."""
-    _stress(take="copy", inject="copy:EAGAIN:7,protect:EAGAIN:5,madvise:EAGAIN:6,zero:EAGAIN:3")
+    _stress(
+        take="copy",
+        inject="copy:EAGAIN:7,protect:EAGAIN:5,madvise:EAGAIN:6,zero:EAGAIN:3,peek:EPERM:9",
+    )
 
 
 def test_delays_and_failures() -> None:

@@ -61,6 +61,9 @@ static ssize_t fails(int err) {
 
 static ssize_t transfer(uint8_t *buf, size_t n, uint64_t off, bool write) {
     SIM_CHECK(off % PAGE == 0 && n % PAGE == 0, "the disk: %zu bytes at %llu", n, (unsigned long long)off);
+    const int injected = sim_call(write ? SIM_CALL_PWRITE : SIM_CALL_PREAD);
+    if (injected != 0)
+        return fails(-injected);
     if (off + n > sim_disk.bytes)
         return write ? fails(ENOSPC) : 0;
     if (sim_one_in(sim_disk.eintr_one_in))

@@ -119,6 +119,16 @@ _Noreturn void sim_fail(const char *format, ...) {
     _exit(1);
 }
 
+struct sim_failure sim_failure;
+
+int sim_call(int kind) {
+    sim_failure.calls[kind]++;
+    if (sim_failure.at == 0 || sim_failure.call != kind || sim_failure.calls[kind] != sim_failure.at)
+        return 0;
+    sim_log("this call fails: %s", strerror(sim_failure.error));
+    return -sim_failure.error;
+}
+
 /* ---- switching -------------------------------------------------------------------------------------- */
 
 void sim_switch(void **save, void *load);
@@ -290,6 +300,9 @@ bool sim_client_stopped(void) { return stopped_until > sim_now; }
 
 int __wrap_pthread_create(pthread_t *out, const pthread_attr_t *attr, void *(*run)(void *), void *arg) {
     (void)attr;
+    const int err = sim_call(SIM_CALL_THREAD);
+    if (err != 0)
+        return -err;
     sim_fiber_t *f = sim_spawn("thread", me->client, run, arg);
     *out = (pthread_t)(uintptr_t)f;
     sim_point();
@@ -521,14 +534,16 @@ static long said(int r) {
 ssize_t __wrap_send(int fd, const void *buf, size_t n, int flags) {
     (void)fd, (void)flags;
     sim_point();
-    const long r = said(pager_gone ? -EPIPE : put_datagram(&to_pager, buf, n));
+    const int err = sim_call(SIM_CALL_SEND);
+    const long r = said(err != 0 ? err : pager_gone ? -EPIPE : put_datagram(&to_pager, buf, n));
     sim_point();
     return r;
 }
 ssize_t __wrap_recv(int fd, void *buf, size_t n, int flags) {
     (void)fd, (void)flags;
     sim_point();
-    return said(get_datagram(&to_client, buf, n, pager_gone || client_end_closed));
+    const int err = sim_call(SIM_CALL_RECV);
+    return said(err != 0 ? err : get_datagram(&to_client, buf, n, pager_gone || client_end_closed));
 }
 int __wrap_shutdown(int fd, int how) {
     (void)fd, (void)how;
@@ -562,6 +577,11 @@ static bool any_ready(void *of) {
 int __wrap_poll(struct pollfd *f, nfds_t n, int ms) {
     polled_t p = {f, n};
     sim_point();
+    const int err = sim_call(SIM_CALL_POLL);
+    if (err != 0) {
+        errno = -err;
+        return -1;
+    }
     if (ms != 0 && !any_ready(&p))
         sim_wait(any_ready, &p, ms < 0 ? SIM_NEVER : sim_now + (uint64_t)ms * SIM_MS, "a descriptor");
     int some = 0;
@@ -579,6 +599,9 @@ ssize_t __wrap_read(int fd, void *buf, size_t n) {
     if (fd < SIM_FD)
         return __real_read(fd, buf, n);
     sim_point();
+    const int err = sim_call(SIM_CALL_READ);
+    if (err != 0)
+        return said(err);
     if (fd == SIM_UFFD)
         return sim_uffd_read(buf, n);
     SIM_CHECK(fd >= SIM_EVENT && n == 8, "read of descriptor %d", fd);
@@ -596,6 +619,9 @@ ssize_t __wrap_write(int fd, const void *buf, size_t n) {
     if (fd < SIM_FD)
         return __real_write(fd, buf, n);
     sim_point();
+    const int err = sim_call(SIM_CALL_WRITE);
+    if (err != 0)
+        return said(err);
     SIM_CHECK(fd >= SIM_EVENT && n == 8, "write to descriptor %d", fd);
     uint64_t add;
     memcpy(&add, buf, 8);
@@ -628,6 +654,9 @@ int __wrap_fcntl(int fd, int op, long arg) {
         return fd == SIM_DISK && !sim_disk.cached ? O_RDWR | O_DIRECT : O_RDWR;
     return op == F_DUPFD_CLOEXEC ? fd : 0;
 }
+
+void *__real_calloc(size_t n, size_t size);
+void *__wrap_calloc(size_t n, size_t size) { return sim_call(SIM_CALL_CALLOC) != 0 ? NULL : __real_calloc(n, size); }
 
 /* ---- the rest of the kernel's door ------------------------------------------------------------------- */
 

@@ -4,6 +4,7 @@
  * model of what their memory must hold, which each access is compared with.
  *
  *     sim [--from N] [--seeds N] [--loud] [--keep-going]
+ *     sim --each [STRIDE] [--from N]     one scenario again and again: each call of each kind fails once, in each way
  *
  * Each seed is a process of its own. Status 0 when all hold; else 1, and the first that does not (--keep-going: each) is
  * shown, with what happened last.
@@ -41,18 +42,23 @@ typedef struct area {
 static struct {
     uint32_t areas, users, ops;
     bool copy, lossy, tricks, stops, limits, ends, unmaps;
+    bool overwrite; /* at random, in a file that is nearly full: the cleaner is busy */
     uint64_t total;
     uint64_t patience; /* ns: that an access may take at most */
 } plan;
 static area_t area[AREAS];
 static us_client_t *client;
 static sim_pager_t pager;
-static uint64_t accesses, ops_done, buses;
+static uint64_t accesses;
 static bool lz4, zstd; /* there are such libraries */
+static bool each;      /* of --each */
 
 static uint32_t pages_of(const area_t *a) { return (uint32_t)(a->len / US_PAGE); }
 static uint8_t *memory(const area_t *a, uint32_t page) { return (uint8_t *)(uintptr_t)(a->addr + (uint64_t)page * US_PAGE); }
 static uint8_t *model(area_t *a, uint32_t page) { return a->model + (uint64_t)page * US_PAGE; }
+
+/* Has a call of the kernel's failed, so that one of ours may say that it can't? */
+static bool excused(void) { return sim_failure.at != 0 && sim_failure.calls[sim_failure.call] >= sim_failure.at; }
 
 /* ---- what must hold --------------------------------------------------------------------------------- */
 
@@ -128,7 +134,6 @@ static bool touch(area_t *a, uint32_t page, bool write) {
         return false;
     SIM_CHECK(got == SIM_BUS && plan.lossy, "%s of area %u, page %u is %s", write ? "a write" : "a read", (unsigned)(a - area), page,
               got == SIM_BUS ? "SIGBUS" : "SIGSEGV");
-    buses++;
     return false;
 }
 
@@ -152,9 +157,10 @@ static void write_page(area_t *a, uint32_t page, uint32_t how) {
     } else if (how == 2) { /* small numbers */
         for (uint32_t k = 0; k < words; k++)
             to[k] = (word >> k % 32) & 15;
-    } else { /* does not compress */
+    } else { /* does not compress, or but a part of it */
+        const uint32_t part = how == 3 ? words : words / 4 + sim_below(words / 2);
         for (uint32_t k = 0; k < words; k++)
-            to[k] = sim_random64();
+            to[k] = k < part ? sim_random64() : 0;
     }
     memcpy(model(a, page), to, US_PAGE);
     a->maybe_zero[page] = false;
@@ -199,6 +205,9 @@ static int ask(uint32_t op, int region, uint64_t a0, uint64_t a1, uint64_t a2) {
     us_request_t q = {.op = op, .region = region, .arg = {a0, a1, a2}};
     us_reply_t reply = {0};
     us_ticket_t *t = us_ticket_new(client);
+    SIM_CHECK(t != NULL || excused(), "there is no ticket");
+    if (t == NULL)
+        return 0;
     int err = us_ticket_ask(t, &q);
     SIM_CHECK(err == 0, "a ticket answers %d", err);
     if (sim_one_in(16)) { /* given up: its answer is nobody's */
@@ -222,7 +231,7 @@ static void range_call(area_t *a, uint32_t op) {
     const uint32_t n = blocks_of(a), first = sim_below(n), last = first + 1 + sim_below(sim_one_in(3) ? n - first : (uint32_t)us_min(n - first, 8));
     const int tier = 1 + (int)sim_below(4);
     const int err = ask(op, a->info.id, first, last, (uint64_t)tier);
-    const bool may = err == 0 || (op == US_OP_MIGRATE && (err == -EINVAL || err == -ENOSPC)) || err == -ECANCELED;
+    const bool may = err == 0 || (op == US_OP_MIGRATE && (err == -EINVAL || err == -ENOSPC)) || err == -ECANCELED || excused();
     SIM_CHECK(may, "request %u answers %d", op, err);
     leave(a);
 }
@@ -232,11 +241,16 @@ static void pin_some(area_t *a) {
         return;
     const uint32_t n = blocks_of(a), first = sim_below(n), last = first + 1 + sim_below((uint32_t)us_min(n - first, 3));
     us_pin_t *pin = us_pin_new(a->reg);
+    SIM_CHECK(pin != NULL || excused(), "there is no pin");
+    if (pin == NULL) {
+        leave(a);
+        return;
+    }
     const int err = us_pin_begin(pin, first, last, ((uint64_t)(last - first)) << a->shift, pager.cfg.limit / 2);
     bool holes = false;
     for (uint32_t k = first << (a->shift - US_PAGE_SHIFT); k < last << (a->shift - US_PAGE_SHIFT) && k < pages_of(a); k++)
         holes |= a->gone[k];
-    SIM_CHECK(err == 0 || err == -EDQUOT || (err == -ENOENT && holes), "a pin answers %d", err);
+    SIM_CHECK(err == 0 || err == -EDQUOT || (err == -ENOENT && holes) || excused(), "a pin answers %d", err);
     if (err == 0) { /* as a system call: it can wait for nothing */
         const uint32_t end = (uint32_t)us_min((uint64_t)last << (a->shift - US_PAGE_SHIFT), pages_of(a));
         for (uint32_t k = first << (a->shift - US_PAGE_SHIFT); k < end; k++) {
@@ -309,8 +323,13 @@ static void trick(area_t *a) {
 static void begin_area(area_t *a, bool fresh) {
     const uint32_t item = sim_one_in(2) ? 8 : 0;
     us_registration_t *reg = us_registration_new(client);
-    const int err = us_registration_begin(reg, a->addr, a->len, 1u << a->shift, item, !fresh, 0, US_END_RESTORE);
-    SIM_CHECK(err == 0, "a region's begin answers %d", err);
+    const int err = reg == NULL ? -ENOMEM : us_registration_begin(reg, a->addr, a->len, 1u << a->shift, item, !fresh, 0, US_END_RESTORE);
+    SIM_CHECK(err == 0 || excused(), "a region's begin answers %d", err);
+    if (err != 0) { /* it is ordinary memory, as before */
+        if (reg != NULL)
+            us_registration_free(reg);
+        return;
+    }
     us_registration_info(reg, &a->info);
     a->reg = reg;
     sim_log("area %u is region %d: %llu bytes, blocks of %u, %llu plain", (unsigned)(a - area), a->info.id, (unsigned long long)a->len,
@@ -323,7 +342,9 @@ static void end_and_begin(area_t *a) {
     a->changing = true;
     sim_wait(is_alone, a, SIM_NEVER, "an area's calls");
     sim_log("area %u: region %d ends", (unsigned)(a - area), a->info.id);
-    const int err = us_registration_end(a->reg, US_END_RESTORE);
+    int err = us_registration_end(a->reg, US_END_RESTORE);
+    if (err != 0 && excused()) /* and then it can be ended once more */
+        err = us_registration_end(a->reg, US_END_RESTORE);
     SIM_CHECK(err == 0, "a region's end answers %d", err);
     us_registration_free(a->reg);
     a->reg = NULL;
@@ -340,14 +361,25 @@ static void end_and_begin(area_t *a) {
 static void change_limit(void) {
     const uint64_t least = 4ull << US_BLOCK_MIN_SHIFT << 4;
     const uint64_t limit = us_align_up(us_max(plan.total / (1 + sim_below(8)), least), US_PAGE);
-    SIM_CHECK(ask(US_OP_LIMIT, 0, limit, 0, 0) == 0, "a limit is refused");
+    SIM_CHECK(ask(US_OP_LIMIT, 0, limit, 0, 0) == 0 || excused(), "a limit is refused");
+}
+
+/* A block is written anew, whole. */
+static void overwrite(area_t *a) {
+    const uint32_t pages = 1u << (a->shift - US_PAGE_SHIFT), from = sim_below(blocks_of(a)) * pages;
+    for (uint32_t k = from; k < from + pages && k < pages_of(a); k++)
+        write_page(a, k, 4);
 }
 
 static void *user(void *number) {
     (void)number;
-    for (uint32_t n = 0; n < plan.ops; n++, ops_done++) {
+    for (uint32_t n = 0; n < plan.ops; n++) {
         area_t *a = &area[sim_below(plan.areas)];
         const uint32_t what = sim_below(100);
+        if (plan.overwrite && !sim_one_in(8)) {
+            overwrite(a);
+            continue;
+        }
         if (what < 66)
             access_some(a);
         else if (what < 72)
@@ -409,6 +441,18 @@ static void draw(us_pager_config_t *c, uint64_t *outbox) {
         pager.segment = (uint32_t)PICK(128 << 10, 256 << 10, 1 << 20);
         pager.swap = (uint64_t)pager.segment * (6 + sim_below((4 << 20) / pager.segment));
     }
+    plan.overwrite = sim_one_in(5);
+    if (plan.overwrite) {
+        plan.areas = 1;
+        plan.ops = 300 + sim_below(500);
+        plan.total = area[0].len = (PAGES_MAX - sim_below(64)) * US_PAGE;
+        area[0].shift = (uint32_t)PICK(12, 13, 14);
+        c->limit = least;
+        memset(c->pool, 0, sizeof c->pool);
+        pager.segment = (uint32_t)PICK(64 << 10, 128 << 10);
+        c->pool[0] = (us_pool_config_t){.budget = 4 * pager.segment + (sim_below(4) << 16), .codec = lz4 ? US_CODEC_LZ4 : 0, .level = 1};
+        pager.swap = us_align_up(plan.total * PICK(7, 8, 10, 12) / 10, pager.segment);
+    }
     c->readahead = (uint32_t)PICK(0, 32 << 10, 256 << 10);
     c->workers = 1 + (int)sim_below(3);
     plan.copy = sim_one_in(4);
@@ -422,12 +466,12 @@ static void draw(us_pager_config_t *c, uint64_t *outbox) {
     sim_pace.stall_one_in = (uint32_t)PICK(0, 20, 200, 2000);
     sim_pace.stall_ns = PICK(20000, SIM_MS, 60 * SIM_MS);
     sim_pace.spurious_one_in = (uint32_t)PICK(0, 0, 16);
-    sim_pace.steps_max = 6u << 20;
+    sim_pace.steps_max = 24u << 20;
     if (sim_one_in(2)) { /* a transition that takes its time */
         us_delays[sim_below(US_DELAYS)] = (uint32_t)PICK(100, 3000, 40000);
         us_delays[sim_below(US_DELAYS)] = (uint32_t)PICK(100, 3000);
     }
-    bool slow = sim_pace.stall_one_in == 20;
+    bool slow = (sim_pace.stall_one_in != 0 && sim_pace.stall_ns > SIM_MS) || plan.lossy;
     for (int k = 0; k < US_DELAYS; k++)
         slow |= us_delays[k] > 100;
     /* Nothing but stalled threads and a slow disk takes longer; waits that begin anew by themselves take 50 ms. */
@@ -456,11 +500,44 @@ static void draw(us_pager_config_t *c, uint64_t *outbox) {
     plan.limits = sim_one_in(3);
     plan.ends = sim_one_in(2);
     plan.unmaps = sim_one_in(4);
+    sim_kernel.user_mode = sim_one_in(3);
+    sim_kernel.no_peek = !plan.unmaps && !plan.lossy && sim_one_in(4); /* else what can't be read just then ends the process */
     pager.check_one_in = (uint32_t)PICK(1, 8, 8, 32);
+}
+
+/* Of one scenario each call may fail; what is random otherwise does not. */
+static void draw_plain(uint64_t seed) {
+    plan.users = 2;
+    plan.ops = 30;
+    plan.patience = 60000 * SIM_MS;
+    plan.lossy = plan.tricks = plan.stops = plan.overwrite = plan.unmaps = false;
+    plan.ends = true;
+    sim_kernel.again_one_in = sim_kernel.short_one_in = 0;
+    sim_disk.short_one_in = sim_disk.eintr_one_in = sim_disk.eio_one_in = sim_disk.flip_one_in = sim_disk.full_one_in =
+        sim_disk.lost_one_in = 0;
+    sim_pace.stall_one_in = 0;
+    sim_pace.switch_one_in = 8;
+    memset(us_delays, 0, sizeof us_delays);
+    (void)seed;
 }
 
 static bool is_ready(void *of) { return ((sim_pager_t *)of)->ready; }
 static bool has_ended(void *of) { return ((sim_pager_t *)of)->ended; }
+
+/* Ends the process with what it has done. */
+static _Noreturn void done(uint64_t seed, const us_stats_t *s) {
+    static const us_stats_t none;
+    if (s == NULL)
+        s = &none;
+    printf("%llu %llu %llu %llu %llu %llu %llu %llu %llu\n", (unsigned long long)seed, (unsigned long long)sim_steps,
+           (unsigned long long)accesses, (unsigned long long)s->evicted_blocks, (unsigned long long)s->faults[US_KIND_STORED],
+           (unsigned long long)s->cleaned_segments, (unsigned long long)pager.lost, (unsigned long long)s->second_server,
+           (unsigned long long)pager.checks);
+    for (int k = 0; each && k < SIM_CALL_KINDS; k++)
+        printf("%llu ", (unsigned long long)sim_failure.calls[k]);
+    fflush(stdout);
+    _exit(0);
+}
 
 static void run_seed(uint64_t seed) {
     sim_seed(seed);
@@ -468,15 +545,17 @@ static void run_seed(uint64_t seed) {
     us_pager_config_t *c = &pager.cfg;
     uint64_t outbox;
     draw(c, &outbox);
+    if (each)
+        draw_plain(seed);
     sim_disk_open();
     sim_log("%u areas, %llu bytes, limit %llu, outbox %llu, pools %llu %llu %llu codecs %d %d %d, swap %llu by %u", plan.areas,
             (unsigned long long)plan.total, (unsigned long long)c->limit, (unsigned long long)outbox, (unsigned long long)c->pool[0].budget,
             (unsigned long long)c->pool[1].budget, (unsigned long long)c->pool[2].budget, c->pool[0].codec, c->pool[1].codec,
             c->pool[2].codec, (unsigned long long)pager.swap, pager.segment);
-    sim_log("%u users, %u calls; %s, %d servers, %d workers, read-ahead %u, late %d, pagemap %d%s%s%s%s%s%s", plan.users, plan.ops,
+    sim_log("%u users, %u calls; %s, %d servers, %d workers, read-ahead %u, late %d, pagemap %d%s%s%s%s%s%s%s", plan.users, plan.ops,
             plan.copy ? "copy" : "move", c->servers, c->workers, c->readahead, c->late, c->pagemap, plan.lossy ? ", lossy" : "",
             plan.tricks ? ", tricks" : "", plan.stops ? ", stops" : "", plan.limits ? ", limits" : "", plan.ends ? ", ends" : "",
-            plan.unmaps ? ", unmaps" : "");
+            plan.unmaps ? ", unmaps" : "", plan.overwrite ? ", overwrites" : "");
     const uint64_t budgets[US_POOLS] = {c->pool[0].budget, c->pool[1].budget, c->pool[2].budget};
     c->space_fd = us_space_create(outbox, budgets, 1 << 14, &c->layout);
     SIM_CHECK(c->space_fd >= 0, "no space: %d", c->space_fd);
@@ -485,13 +564,24 @@ static void run_seed(uint64_t seed) {
     c->notify = sim_eventfd();
     c->client_pid = 1;
     client = us_client_new();
+    SIM_CHECK(client != NULL || excused(), "there is no client");
+    if (client == NULL)
+        done(seed, NULL);
     int err = us_client_open(client, c->uffd, c->space_fd, c->doorbell, c->notify, sim_kernel.vector ? US_DROP_VECTOR : US_DROP_SINGLE);
-    SIM_CHECK(err == 0, "the client does not open: %d", err);
+    SIM_CHECK(err == 0 || excused(), "the client does not open: %d", err);
+    if (err != 0) {
+        us_client_free(client);
+        done(seed, NULL);
+    }
     c->mover_tid = us_client_tid(client);
     c->staging = us_client_staging(client, &c->staging_len);
     sim_spawn("loop", false, sim_pager_main, &pager);
     sim_wait(is_ready, &pager, SIM_NEVER, "the pager");
-    SIM_CHECK(pager.error == 0, "the pager does not open: %d", pager.error);
+    SIM_CHECK(pager.error == 0 || excused(), "the pager does not open: %d", pager.error);
+    if (pager.error != 0) {
+        us_client_free(client);
+        done(seed, NULL);
+    }
     err = us_client_attach(client, SIM_SOCK, SIM_PIDFD);
     SIM_CHECK(err == 0, "attach: %d", err);
     for (uint32_t k = 0; k < plan.areas; k++) {
@@ -520,7 +610,9 @@ static void run_seed(uint64_t seed) {
     us_client_stats(client, &s);
     for (uint32_t k = 0; k < plan.areas; k++)
         area[k].changing = true;
-    const int left = us_client_close(client, US_END_RESTORE);
+    int left = us_client_close(client, US_END_RESTORE);
+    if (left != 0 && excused())
+        left = us_client_close(client, US_END_RESTORE);
     SIM_CHECK(left == 0, "close answers %d", left);
     for (uint32_t k = 0; k < plan.areas; k++) {
         for (uint32_t page = 0; page < pages_of(&area[k]); page++)
@@ -531,12 +623,7 @@ static void run_seed(uint64_t seed) {
     sim_wait(has_ended, &pager, SIM_NEVER, "the pager's end");
     us_client_free(client);
     SIM_CHECK(plan.lossy || pager.lost == 0, "%llu blocks are lost", (unsigned long long)pager.lost);
-    printf("%llu %llu %llu %llu %llu %llu %llu %llu %llu\n", (unsigned long long)seed, (unsigned long long)sim_steps,
-           (unsigned long long)accesses, (unsigned long long)s.evicted_blocks, (unsigned long long)s.faults[US_KIND_STORED],
-           (unsigned long long)s.cleaned_segments, (unsigned long long)pager.lost, (unsigned long long)s.second_server,
-           (unsigned long long)pager.checks);
-    fflush(stdout);
-    _exit(0);
+    done(seed, &s);
 }
 
 /* ---- many -------------------------------------------------------------------------------------------- */
@@ -546,7 +633,7 @@ typedef struct total {
 } total_t;
 
 /* A seed in a process of its own. Returns its status. */
-static int one(uint64_t seed, total_t *total) {
+static int one(uint64_t seed, total_t *total, uint64_t calls[SIM_CALL_KINDS]) {
     int way[2];
     fflush(stdout);
     if (pipe(way) != 0)
@@ -578,6 +665,12 @@ static int one(uint64_t seed, total_t *total) {
         total->seeds++;
         for (int k = 0; k < 8; k++)
             total->n[k] += v[k + 1];
+        const char *at = strchr(text, '\n');
+        for (int k = 0; calls != NULL && at != NULL && k < SIM_CALL_KINDS; k++) {
+            char *next;
+            calls[k] = strtoull(at, &next, 10);
+            at = next;
+        }
         free(text);
         return 0;
     }
@@ -589,9 +682,55 @@ static int one(uint64_t seed, total_t *total) {
     return 1;
 }
 
+/* Each call of each kind fails once, every stride-th of them, in each way that the kernel has. */
+static int fail_each(uint64_t seed, uint64_t stride, bool keep) {
+    static const struct {
+        int call, error[4];
+    } ways[] = {
+        {SIM_CALL_COPY, {EAGAIN, ENOMEM}},   {SIM_CALL_ZERO, {EAGAIN, ENOMEM}},  {SIM_CALL_MOVE, {EAGAIN, EBUSY, ENOMEM}},
+        {SIM_CALL_PROTECT, {EAGAIN}},        {SIM_CALL_REGISTER, {ENOMEM, EBUSY}}, {SIM_CALL_UNREGISTER, {ENOMEM}},
+        {SIM_CALL_MADVISE, {EAGAIN, ENOMEM}}, {SIM_CALL_VECTOR, {EINTR, ENOMEM, EPERM}}, {SIM_CALL_MINCORE, {EAGAIN}},
+        {SIM_CALL_PAGEMAP, {EIO, EINTR}},    {SIM_CALL_PREAD, {EIO, EINTR}},     {SIM_CALL_PWRITE, {EIO, EINTR, ENOSPC}},
+        {SIM_CALL_POLL, {EINTR}},            {SIM_CALL_READ, {EINTR}},           {SIM_CALL_WRITE, {EINTR}},
+        {SIM_CALL_SEND, {EINTR, EAGAIN}},    {SIM_CALL_RECV, {EINTR, EAGAIN}},   {SIM_CALL_MMAP, {ENOMEM}},
+        {SIM_CALL_CALLOC, {ENOMEM}},         {SIM_CALL_THREAD, {EAGAIN}},
+        {SIM_CALL_PEEK, {EFAULT, ENOMEM, EPERM}},
+    };
+    static const char *const names[] = {
+#define NAME(name) #name,
+        SIM_CALLS(NAME)};
+    uint64_t calls[SIM_CALL_KINDS] = {0};
+    total_t total = {0};
+    int failed = 0;
+    each = true;
+    if (one(seed, &total, calls) != 0)
+        return 1;
+    for (size_t w = 0; w < sizeof ways / sizeof *ways; w++) {
+        uint64_t runs = 0;
+        for (int e = 0; e < 4 && ways[w].error[e] != 0; e++) {
+            for (uint64_t at = 1 + (stride > 1 ? w % stride : 0); at <= calls[ways[w].call]; at += stride, runs++) {
+                sim_failure.call = ways[w].call;
+                sim_failure.error = ways[w].error[e];
+                sim_failure.at = at;
+                if (one(seed, &total, NULL) != 0) {
+                    printf("when %s number %llu of %llu fails: %s\n", names[ways[w].call], (unsigned long long)at,
+                           (unsigned long long)calls[ways[w].call], strerror(ways[w].error[e]));
+                    failed++;
+                    if (!keep)
+                        return 1;
+                }
+            }
+        }
+        printf("%s: %llu of %llu calls\n", names[ways[w].call], (unsigned long long)runs, (unsigned long long)calls[ways[w].call]);
+        fflush(stdout);
+    }
+    return failed > 0;
+}
+
 int main(int argc, char **argv) {
     uint64_t from = 1, seeds = 1;
     bool keep = false;
+    uint64_t stride = 0;
     for (int k = 1; k < argc; k++) {
         const char *value = k + 1 < argc ? argv[k + 1] : "";
         if (strcmp(argv[k], "--loud") == 0) {
@@ -602,7 +741,19 @@ int main(int argc, char **argv) {
             keep = true;
             continue;
         }
-        if (strcmp(argv[k], "--from") == 0)
+        if (strcmp(argv[k], "--each") == 0) {
+            stride = strtoull(value, NULL, 0);
+            if (stride == 0) {
+                stride = 1;
+                continue;
+            }
+        } else if (strcmp(argv[k], "--fail") == 0) { /* of one run, with --loud: KIND,AT,ERRNO */
+            unsigned long long at;
+            if (sscanf(value, "%d,%llu,%d", &sim_failure.call, &at, &sim_failure.error) != 3)
+                return 2;
+            sim_failure.at = at;
+            each = true;
+        } else if (strcmp(argv[k], "--from") == 0)
             from = strtoull(value, NULL, 0);
         else if (strcmp(argv[k], "--seeds") == 0)
             seeds = strtoull(value, NULL, 0);
@@ -619,10 +770,12 @@ int main(int argc, char **argv) {
                zstd ? "" : "zstd");
     if (sim_loud)
         run_seed(from);
+    if (stride > 0)
+        return fail_each(from, stride, keep);
     total_t total = {0};
     int failed = 0;
     for (uint64_t seed = from; seed < from + seeds; seed++) {
-        if (one(seed, &total) != 0) {
+        if (one(seed, &total, NULL) != 0) {
             failed++;
             if (!keep)
                 break;

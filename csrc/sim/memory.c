@@ -217,6 +217,9 @@ typedef struct poison_arg {
 
 static int fill(uint64_t dst, const uint8_t *src, uint64_t len, bool protect, uint64_t *done) {
     *done = 0;
+    const int err = sim_call(src != NULL ? SIM_CALL_COPY : SIM_CALL_ZERO);
+    if (err != 0)
+        return err;
     if (sim_one_in(sim_kernel.again_one_in))
         return -EAGAIN;
     if (!one_mapping(dst, len, true))
@@ -251,6 +254,9 @@ static int answer(int err, uint64_t done, uint64_t len, int64_t *how_far) {
 
 static int move(uint64_t dst, uint64_t src, uint64_t len, uint64_t *done) {
     *done = 0;
+    const int err = sim_call(SIM_CALL_MOVE);
+    if (err != 0)
+        return err;
     if (!sim_kernel.move)
         return -EINVAL;
     if (!one_mapping(dst, len, true) || !one_mapping(src, len, false))
@@ -281,6 +287,9 @@ static int move(uint64_t dst, uint64_t src, uint64_t len, uint64_t *done) {
 }
 
 static int protect(uint64_t addr, uint64_t len, bool on) {
+    const int err = sim_call(SIM_CALL_PROTECT);
+    if (err != 0)
+        return err;
     if (sim_one_in(sim_kernel.again_one_in))
         return -EAGAIN;
     bool any = false;
@@ -304,11 +313,12 @@ static int protect(uint64_t addr, uint64_t len, bool on) {
 
 /* Holes are passed by; a range of nothing else is refused. */
 static int set_registered(uint64_t addr, uint64_t len, bool on) {
+    const int err = sim_call(on ? SIM_CALL_REGISTER : SIM_CALL_UNREGISTER);
     bool any = false;
     for (uint64_t off = 0; off < len; off += PAGE)
         any |= page_of(addr + off)->mapped;
-    if (!any)
-        return -EINVAL;
+    if (err != 0 || !any)
+        return err != 0 ? err : -EINVAL;
     if (!on) { /* wakes before it takes the mapping out: who is woken may come back first */
         wake(addr, len);
         sim_point();
@@ -423,6 +433,11 @@ void *__wrap_mmap(void *at, size_t len, int prot, int flags, int fd, off_t off) 
         errno = ENODEV;
         return MAP_FAILED;
     }
+    const int fails = sim_call(SIM_CALL_MMAP);
+    if (fails != 0) {
+        errno = -fails;
+        return MAP_FAILED;
+    }
     if (fd >= 0 || !sim_is_client() || !(flags & MAP_NORESERVE))
         return __real_mmap(at, len, prot, flags, fd, off);
     return (void *)(uintptr_t)sim_map(len); /* staging */
@@ -461,9 +476,9 @@ int __wrap_madvise(void *at, size_t len, int advice) {
     if (!sim_in_memory(at))
         return __real_madvise(at, len, advice);
     const uint64_t addr = (uint64_t)(uintptr_t)at;
-    int err = 0;
     sim_point();
-    if (advice == MADV_DONTNEED) {
+    int err = advice == MADV_DONTNEED ? sim_call(SIM_CALL_MADVISE) : 0;
+    if (err == 0 && advice == MADV_DONTNEED) {
         err = sim_dontneed(addr, len);
     } else if (advice == 23) { /* MADV_POPULATE_WRITE */
         for (uint64_t off = 0; off < len && err == 0; off += PAGE)
@@ -480,6 +495,11 @@ long sim_process_madvise(const struct iovec *iov, size_t n, int advice) {
     long done = 0;
     (void)advice; /* MADV_DONTNEED */
     sim_point();
+    const int fails = sim_call(SIM_CALL_VECTOR);
+    if (fails != 0) {
+        errno = -fails;
+        return -1;
+    }
     for (size_t k = 0; k < n; k++) {
         const int err = sim_one_in(sim_kernel.short_one_in) ? -EINTR : sim_dontneed((uint64_t)(uintptr_t)iov[k].iov_base, iov[k].iov_len);
         if (err != 0) {
@@ -497,6 +517,11 @@ int __wrap_mincore(void *at, size_t len, unsigned char *vec) {
         return __real_mincore(at, len, vec);
     const uint64_t addr = (uint64_t)(uintptr_t)at;
     sim_point();
+    const int fails = sim_call(SIM_CALL_MINCORE);
+    if (fails != 0) {
+        errno = -fails;
+        return -1;
+    }
     for (uint64_t off = 0; off < len; off += PAGE) {
         const page_t *g = page_of(addr + off);
         if (!g->mapped) {
@@ -508,20 +533,28 @@ int __wrap_mincore(void *at, size_t len, unsigned char *vec) {
     return 0;
 }
 
-/* Of pages that are there, a byte each. */
-ssize_t __wrap_process_vm_readv(pid_t pid, const struct iovec *to, unsigned long tos, const struct iovec *from, unsigned long n,
+/* As the kernel does it: page by page, and what there is before one that can't be read. */
+ssize_t __wrap_process_vm_readv(pid_t pid, const struct iovec *to, unsigned long tos, const struct iovec *from, unsigned long froms,
                                 unsigned long flags) {
-    (void)pid, (void)tos, (void)flags;
+    (void)pid, (void)tos, (void)froms, (void)flags;
     sim_point();
-    for (unsigned long k = 0; k < n; k++) {
-        const uint64_t addr = (uint64_t)(uintptr_t)from[k].iov_base;
-        if (!page_of(addr)->mapped || sim_touch(addr, false) != SIM_OK) {
-            errno = EFAULT;
-            return k > 0 ? (ssize_t)k : -1;
-        }
-        ((uint8_t *)to->iov_base)[k] = *(uint8_t *)(uintptr_t)addr;
+    const int err = sim_kernel.no_peek ? -EPERM : sim_call(SIM_CALL_PEEK);
+    if (err != 0) {
+        errno = -err;
+        return -1;
     }
-    return (ssize_t)n;
+    size_t done = 0;
+    for (; done < from->iov_len; done += PAGE) {
+        const uint64_t addr = (uint64_t)(uintptr_t)from->iov_base + done;
+        const bool missing = page_of(addr)->registered && !page_of(addr)->present;
+        if (!page_of(addr)->mapped || (missing && sim_kernel.user_mode) || sim_touch(addr, false) != SIM_OK)
+            break;
+        memcpy((uint8_t *)to->iov_base + done, bytes_of(addr), PAGE);
+        sim_point();
+    }
+    if (done == 0)
+        errno = EFAULT;
+    return done == 0 ? -1 : (ssize_t)done;
 }
 
 int __wrap_munlock(void *at, size_t len) {
@@ -539,6 +572,11 @@ int __wrap_mprotect(void *at, size_t len, int prot) {
 ssize_t sim_pagemap_read(void *buf, size_t n, uint64_t off) {
     uint64_t *out = buf;
     sim_point();
+    const int fails = sim_call(SIM_CALL_PAGEMAP);
+    if (fails != 0) {
+        errno = -fails;
+        return -1;
+    }
     for (size_t k = 0; k < n / 8; k++) {
         const page_t *g = page_of((off / 8 + k) * PAGE);
         out[k] = g->present ? 1ull << 63 | (uint64_t)g->protected << 57 : (uint64_t)g->poison << 62;

@@ -79,11 +79,27 @@ void sim_pager_gone(void);           /* its end of the socket is closed */
 int sim_sock_recv(void *buf, size_t n); /* the pager's end: bytes, 0 at the end, -EAGAIN */
 int sim_sock_send(const void *buf, size_t n);
 
+/* ---- one call that fails ---- */
+#define SIM_CALLS(X)                                                                                            \
+    X(COPY) X(ZERO) X(MOVE) X(PROTECT) X(REGISTER) X(UNREGISTER) X(MADVISE) X(VECTOR) X(MINCORE) X(PAGEMAP) X(PREAD)  \
+    X(PWRITE) X(POLL) X(READ) X(WRITE) X(SEND) X(RECV) X(MMAP) X(CALLOC) X(THREAD) X(PEEK)
+#define SIM_CALL(name) SIM_CALL_##name,
+enum { SIM_CALLS(SIM_CALL) SIM_CALL_KINDS };
+extern struct sim_failure {
+    int call, error;
+    uint64_t at;              /* of its kind, from 1 on; 0: none fails */
+    uint64_t calls[SIM_CALL_KINDS];
+} sim_failure;
+/* Counts a call. -errno: it fails. */
+int sim_call(int kind);
+
 /* ---- memory ---- */
 typedef struct sim_kernel {
     uint32_t again_one_in;  /* EAGAIN of COPY, MOVE, WRITEPROTECT before a page */
     uint32_t short_one_in;  /* process_madvise ends early */
     bool vector, move, poison; /* the kernel has them */
+    bool no_peek;           /* process_vm_readv is forbidden */
+    bool user_mode;         /* the userfaultfd is of USER_MODE_ONLY: the kernel's own faults are errors */
     bool old;               /* WRITEPROTECT of one mapping only, as before 6.4 */
 } sim_kernel_t;
 extern sim_kernel_t sim_kernel;
