@@ -23,8 +23,9 @@ static struct {
 } flight[FLIGHTS];
 
 void sim_disk_open(void) {
-    bytes = calloc(1, sim_disk.bytes);
+    bytes = malloc(sim_disk.bytes + 1);
     SIM_CHECK(bytes != NULL, "no memory for the disk");
+    memset(bytes, 0, sim_disk.bytes);
 }
 
 static int take_off(uint64_t off, uint64_t len, bool write) {

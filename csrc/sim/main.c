@@ -53,6 +53,13 @@ static uint64_t accesses;
 static bool lz4, zstd; /* there are such libraries */
 static bool each;      /* of --each */
 
+/* Not by calloc, which may be the call that fails. */
+static uint8_t *zeros(uint64_t len) {
+    uint8_t *m = malloc(len);
+    SIM_CHECK(m != NULL, "no memory");
+    return memset(m, 0, len);
+}
+
 static uint32_t pages_of(const area_t *a) { return (uint32_t)(a->len / US_PAGE); }
 static uint8_t *memory(const area_t *a, uint32_t page) { return (uint8_t *)(uintptr_t)(a->addr + (uint64_t)page * US_PAGE); }
 static uint8_t *model(area_t *a, uint32_t page) { return a->model + (uint64_t)page * US_PAGE; }
@@ -587,7 +594,7 @@ static void run_seed(uint64_t seed) {
     for (uint32_t k = 0; k < plan.areas; k++) {
         area_t *a = &area[k];
         a->addr = sim_map(a->len);
-        a->model = calloc(1, a->len);
+        a->model = zeros(a->len);
         const bool fresh = sim_one_in(2);
         for (uint32_t page = 0; !fresh && page < pages_of(a); page++) {
             if (sim_one_in(2))
