@@ -265,7 +265,7 @@ static uint32_t send(us_pager_t *p, us_pick_t *v, uint32_t n) {
 }
 
 static bool in_flight(const us_pager_t *p) {
-    return p->head != p->seen || us_crew_busy(&p->crew) > 0 || us_store_busy(p) || p->reclaiming;
+    return p->head != p->seen || us_crew_busy(&p->crew) > 0 || us_tiers_busy(p) || p->reclaiming;
 }
 
 /* Nothing can leave a process that is stopped, since the mover is one of its threads; but others may read its memory
@@ -562,7 +562,7 @@ void us_pump(us_pager_t *p) {
     }
     sunk |= us_store_pump(p);
     moved |= sunk;
-    if (p->stalled_n > 0 && (sunk || reclaiming || (p->tier[1].leaving == 0 && !us_store_busy(p)))) {
+    if (p->stalled_n > 0 && (sunk || reclaiming || (p->tier[1].leaving == 0 && !us_tiers_busy(p)))) {
         us_job_t *again[US_JOBS];
         const uint32_t n = p->stalled_n;
         memcpy(again, p->stalled, n * sizeof(us_job_t *));

@@ -265,6 +265,8 @@ int us_tier_budget(us_pager_t *p, us_tier_t *t, uint64_t budget);
 bool us_tiers_squeeze(us_pager_t *p);
 /* Merges spans a little at a time while a pool holds much more than it uses. true: there may be more. */
 bool us_tiers_tidy(us_pager_t *p);
+/* Is one of them busy? See us_tier_ops_t. */
+bool us_tiers_busy(const us_pager_t *p);
 /* Does, or will, something that leaves the first pool make room in it? */
 bool us_tiers_help(const us_pager_t *p);
 /* A worker is done. */
@@ -278,13 +280,6 @@ static inline const uint8_t *us_object(us_pager_t *p, us_entry_t e) {
 /* ---- writeout.c ---- */
 int us_store_open(us_pager_t *p, int fd, uint64_t bytes, uint32_t segment, int engine);
 void us_store_close(us_pager_t *p);
-extern const us_tier_ops_t us_store_ops;
-/* Keeps enough segments free. True: call again when no fault waits. */
-bool us_store_tend(us_pager_t *p);
-/* Is something being written, or read to be cleaned? */
-bool us_store_busy(const us_pager_t *p);
-/* Will what is cold in `from` be written, if it has to be? */
-bool us_store_helps(const us_pager_t *p, const us_tier_t *from);
 /* Block numbers first to first + count - 1 get other blocks: what is being written of them is garbage. */
 void us_store_forget(us_pager_t *p, uint32_t first, uint32_t count);
 /* Begins to bring STORED block i in, for which a thread stands still. false: no slot is free. */

@@ -97,10 +97,11 @@ void us_policy_out(us_pager_t *p, us_region_t *r, uint32_t i) {
 
 static us_queue_t *cold_of(us_pager_t *p, uint32_t i) { return &us_tier(p, p->space.table[i])->cold; }
 
-/* No segment has room for it: it stays in its pool, and in nobody's way. */
+/* The next tier can't hold it: it stays where it is, and in nobody's way. */
 static bool too_large(us_pager_t *p, uint32_t i) {
     const us_entry_t e = p->space.table[i];
-    return us_tier(p, e)->next == &p->tier[US_TIER_FILE] && US_LENGTH_OF(e) > p->store.largest;
+    const us_tier_t *next = us_tier(p, e)->next;
+    return next != NULL && US_LENGTH_OF(e) > next->largest;
 }
 
 /* Blocks of a pool, in the order in which they came: what sinks first stands first. */

@@ -69,7 +69,7 @@ typedef struct us_store {
     uint32_t demand;     /* of the reads: those that a thread stands still for */
     uint64_t begun;      /* ns: the last of these */
     us_write_t *sinker;  /* what sinks is packed into this; NULL: none has been begun */
-    us_write_t *gather;  /* what us_store_ops.store puts objects into; NULL: none yet */
+    us_write_t *gather;  /* what its tier's store puts objects into; NULL: none yet */
     uint64_t gathered;   /* ns: the last one */
     struct us_tier *above; /* the pool that sinks into the file */
     uint32_t largest;    /* object that a segment has room for, bytes */

@@ -73,15 +73,13 @@ static us_recode_t *free_recode(us_pager_t *p) {
 
 /* Does, or will, what leaves t make room in it? */
 static bool helps(const us_pager_t *p, const us_tier_t *t) {
-    if (t->next == NULL)
+    return t->next != NULL && (t->leaving > 0 || t->next->ops->helps(p, t->next, t));
+}
+
+static bool pool_helps(const us_pager_t *p, const us_tier_t *t, const us_tier_t *from) {
+    if (from->cold.head == US_NONE)
         return false;
-    if (t->leaving > 0)
-        return true;
-    if (t->next->pool == NULL)
-        return us_store_helps(p, t);
-    if (t->cold.head == US_NONE)
-        return false;
-    return t->next->ops->room(p, t->next, US_LENGTH_OF(p->space.table[t->cold.head])) || helps(p, t->next);
+    return pool_room(p, t, US_LENGTH_OF(p->space.table[from->cold.head])) || helps(p, t);
 }
 
 int us_tier_ask(us_pager_t *p, us_tier_t *t, uint32_t len) {
@@ -194,13 +192,26 @@ static bool pool_wants(const us_pager_t *p, const us_tier_t *t) {
     return false;
 }
 
+static bool pool_tend(us_pager_t *p, us_tier_t *t) {
+    (void)p, (void)t; /* us_tiers_tidy does it */
+    return false;
+}
+
+static bool pool_busy(const us_pager_t *p, const us_tier_t *t) {
+    (void)p, (void)t;
+    return false;
+}
+
 static const us_tier_ops_t pool_ops = {.sink = pool_sink,
                                        .wants = pool_wants,
                                        .store = pool_store,
                                        .flush = pool_flush,
                                        .load = pool_load,
                                        .free = pool_free,
-                                       .room = pool_room};
+                                       .room = pool_room,
+                                       .helps = pool_helps,
+                                       .tend = pool_tend,
+                                       .busy = pool_busy};
 
 /* ---- sinking ---------------------------------------------------------------------------------------- */
 
@@ -221,14 +232,24 @@ static bool sink(us_pager_t *p, us_tier_t *t) {
 
 /* What a range call has begun the loop goes on with. */
 static void come_back(us_pager_t *p, bool more) {
-    const us_tier_t *file = &p->tier[US_TIER_FILE];
-    if (!p->in_step && (more || (file->ops != NULL && file->ops->wants(p, file))))
+    for (const us_tier_t *t = &p->tier[1]; t != NULL; t = t->next)
+        more |= t->ops->wants(p, t);
+    if (!p->in_step && more)
         us_sys_eventfd_ring(p->worker_fd);
+}
+
+bool us_tiers_busy(const us_pager_t *p) {
+    bool busy = false;
+    for (const us_tier_t *t = &p->tier[1]; t != NULL; t = t->next)
+        busy |= t->ops->busy(p, t);
+    return busy;
 }
 
 /* The coldest first, so that there is room for what comes from above. */
 bool us_tiers_sink(us_pager_t *p) {
-    bool any = us_store_tend(p);
+    bool any = false;
+    for (us_tier_t *t = &p->tier[1]; t != NULL; t = t->next)
+        any |= t->ops->tend(p, t);
     for (int k = US_POOLS; k >= 1; k--) {
         if (p->tier[k].pool != NULL && p->tier[k].next != NULL)
             any |= sink(p, &p->tier[k]);
@@ -247,7 +268,7 @@ bool us_tiers_squeeze(us_pager_t *p) {
             t->next->ops->sink(p, t->next, t, true);
     }
     come_back(p, false);
-    return p->tier[1].leaving > 0 || us_store_busy(p);
+    return p->tier[1].leaving > 0 || us_tiers_busy(p);
 }
 
 bool us_tiers_tidy(us_pager_t *p) {
@@ -308,6 +329,7 @@ int us_tiers_open(us_pager_t *p) {
         *t = (us_tier_t){.id = k + 1,
                          .s = &p->s->tier[k + 1],
                          .pager = p,
+                         .largest = US_POOL_LEN_MAX,
                          .codec = c->codec,
                          .level = c->level,
                          .goal = UINT64_MAX,

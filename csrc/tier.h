@@ -51,6 +51,12 @@ typedef struct us_tier_ops {
     void (*free)(struct us_pager *p, us_tier_t *t, us_entry_t e);
     /* Is there room for an object of len bytes now? */
     bool (*room)(const struct us_pager *p, const us_tier_t *t, uint32_t len);
+    /* Does, or will, moving what is cold in `from` here make room there? */
+    bool (*helps)(const struct us_pager *p, const us_tier_t *t, const us_tier_t *from);
+    /* Keeps its own house, a bit at a time. True: call again when no fault waits. */
+    bool (*tend)(struct us_pager *p, us_tier_t *t);
+    /* Is something under way that is no move of a block, and after which there may be room? */
+    bool (*busy)(const struct us_pager *p, const us_tier_t *t);
 } us_tier_ops_t;
 
 struct us_tier {
@@ -59,6 +65,7 @@ struct us_tier {
     us_tier_t *next;      /* colder; NULL for the last */
     us_tier_stats_t *s;
     struct us_pager *pager;
+    uint32_t largest;     /* object that it can hold, bytes; what is larger stays in the tier above, and in nobody's way */
 
     /* of pools: */
     us_pool_t *pool;

@@ -35,6 +35,8 @@ enum { READ_BUF = (1 << US_BLOCK_MAX_SHIFT) + 3 * (int)US_PAGE };
 #define PACE_NS 5000000ull
 #define GATHER_NS 20000000ull
 
+static const us_tier_ops_t file_ops; /* below: what the file can do as a tier */
+
 /* ---- life ------------------------------------------------------------------------------------------- */
 
 int us_store_open(us_pager_t *p, int fd, uint64_t bytes, uint32_t segment, int engine) {
@@ -77,7 +79,8 @@ int us_store_open(us_pager_t *p, int fd, uint64_t bytes, uint32_t segment, int e
     }
     p->s->swap = (uint64_t)us_log_segments(s->log) * segment;
     us_tier_t *t = &p->tier[US_TIER_FILE];
-    *t = (us_tier_t){.ops = &us_store_ops, .id = US_TIER_FILE, .s = &p->s->tier[US_TIER_FILE], .pager = p};
+    *t = (us_tier_t){
+        .ops = &file_ops, .id = US_TIER_FILE, .s = &p->s->tier[US_TIER_FILE], .pager = p, .largest = s->largest};
     t->s->budget = p->s->swap;
     for (s->above = &p->tier[1]; s->above->next != NULL; s->above = s->above->next)
         ;
@@ -198,17 +201,15 @@ static bool enough(const us_store_t *s, const us_tier_t *from) {
     return from->cold.bytes >= s->segment - s->segment / 8;
 }
 
-bool us_store_busy(const us_pager_t *p) {
+static bool file_busy(const us_pager_t *p, const us_tier_t *t) {
     const us_store_t *s = &p->store;
-    const bool cleaning = s->old_id >= 0 && (!s->old_read || s->gathering);
-    return s->on && (s->writes > 0 || s->sinker != NULL || cleaning);
+    (void)t;
+    return s->writes > 0 || s->sinker != NULL || (s->old_id >= 0 && (!s->old_read || s->gathering));
 }
 
-bool us_store_helps(const us_pager_t *p, const us_tier_t *from) {
+static bool file_helps(const us_pager_t *p, const us_tier_t *t, const us_tier_t *from) {
     const us_store_t *s = &p->store;
-    if (!s->on)
-        return false;
-    if (us_store_busy(p))
+    if (file_busy(p, t))
         return true;
     return enough(s, from) && s->full_until == 0 && us_log_free_segments(s->log) > KEEP_FREE;
 }
@@ -233,14 +234,13 @@ static void file_flush(us_pager_t *p, us_tier_t *t);
 /* Has a thread stood still for a read just now? Then writes make room for the next one. */
 static bool wanted(const us_store_t *s) { return s->demand > 0 || us_now_ns() - s->begun < PACE_NS; }
 
-bool us_store_tend(us_pager_t *p) {
+/* Keeps enough segments free. */
+static bool file_tend(us_pager_t *p, us_tier_t *t) {
     us_store_t *s = &p->store;
-    if (!s->on)
-        return false;
     if (s->full_until != 0 && us_now_ns() >= s->full_until)
         s->full_until = 0;
     if (s->gather != NULL && us_now_ns() - s->gathered > GATHER_NS) /* who began it has gone */
-        file_flush(p, &p->tier[US_TIER_FILE]);
+        file_flush(p, t);
     us_io_pace(s->io, wanted(s) ? PIECE : 0);
     return clean(p);
 }
@@ -257,7 +257,7 @@ static bool file_sink(us_pager_t *p, us_tier_t *t, us_tier_t *from, bool small) 
         if (!begin(s, w, KEEP_FREE)) {
             from->sinking = true; /* wanted, whatever the marks say */
             clean(p);
-            if (from->cold.head != US_NONE && !us_store_busy(p))
+            if (from->cold.head != US_NONE && !file_busy(p, t))
                 say_full(p);
             return false;
         }
@@ -310,7 +310,7 @@ static int file_store(us_pager_t *p, us_tier_t *t, us_region_t *r, uint32_t i, c
     if (!file_room(p, t, 0) || !begin(s, w, KEEP_FREE)) {
         s->above->sinking = true;
         clean(p);
-        return us_store_busy(p) ? US_WAIT_ROOM : -ENOSPC;
+        return file_busy(p, t) ? US_WAIT_ROOM : -ENOSPC;
     }
     s->gather = w;
     w->filling = true;
@@ -507,13 +507,16 @@ static bool clean(us_pager_t *p) {
     return false;
 }
 
-const us_tier_ops_t us_store_ops = {.sink = file_sink,
+static const us_tier_ops_t file_ops = {.sink = file_sink,
                                     .wants = file_wants,
                                     .store = file_store,
                                     .flush = file_flush,
                                     .load = us_store_load,
                                     .free = file_free,
-                                    .room = file_room};
+                                    .room = file_room,
+                                    .helps = file_helps,
+                                    .tend = file_tend,
+                                    .busy = file_busy};
 
 /* ---- completions ------------------------------------------------------------------------------------ */
 
