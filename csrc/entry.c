@@ -14,18 +14,18 @@
  *       +----------------pressed--------------------+
  *
  *   transition      function              who asks
- *   bring           us_entry_bring        fault.c (inline), evict.c (a worker's read-ahead, or put back)
- *   reserve         us_entry_reserve      fault.c: locked while a worker brings it in
- *   unreserve       us_entry_unreserve    evict.c: the worker is done
- *   lock            us_entry_lock         writeout.c: locked while it is read and not brought in
- *   unlock          us_entry_unlock       writeout.c: the read is done
- *   lost            us_entry_lost         fault.c: POOLED or STORED, and can't be read back: LOST, for ever
- *   dirty           us_entry_dirty        fault.c: first write to a clean block
+ *   bring           us_entry_bring        install.c (inline), pump.c (a worker's read-ahead, or put back), fetch.c
+ *   reserve         us_entry_reserve      install.c, fault.c, fetch.c: locked while it is brought in
+ *   unreserve       us_entry_unreserve    pump.c, fault.c, fetch.c: whoever brings it in is done
+ *   lock            us_entry_lock         fetch.c: locked while it is read and not brought in
+ *   unlock          us_entry_unlock       fetch.c: the read is done
+ *   lost            us_entry_lost         install.c: POOLED or STORED, and can't be read back: LOST, for ever
+ *   dirty           us_entry_dirty        install.c: first write to a clean block
  *   drop, take      us_entry_leave        evict.c, with the command
- *   left            us_entry_left         evict.c: the mover's status is 0
- *   stay            us_entry_stay         evict.c: the mover's status is an error
- *   pressed         us_entry_pressed      evict.c: a worker has compressed the slot
- *   uncopy          us_entry_uncopy       evict.c: the copy's room is wanted
+ *   left            us_entry_left         pump.c: the mover's status is 0
+ *   stay            us_entry_stay         pump.c: the mover's status is an error
+ *   pressed         us_entry_pressed      pump.c: a worker has compressed the slot
+ *   uncopy          us_entry_uncopy       reclaim.c: the copy's room is wanted
  *   moving          us_entry_moving       tier.c, writeout.c: its object is on its way to another tier
  *   moved           us_entry_moved        tier.c, writeout.c: it has arrived: POOLED <-> STORED, or the copy has moved
  *   unmoved         us_entry_unmoved      the same: it has not, and stays where it was
@@ -44,11 +44,15 @@
  *   PLAIN                   the memory is not registered: pages come and go as the kernel likes
  *   LEAVING                 each page is in the client, in staging or in the slot, as the status says
  */
-#include "pager.h"
+#include "entry.h"
 
 #include <string.h>
 
 #include "debug.h"
+#include "event.h"
+#include "policy.h"
+#include "region.h"
+#include "work.h"
 #include "sys.h"
 
 /* What a transition finds: the entry is in one of these states, with these flags and without those. */
@@ -140,17 +144,7 @@ static void changed(us_pager_t *p, uint32_t i, us_entry_t *e) {
     e->gen = (uint16_t)((e->gen + 1u) & ((1u << US_GEN_BITS) - 1));
     if (e->gen != 0)
         return;
-    us_store_forget(p, i, 1);
-    for (uint32_t k = 0; k < p->outbox.pages; k++) {
-        us_job_t *job = p->outbox.job[k];
-        if (job != NULL && job->entry == i)
-            job->entry = US_NONE;
-    }
-    for (int k = 0; k < US_RECODES; k++) {
-        us_job_t *job = p->recode[k].job;
-        if (job != NULL && job->entry == i)
-            job->entry = US_NONE;
-    }
+    us_work_forget(p, i, 1);
 }
 
 void us_entry_bring(us_pager_t *p, us_region_t *r, uint32_t i, bool clean) {

@@ -14,8 +14,12 @@
  * times; then the block is LOST: its pages are poisoned, a touch is SIGBUS, and a line says which. What was read ahead
  * and is not right stays out, and is read by itself when it is wanted.
  */
-#include "pager.h"
+#include "fetch.h"
 
+#include "entry.h"
+#include "install.h"
+#include "record.h"
+#include "tiers.h"
 #include "sys.h"
 
 enum { READ_TRIES = 3, RUN_MAX = 256 << 10, GAP_MAX = 64 << 10 }; /* bytes: of a run of objects; between two of them */
@@ -180,7 +184,7 @@ static void end_part(us_pager_t *p, us_region_t *r, us_read_t *rd, const us_part
     us_log_unpin(s->log, part->off);
     if (wake)
         us_sys_wake(p->cfg.uffd, us_block_addr(r, part->entry), us_block_len(r, part->entry));
-    us_fault_waited(p, part->entry, 0);
+    us_record_waited(p, part->entry, 0);
     if (--rd->left == 0) {
         rd->busy = false;
         s->reads--;
@@ -221,14 +225,14 @@ static int bring_part(us_pager_t *p, us_region_t *r, us_read_t *rd, const us_par
     if (err != 0)
         return err;
     *wake = unlock_part(p, r, part);
-    const int res = us_fault_copy(p, r, part->entry, write, src);
+    const int res = us_install_copy(p, r, part->entry, write, src);
     if (res < 0) /* unmapped by the user: there is nowhere to bring it, and nobody to miss it */
         us_entry_bring(p, r, part->entry, false);
     if (res != US_DONE)
         return 0;
     *wake = false; /* the copy has woken all whose faults were read, and no other was since */
     if (rd->since != 0)
-        us_fault_record(p, US_KIND_STORED, part->entry, write, rd->since);
+        us_record(p, US_KIND_STORED, part->entry, write, rd->since);
     else
         us_trace_ahead(p, r, part->entry);
     return 0;
@@ -269,7 +273,7 @@ static void fetched_one(us_pager_t *p, us_region_t *r, us_read_t *rd) {
     }
     /* Cleaning may have moved it meanwhile: who waits for it reads it where it lies now. */
     if (err != 0 && p->space.table[i].where == us_where(US_TIER_FILE, part->off))
-        us_fault_lose(p, r, i, wake);
+        us_install_lose(p, r, i, wake);
     end_part(p, r, rd, part, wake);
 }
 
@@ -286,7 +290,7 @@ static void fetched_run(us_pager_t *p, us_region_t *r, us_read_t *rd) {
             wake = unlock_part(p, r, part);
         } else if (p->crew.idle_n > US_JOBS / 4 && (j = us_crew_job(&p->crew)) != NULL) {
             const uint32_t n = (uint32_t)(rd - p->store.read) * US_PARTS + k;
-            us_fault_bring_job(p, r, j, part->entry, !rd->write);
+            us_install_job(p, r, j, part->entry, !rd->write);
             j->codec = part->codec;
             j->len = part->length;
             j->src = object_of(rd, part) + US_OBJ_HEAD;
@@ -315,7 +319,7 @@ void us_store_brought(us_pager_t *p, us_region_t *r, us_job_t *j) {
         if (j->status == 0) { /* who has written to it since the copy waits, and is not woken by that */
             us_entry_bring(p, r, part->entry, j->clean);
             us_trace_ahead(p, r, part->entry);
-            us_fault_waited(p, part->entry, j->copied);
+            us_record_waited(p, part->entry, j->copied);
         }
     }
     end_part(p, r, rd, part, wake);

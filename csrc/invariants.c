@@ -5,7 +5,8 @@
  *
  * pre, for all of it: the caller has the pager's lock, and no transition is half done.
  */
-#include "pager.h"
+#include "invariants.h"
+#include "policy.h"
 
 #include <stdio.h>
 #include <stdlib.h>

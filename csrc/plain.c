@@ -23,10 +23,12 @@
  * which is in here, looks at it when the entries are right. Pages do not go away but by the user's own advice, and a
  * RESIDENT block whose page is missing reads as zeros (see entry.c).
  */
-#include "pager.h"
+#include "plain.h"
 
 #include <string.h>
 
+#include "entry.h"
+#include "outbox.h"
 #include "sys.h"
 
 /* HUGE: no huge page lies on both sides of a border. PIECE: about 100 us. AGAIN_NS: after registering failed. */
@@ -73,7 +75,7 @@ static int end_piece(us_pager_t *p, us_region_t *r) {
     const uint64_t addr = us_block_addr(r, r->first + from), len = bytes_of(r, from, to);
     /* A child that is forked before the mover has done this inherits the piece by copy on write, all of it: nothing of it
      * is taken out before. */
-    if (!us_evict_nofork(p, addr, len))
+    if (!us_outbox_nofork(p, addr, len))
         return -EAGAIN;
     const int err = us_sys_register(p->cfg.uffd, addr, len);
     US_DELAY(US_D_PLAIN);

@@ -47,7 +47,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-
 #define PAGE         4096u
 #define HEAD         ((uint32_t)sizeof(us_pool_head_t))
 #define MIN_SHIFT    6u  /* payloads up to 64 bytes share the first class */

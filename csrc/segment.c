@@ -22,7 +22,6 @@
 #include "crc32c.h"
 #include "uswap.h"
 
-
 enum { FREE = 0, OPEN = 1, WRITING = 2, SEALED = 3, RETIRED = 4 };
 
 #define NOT_NOW UINT32_MAX

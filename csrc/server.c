@@ -12,54 +12,15 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "pager.h"
+#include "server.h"
+#include "fault.h"
+#include "fetch.h"
+#include "lock.h"
+#include "pump.h"
 #include "sys.h"
 
-/* MIXED: a change of thread counts this much against each fault that is none. LOOK: messages between two looks for where
- * the thread is. QUIET: without a fault, and the second server sleeps. */
-enum { MIXED = 4, MIXED_ON = 64, MIXED_MAX = 128, LOOK = 16, QUIET_MS = 20 };
-#define QUIET_NS (QUIET_MS * 1000000ull)
-
-void us_server_lock(us_pager_t *p, us_worker_t *hand) {
-    us_servers_t *s = &p->servers;
-    if (pthread_mutex_trylock(&s->lock) != 0) {
-        const bool second = hand == &s->second;
-        if (second) /* a loop that yields may have been pushed aside with the lock held: the warden sees to that */
-            atomic_store_explicit(&p->place.held_up, 1, memory_order_relaxed);
-        pthread_mutex_lock(&s->lock);
-        if (second)
-            atomic_store_explicit(&p->place.held_up, 0, memory_order_relaxed);
-    }
-    s->hand = hand;
-}
-
-void us_server_unlock(us_pager_t *p) { pthread_mutex_unlock(&p->servers.lock); }
-
-static void set_active(us_servers_t *s, bool on) {
-    atomic_store(&s->active, on);
-    if (on)
-        syscall(SYS_futex, &s->active, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
-}
-
-void us_server_seen(us_pager_t *p, uint32_t tid, uint64_t now) {
-    us_servers_t *s = &p->servers;
-    if (tid == (uint32_t)p->cfg.mover_tid)
-        return;
-    if (now > s->last + QUIET_NS)
-        s->mixed = 0;
-    s->last = us_max(s->last, now); /* of a batch that was read before the other's */
-    if (tid != s->last_tid)
-        s->mixed = (uint32_t)us_min(s->mixed + MIXED, MIXED_MAX);
-    else
-        s->mixed -= s->mixed > 0;
-    s->last_tid = tid;
-    if (!s->on)
-        return;
-    if (!us_server_shared(s) && s->mixed >= MIXED_ON)
-        set_active(s, true);
-    else if (us_server_shared(s) && s->mixed == 0)
-        set_active(s, false);
-}
+enum { LOOK = 16 }; /* messages between two looks for where the thread is */
+#define QUIET_NS (US_QUIET_MS * 1000000ull)
 
 /* On the CPU of the thread that it serves, but not on the loop's. */
 static void follow(us_pager_t *p, uint32_t tid) {
@@ -101,7 +62,7 @@ static void serve(us_pager_t *p) {
     }
     if (n < 0) { /* the client is gone: the loop finds that out as well */
         us_server_lock(p, &s->second);
-        set_active(s, false);
+        us_server_wake(s, false);
         us_server_unlock(p);
     }
 }
@@ -116,13 +77,13 @@ static void *second_main(void *arg) {
             continue;
         }
         struct pollfd f = {.fd = p->cfg.uffd, .events = POLLIN};
-        if (poll(&f, 1, QUIET_MS) > 0) {
+        if (poll(&f, 1, US_QUIET_MS) > 0) {
             serve(p);
             continue;
         }
         us_server_lock(p, &s->second);
         if (us_now_ns() > s->last + QUIET_NS)
-            set_active(s, false);
+            us_server_wake(s, false);
         us_server_unlock(p);
     }
     return NULL;
@@ -161,7 +122,7 @@ void us_server_close(us_pager_t *p) {
     us_servers_t *s = &p->servers;
     if (s->on) {
         atomic_store(&s->stop, 1);
-        set_active(s, true);
+        us_server_wake(s, true);
         pthread_join(s->second.thread, NULL);
         s->on = false;
     }

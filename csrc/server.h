@@ -9,42 +9,11 @@
 #ifndef US_SERVER_H
 #define US_SERVER_H
 
-#include <pthread.h>
+#include "state.h"
 
-#include "worker.h"
-
-struct us_pager;
-
-typedef struct us_servers {
-    pthread_mutex_t lock;
-    bool has_lock;         /* it was initialised */
-    bool on;               /* there is a second server */
-    us_worker_t *hand;     /* of whom the lock is: the loop's or the second one's context and scratch */
-    us_worker_t loop, second;
-    uint32_t apart;        /* blocks that are copied in with the lock given back */
-    uint32_t last_tid;     /* of the last fault */
-    uint32_t mixed;        /* 0..MIXED_MAX: how often lately the thread was another than the one before */
-    uint32_t count;        /* messages of the second server, for when to look where its thread is */
-    int cpu;               /* where it is bound; -1 nowhere */
-    uint64_t last;         /* ns: the last fault */
-    _Atomic uint32_t active; /* futex: the second server serves */
-    _Atomic uint32_t stop;
-} us_servers_t;
-
-int us_server_open(struct us_pager *p);
-void us_server_close(struct us_pager *p);
+int us_server_open(us_pager_t *p);
+void us_server_close(us_pager_t *p);
 /* Starts the second one, where there is a CPU for it. */
-int us_server_start(struct us_pager *p);
-void us_server_lock(struct us_pager *p, us_worker_t *hand);
-void us_server_unlock(struct us_pager *p);
-/* A fault of thread tid is about to be served. */
-void us_server_seen(struct us_pager *p, uint32_t tid, uint64_t now);
-
-/* Is it the loop that has the lock? pre: the caller has it. */
-static inline bool us_server_is_loop(const us_servers_t *s) { return s->hand == &s->loop; }
-
-static inline bool us_server_shared(const us_servers_t *s) {
-    return atomic_load_explicit(&s->active, memory_order_relaxed) != 0;
-}
+int us_server_start(us_pager_t *p);
 
 #endif

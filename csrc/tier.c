@@ -7,11 +7,14 @@
  * a copy of the object. There are US_RECODES places for that, taken at the start; a block for which there is none waits
  * where it is. What does not get smaller by it moves as it is, and so does all that goes to the first pool or the file.
  */
-#include "pager.h"
+#include "tiers.h"
 
 #include <string.h>
 #include <sys/mman.h>
 
+#include "entry.h"
+#include "reclaim.h"
+#include "region.h"
 #include "sys.h"
 
 enum { BOUNCE = 1 << US_BLOCK_MAX_SHIFT, SLICE = 64 << 10 };

@@ -15,7 +15,7 @@
  * Failures. A write that fails: the blocks stay where they were; EIO retires the segment, and when the next
  * write fails too nothing is written for a while; ENOSPC and EDQUOT stop writing for a while at once.
  */
-#include "pager.h"
+#include "writeout.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -24,6 +24,10 @@
 #include <sys/random.h>
 #include <unistd.h>
 
+#include "entry.h"
+#include "event.h"
+#include "fetch.h"
+#include "region.h"
 #include "sys.h"
 
 enum { SLICE = 64 << 10, GATHER = 128 << 10, PIECE = 64 << 10, LARGE = 64 << 10, THREADS = 4 };
@@ -320,16 +324,6 @@ static int file_store(us_pager_t *p, us_tier_t *t, us_region_t *r, uint32_t i, c
 static void file_free(us_pager_t *p, us_tier_t *t, us_entry_t e) {
     (void)t;
     us_log_dead(p->store.log, us_offset_of(e), US_LENGTH_OF(e));
-}
-
-void us_store_forget(us_pager_t *p, uint32_t first, uint32_t count) {
-    for (int k = 0; k < US_WRITES && p->store.on; k++) {
-        us_write_t *w = &p->store.write[k];
-        for (uint32_t n = 0; (w->busy || w->filling) && n < w->records; n++) {
-            if (w->record[n].entry - first < count)
-                w->record[n].entry = US_NONE;
-        }
-    }
 }
 
 static void written(us_pager_t *p, us_write_t *w) {

@@ -4,7 +4,7 @@
  * are read or written at some moment in between. The core promises that nothing reads what is being written and that no
  * two write the same place: that is checked here, as nothing else would notice.
  */
-#include "sim.h"
+#include "disk.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -12,6 +12,8 @@
 #include <sys/stat.h>
 #include <sys/vfs.h>
 #include <unistd.h>
+
+#include "fds.h"
 
 enum { FLIGHTS = 128, PAGE = 4096, SLOWEST = 16 };
 
@@ -97,7 +99,6 @@ static ssize_t transfer(uint8_t *buf, size_t n, uint64_t off, bool write) {
     return err != 0 ? fails(err) : (ssize_t)done;
 }
 
-ssize_t sim_pagemap_read(void *buf, size_t n, uint64_t off);
 ssize_t __real_pread(int fd, void *buf, size_t n, off_t off);
 ssize_t __wrap_pread(int fd, void *buf, size_t n, off_t off) {
     if (fd < SIM_FD)

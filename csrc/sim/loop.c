@@ -9,7 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "sim.h"
+#include "doors.h"
+#include "fibers.h"
 
 enum { TASKS = 96, EVENTS = 128, STRAY_TRIES = 400, ENTRIES = 1 << 16 };
 #define LOST_NS (50 * SIM_MS)

@@ -19,9 +19,12 @@
 #include <unistd.h>
 
 #include "../codec.h"
-#include "../pager.h"
+#include "../state.h"
 #include "loop.h"
-#include "sim.h"
+#include "disk.h"
+#include "doors.h"
+#include "fibers.h"
+#include "memory.h"
 
 enum { AREAS = 4, USERS = 6, PAGES_MAX = 512, PINS = 3, REAL_LIMIT = 120 };
 

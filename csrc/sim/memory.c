@@ -7,7 +7,7 @@
  * What is told of the kernel is what ../../README.md's users have: Linux 6.8 and newer. As fine as a page: COPY, MOVE,
  * WRITEPROTECT and DONTNEED go page by page, and others run between two pages.
  */
-#include "sim.h"
+#include "memory.h"
 
 #include <errno.h>
 #include <linux/userfaultfd.h>
@@ -17,6 +17,8 @@
 #include <sys/mman.h>
 #include <sys/uio.h>
 #include <unistd.h>
+
+#include "fds.h"
 
 enum { PAGE = 4096, PAGES = 8192, GONE = 0xdb, FIRST_GAP = 16 };
 #define BASE 0x300000000000ull
@@ -48,6 +50,7 @@ void *__real_mmap(void *at, size_t len, int prot, int flags, int fd, off_t off);
 void sim_memory_open(void) {
     void *m = __real_mmap((void *)BASE, END - BASE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE,
                    -1, 0);
+    sim_on_fail = sim_show_faults;
     SIM_CHECK(m == (void *)BASE, "no memory at %#llx", BASE);
 }
 

@@ -3,18 +3,18 @@
  * The simulation: the real code of client and pager in one process, on one thread, over a simulated kernel, disk and
  * clock. README.md here says what is real and what is not.
  *
- *   fibers.c   who runs: threads are fibers, one seed decides which of them goes on at each point; futexes, mutexes,
- *              eventfds, sockets, poll, time
+ *   fibers.c   who runs: threads are fibers, one seed decides which of them goes on at each point; futexes, mutexes, time
  *   memory.c   the client's memory: page tables, userfaultfd, madvise, pagemap
  *   disk.c     the swap file
+ *   doors.c    descriptors: eventfds, the control socket, poll, read, write; and syscall()
  *   loop.c     what the pager process's asyncio loop does, in C
  *   main.c     scenarios, the users' threads, the model of their bytes, and what must hold
  *
  * The code under test calls libc as always. The linker gives it ours instead (--wrap), and points.h makes each atomic
  * access a point at which another fiber may go on.
  */
-#ifndef US_SIM_H
-#define US_SIM_H
+#ifndef US_SIM_FIBERS_H
+#define US_SIM_FIBERS_H
 
 #include <stdarg.h>
 #include <stdbool.h>
@@ -67,17 +67,13 @@ _Noreturn void sim_fail(const char *format, ...) __attribute__((format(printf, 1
         if (!(x))                  \
             sim_fail(__VA_ARGS__); \
     } while (0)
+/* Told then as well. */
+extern void (*sim_on_fail)(void);
 /* The last things that happened, printed when something is not so. */
 void sim_log(const char *format, ...) __attribute__((format(printf, 1, 2)));
 extern bool sim_loud;
-
-/* ---- descriptors ---- */
-enum { SIM_FD = 10000, SIM_UFFD = SIM_FD, SIM_PAGEMAP, SIM_DISK, SIM_PIDFD, SIM_STAT, SIM_SOCK, SIM_SOCK_END, SIM_EVENT = SIM_FD + 100 };
-int sim_eventfd(void);
-bool sim_fd_ready(int fd, bool out); /* of poll */
-void sim_pager_gone(void);           /* its end of the socket is closed */
-int sim_sock_recv(void *buf, size_t n); /* the pager's end: bytes, 0 at the end, -EAGAIN */
-int sim_sock_send(const void *buf, size_t n);
+/* futex(2). */
+long sim_futex(_Atomic uint32_t *word, int op, uint32_t value);
 
 /* ---- one call that fails ---- */
 #define SIM_CALLS(X)                                                                                            \
@@ -92,43 +88,5 @@ extern struct sim_failure {
 } sim_failure;
 /* Counts a call. -errno: it fails. */
 int sim_call(int kind);
-
-/* ---- memory ---- */
-typedef struct sim_kernel {
-    uint32_t again_one_in;  /* EAGAIN of COPY, MOVE, WRITEPROTECT before a page */
-    uint32_t short_one_in;  /* process_madvise ends early */
-    bool vector, move, poison; /* the kernel has them */
-    bool no_peek;           /* process_vm_readv is forbidden */
-    bool user_mode;         /* the userfaultfd is of USER_MODE_ONLY: the kernel's own faults are errors */
-    bool old;               /* WRITEPROTECT of one mapping only, as before 6.4 */
-} sim_kernel_t;
-extern sim_kernel_t sim_kernel;
-typedef enum { SIM_OK, SIM_BUS, SIM_SEGV } sim_touch_t;
-
-void sim_memory_open(void);
-/* Memory of the client: zeros, nobody has touched it. */
-uint64_t sim_map(uint64_t len);
-bool sim_in_memory(const void *at);
-/* As an access of the running thread to one page: on SIM_OK it is there, and writable if write, until the next point. */
-sim_touch_t sim_touch(uint64_t addr, bool write);
-bool sim_is_present(uint64_t addr);
-bool sim_is_protected(uint64_t addr);
-bool sim_is_poisoned(uint64_t addr); /* lost, and marked so */
-enum { SIM_PINNED = 1, SIM_SHARED = 2, SIM_LOCKED = 4 };
-void sim_page_set(uint64_t addr, int what, bool on);
-void sim_split(uint64_t addr); /* a border between mappings */
-int sim_dontneed(uint64_t addr, uint64_t len);
-bool sim_uffd_pending(void);
-void sim_show_faults(void); /* prints who stands in one */
-
-/* ---- disk ---- */
-typedef struct sim_disk {
-    uint64_t bytes;
-    uint64_t slow_ns;       /* a request takes up to so long, one in 16 sixteen times */
-    uint32_t eio_one_in, short_one_in, flip_one_in, full_one_in, lost_one_in, eintr_one_in;
-    bool cached;            /* opened without O_DIRECT */
-} sim_disk_t;
-extern sim_disk_t sim_disk;
-void sim_disk_open(void);
 
 #endif

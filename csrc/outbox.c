@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * What the mover is told, and where it puts what it takes: commands in the ring, slots in the outbox.
+ */
+#include "outbox.h"
+
+#include "sys.h"
+
+/* ---- slots ------------------------------------------------------------------------------------------- */
+
+uint32_t us_outbox_slot(us_outbox_t *o, uint32_t pages) {
+    if (o->used == 0) /* start anew where the caches are warm */
+        o->head = o->tail = 0;
+    uint32_t at = o->head;
+    if (o->used > 0 && o->head <= o->tail) { /* wrapped: the free part is [head, tail) */
+        if (o->tail - o->head < pages)
+            return US_NONE;
+    } else if (o->pages - o->head < pages) { /* the end is too short: fill it up and begin in front */
+        if (o->tail < pages)
+            return US_NONE;
+        uint32_t rest = o->pages - o->head;
+        if (rest > 0) {
+            o->span[o->head] = rest | US_SLOT_FREE;
+            o->used += rest;
+        }
+        at = 0;
+    }
+    o->span[at] = pages;
+    o->job[at] = NULL;
+    o->used += pages;
+    o->head = at + pages == o->pages ? 0 : at + pages;
+    return at;
+}
+
+void us_outbox_free(us_pager_t *p, uint32_t slot) {
+    us_outbox_t *o = &p->outbox;
+    o->span[slot] |= US_SLOT_FREE;
+    o->job[slot] = NULL;
+    while (o->used > 0 && (o->span[o->tail] & US_SLOT_FREE)) {
+        uint32_t n = o->span[o->tail] & ~US_SLOT_FREE;
+        o->used -= n;
+        o->tail = o->tail + n == o->pages ? 0 : o->tail + n;
+    }
+}
+
+/* ---- commands ---------------------------------------------------------------------------------------- */
+
+static us_cmd_t *next_command(us_pager_t *p) {
+    if (p->head == p->seen)
+        p->moved_at = us_now_ns();
+    return &p->space.ring->cmd[p->head & (US_RING - 1)];
+}
+
+void us_outbox_post(us_pager_t *p, us_region_t *r, uint32_t i, uint32_t op, uint32_t slot, us_job_t *job) {
+    p->posted[p->head & (US_RING - 1)] =
+        (us_posted_t){.entry = i, .region = r->id, .len = us_block_len(r, i), .slot = slot, .job = job};
+    us_cmd_t *c = next_command(p);
+    c->op = op;
+    c->addr = us_block_addr(r, i);
+    c->len = us_block_len(r, i);
+    c->slot = slot;
+    atomic_store_explicit(&c->status, US_PENDING, memory_order_relaxed);
+    p->head++;
+}
+
+void us_outbox_ring(us_pager_t *p) {
+    us_ring_t *r = p->space.ring;
+    atomic_store(&r->head, p->head); /* before mover_asleep is looked at */
+    if (atomic_load(&r->mover_asleep) != 0)
+        us_sys_eventfd_ring(p->cfg.doorbell);
+}
+
+bool us_outbox_nofork(us_pager_t *p, uint64_t addr, uint64_t len) {
+    if (us_outbox_room(p) == 0)
+        return false;
+    us_cmd_t *c = next_command(p);
+    p->posted[p->head & (US_RING - 1)] = (us_posted_t){.entry = US_NONE};
+    c->op = US_CMD_NOFORK;
+    c->addr = addr;
+    c->spare = len;
+    c->len = US_PAGE;
+    c->slot = 0;
+    atomic_store_explicit(&c->status, US_PENDING, memory_order_relaxed);
+    p->head++;
+    us_outbox_ring(p);
+    return true;
+}
