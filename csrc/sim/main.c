@@ -39,7 +39,9 @@ typedef struct area {
     us_registration_t *reg;
     us_registration_info_t info;
     uint32_t users;             /* calls under way that need it registered */
+    uint32_t accesses;          /* under way */
     bool changing;              /* its registration begins or ends */
+    bool dead;                  /* it is being discarded: nobody may touch it */
 } area_t;
 
 static struct {
@@ -368,6 +370,32 @@ static void end_and_begin(area_t *a) {
     a->changing = false;
 }
 
+static bool is_untouched(void *of) { return ((area_t *)of)->accesses == 0; }
+
+/* What it holds is given up, and its addresses get another owner. */
+static void discard(area_t *a) {
+    if (!is_free(a) || a->reg == NULL || a->dead)
+        return;
+    a->changing = a->dead = true;
+    sim_wait(is_alone, a, SIM_NEVER, "an area's calls");
+    sim_wait(is_untouched, a, SIM_NEVER, "an area's accesses");
+    sim_log("area %u: region %d is discarded", (unsigned)(a - area), a->info.id);
+    int err = us_registration_end(a->reg, US_END_DISCARD);
+    if (err != 0 && excused())
+        err = us_registration_end(a->reg, US_END_DISCARD);
+    SIM_CHECK(err == 0, "a region's end answers %d", err);
+    SIM_CHECK(sim_touch(a->addr, false) == SIM_SEGV, "a region that was discarded can be read");
+    us_registration_free(a->reg);
+    a->reg = NULL;
+    sim_map_again(a->addr, a->len);
+    memset(a->model, 0, a->len);
+    memset(a->maybe_zero, 0, sizeof a->maybe_zero);
+    memset(a->given_back, 0, sizeof a->given_back);
+    memset(a->gone, 0, sizeof a->gone);
+    begin_area(a, true);
+    a->changing = a->dead = false;
+}
+
 static void change_limit(void) {
     const uint64_t least = 4ull << US_BLOCK_MIN_SHIFT << 4;
     const uint64_t limit = us_align_up(us_max(plan.total / (1 + sim_below(8)), least), US_PAGE);
@@ -386,11 +414,13 @@ static void *user(void *number) {
     for (uint32_t n = 0; n < plan.ops; n++) {
         area_t *a = &area[sim_below(plan.areas)];
         const uint32_t what = sim_below(100);
-        if (plan.overwrite && !sim_one_in(8)) {
-            overwrite(a);
+        const bool touches = what < 66 || (what >= 86 && what < 93); /* not a call, which leaves the memory to the core */
+        if (touches && a->dead)
             continue;
-        }
-        if (what < 66)
+        a->accesses += touches;
+        if (touches && plan.overwrite && !sim_one_in(8))
+            overwrite(a);
+        else if (what < 66)
             access_some(a);
         else if (what < 72)
             range_call(a, US_OP_EVICT);
@@ -408,16 +438,19 @@ static void *user(void *number) {
             trick(a);
         else if (what < 93 && plan.unmaps)
             unmap(a);
-        else if (what < 94 && plan.ends)
+        else if (what == 93 && plan.ends)
             end_and_begin(a);
-        else if (what < 95 && plan.limits)
+        else if (what == 94 && plan.ends && sim_one_in(2))
+            discard(a);
+        else if (what == 95 && plan.limits)
             change_limit();
-        else if (what < 96 && plan.limits)
+        else if (what == 96 && plan.limits)
             ask(US_OP_POOL, 0, us_align_up(pager.cfg.pool[0].budget / (1 + sim_below(4)), US_PAGE), 0, 0);
-        else if (what < 97 && plan.stops)
+        else if (what == 97 && plan.stops)
             sim_stop_client(sim_now + sim_below(200 * SIM_MS));
         else
             sim_wait(NULL, NULL, sim_now + 1 + sim_below(5 * SIM_MS), "its pleasure");
+        a->accesses -= touches;
     }
     return NULL;
 }
@@ -534,6 +567,9 @@ static void draw_plain(uint64_t seed) {
 static bool is_ready(void *of) { return ((sim_pager_t *)of)->ready; }
 static bool has_ended(void *of) { return ((sim_pager_t *)of)->ended; }
 
+/* Writes down which lines were reached, in a build for that (make coverage): the process ends without its destructors. */
+void __gcov_dump(void) __attribute__((weak));
+
 /* Ends the process with what it has done. */
 static _Noreturn void done(uint64_t seed, const us_stats_t *s) {
     static const us_stats_t none;
@@ -546,6 +582,8 @@ static _Noreturn void done(uint64_t seed, const us_stats_t *s) {
     for (int k = 0; each && k < SIM_CALL_KINDS; k++)
         printf("%llu ", (unsigned long long)sim_failure.calls[k]);
     fflush(stdout);
+    if (__gcov_dump != NULL)
+        __gcov_dump();
     _exit(0);
 }
 

@@ -74,6 +74,13 @@ uint64_t sim_map(uint64_t len) {
     return addr;
 }
 
+void sim_map_again(uint64_t addr, uint64_t len) {
+    mappings++;
+    for (uint64_t off = 0; off < len; off += PAGE)
+        *page_of(addr + off) = (page_t){.mapped = true, .mapping = mappings};
+    memset(bytes_of(addr), GONE, len);
+}
+
 static void lose(page_t *g, uint64_t addr) {
     g->present = g->protected = g->poison = false;
     g->what &= SIM_LOCKED;

@@ -21,6 +21,8 @@ typedef enum { SIM_OK, SIM_BUS, SIM_SEGV } sim_touch_t;
 void sim_memory_open(void);
 /* Memory of the client: zeros, nobody has touched it. */
 uint64_t sim_map(uint64_t len);
+/* The same addresses get another owner: munmap and mmap. */
+void sim_map_again(uint64_t addr, uint64_t len);
 bool sim_in_memory(const void *at);
 /* As an access of the running thread to one page: on SIM_OK it is there, and writable if write, until the next point. */
 sim_touch_t sim_touch(uint64_t addr, bool write);
