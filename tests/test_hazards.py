@@ -85,6 +85,37 @@ def test_part_stays(take: str, how: str, written: bool) -> None:
     run_child(part_stays, args=[take, how, written])
 
 
+# ---- a region of which the program unmaps a part, or all
+
+
+def unmapped_part(first: int, last: int, take: str) -> None:
+    """What the children of test_unmapped_part run."""
+    n = 4 * MIB
+    data = content(n)
+    options = {"limit": MIB, "pool": MIB, "swapfile": "/tmp", "swap": "16MiB", "segment": "256KiB"}
+    for out in (False, True):
+        address = libc("mmap", 0, n, mmap.PROT_READ | mmap.PROT_WRITE, 0x22, 2**64 - 1, 0)
+        ctypes.memmove(address, data, n)
+        buffer = (ctypes.c_char * n).from_address(address)
+        with uswap.Pager(block="16KiB", take=take, **options) as pager:
+            region = pager.wrap(buffer)
+            if out:
+                region.evict()
+            libc("munmap", address + first, last - first)
+            region.release()
+        rest = [(0, first), (last, n)]
+        assert all(ctypes.string_at(address + a, b - a) == data[a:b] for a, b in rest)
+
+
+@pytest.mark.parametrize("take", ["move", "copy"])
+@pytest.mark.parametrize(
+    ("first", "last"), [(0, 4 * MIB), (0, 2 * MIB + 4096), (5 * 4096, 2 * MIB), (MIB, 4 * MIB)]
+)
+def test_unmapped_part(first: int, last: int, take: str) -> None:
+    """Memory that is unmapped while it is in the pool or in the file keeps nothing waiting, and the rest is right."""
+    run_child(unmapped_part, args=[first, last, take], timeout=60)
+
+
 # ---- a waiter whose page goes
 
 
