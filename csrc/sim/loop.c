@@ -5,6 +5,7 @@
  */
 #include "loop.h"
 
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -376,6 +377,9 @@ void *sim_pager_main(void *of) {
     sp->error = us_pager_open(&p, &sp->cfg);
     if (sp->error == 0 && sp->swap > 0)
         sp->error = us_pager_swap(p, SIM_DISK, sp->swap, sp->segment, 2); /* US_IO_THREADS */
+    const int nowhere = sp->trace ? open("/dev/null", O_WRONLY) : -1;
+    if (sp->error == 0 && nowhere >= 0)
+        sp->error = us_pager_trace(p, nowhere);
     sp->pager = p;
     sp->ready = true;
     while (sp->error == 0 && !done) {
@@ -404,6 +408,7 @@ void *sim_pager_main(void *of) {
     }
     if (sp->error == 0) {
         sim_check(p);
+        us_pager_trace_end(p);
         us_pager_close(p);
     }
     sp->ended = true;

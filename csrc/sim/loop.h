@@ -11,6 +11,7 @@ typedef struct sim_pager {
     us_pager_config_t cfg;
     uint64_t swap;     /* bytes; 0: no file */
     uint32_t segment;
+    bool trace;        /* to nowhere */
     uint32_t check_one_in; /* calls after which the invariants are checked */
     bool ready, ended;
     int error;         /* of the start */

@@ -58,11 +58,12 @@ static uint64_t accesses;
 static bool lz4, zstd; /* there are such libraries */
 static bool each;      /* of --each */
 
-/* Not by calloc, which may be the call that fails. */
+/* By the true calloc, as ours may be the call that fails. */
+void *__real_calloc(size_t n, size_t size);
 static uint8_t *zeros(uint64_t len) {
-    uint8_t *m = malloc(len);
+    uint8_t *m = __real_calloc(1, len);
     SIM_CHECK(m != NULL, "no memory");
-    return memset(m, 0, len);
+    return m;
 }
 
 static uint32_t pages_of(const area_t *a) { return (uint32_t)(a->len / US_PAGE); }
@@ -546,6 +547,7 @@ static void draw(us_pager_config_t *c, uint64_t *outbox) {
     sim_kernel.user_mode = sim_one_in(3);
     sim_kernel.no_peek = !plan.unmaps && !plan.lossy && sim_one_in(4); /* else what can't be read just then ends the process */
     pager.check_one_in = (uint32_t)PICK(1, 8, 8, 32);
+    pager.trace = sim_one_in(4);
 }
 
 /* Of one scenario each call may fail; what is random otherwise does not. */
