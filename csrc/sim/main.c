@@ -87,7 +87,7 @@ void __wrap_us_must_hold(us_pager_t *p) {
 
 /* What the entries say of the client's pages. pre: no point is passed meanwhile. */
 static void check_pages(us_pager_t *p) {
-    const bool left_behind = sim_kernel.again_one_in != 0 || plan.tricks; /* COPY and drops may have been cut short */
+    const bool left_behind = sim_kernel.again_one_in != 0 || plan.tricks || excused(); /* COPY and drops may have been cut short */
     for (uint32_t k = 0; k < plan.areas; k++) {
         const area_t *a = &area[k];
         if (a->reg == NULL || a->changing || !us_registration_active(a->reg))
