@@ -81,7 +81,7 @@ sim: ## the core over a simulated kernel, disk and clock (SEEDS=10000, SIM_ARGS=
 COVERAGE := build/coverage
 coverage: ## which lines and branches of the core the simulation reaches
 	@rm -rf $(COVERAGE)
-	@$(MAKE) --no-print-directory -s -j 2 SIM_DIR=$(COVERAGE) SIM_FLAGS="-O0 --coverage" $(COVERAGE)/sim
+	@$(MAKE) --no-print-directory -s -j 2 SIM_DIR=$(COVERAGE) SIM_FLAGS="-O0 --coverage -DSIM_COVERAGE" $(COVERAGE)/sim
 	@$(COVERAGE)/sim --seeds 400
 	@for seed in 3 5 8; do $(COVERAGE)/sim --each 20 --from $$seed > $(COVERAGE)/each.txt || { cat $(COVERAGE)/each.txt; exit 1; }; done
 	@cd $(COVERAGE) && gcov -b $(notdir $(SIM_CORE:.c=.o)) 2>/dev/null | awk ' \

@@ -570,7 +570,11 @@ static bool is_ready(void *of) { return ((sim_pager_t *)of)->ready; }
 static bool has_ended(void *of) { return ((sim_pager_t *)of)->ended; }
 
 /* Writes down which lines were reached, in a build for that (make coverage): the process ends without its destructors. */
-void __gcov_dump(void) __attribute__((weak));
+#ifdef SIM_COVERAGE
+void __gcov_dump(void);
+#else
+static void __gcov_dump(void) {}
+#endif
 
 /* Ends the process with what it has done. */
 static _Noreturn void done(uint64_t seed, const us_stats_t *s) {
@@ -584,8 +588,7 @@ static _Noreturn void done(uint64_t seed, const us_stats_t *s) {
     for (int k = 0; each && k < SIM_CALL_KINDS; k++)
         printf("%llu ", (unsigned long long)sim_failure.calls[k]);
     fflush(stdout);
-    if (__gcov_dump != NULL)
-        __gcov_dump();
+    __gcov_dump();
     _exit(0);
 }
 
