@@ -4,6 +4,7 @@
  * model of what their memory must hold, which each access is compared with.
  *
  *     sim [--from N] [--seeds N] [--loud] [--keep-going]
+ *     sim --with unmaps ...              scenarios in which that happens: tricks, stops, limits, ends, unmaps
  *     sim --each [STRIDE] [--from N]     one scenario again and again: each call of each kind fails once, in each way
  *
  * Each seed is a process of its own. Status 0 when all hold; else 1, and the first that does not (--keep-going: each) is
@@ -550,6 +551,22 @@ static void draw(us_pager_config_t *c, uint64_t *outbox) {
     pager.trace = sim_one_in(4);
 }
 
+/* What --with asks for. */
+static const char *with;
+static void draw_with(void) {
+    const struct {
+        const char *name;
+        bool *of;
+    } all[] = {{"tricks", &plan.tricks}, {"stops", &plan.stops}, {"limits", &plan.limits}, {"ends", &plan.ends}, {"unmaps", &plan.unmaps}};
+    bool known = with == NULL;
+    for (size_t k = 0; k < sizeof all / sizeof *all && !known; k++) {
+        known = strcmp(with, all[k].name) == 0;
+        *all[k].of |= known;
+    }
+    SIM_CHECK(known, "what is %s?", with);
+    sim_kernel.no_peek &= !plan.unmaps;
+}
+
 /* Of one scenario each call may fail; what is random otherwise does not. */
 static void draw_plain(uint64_t seed) {
     plan.users = 2;
@@ -598,6 +615,7 @@ static void run_seed(uint64_t seed) {
     us_pager_config_t *c = &pager.cfg;
     uint64_t outbox;
     draw(c, &outbox);
+    draw_with();
     if (each)
         draw_plain(seed);
     sim_disk_open();
@@ -806,7 +824,9 @@ int main(int argc, char **argv) {
                 return 2;
             sim_failure.at = at;
             each = true;
-        } else if (strcmp(argv[k], "--from") == 0)
+        } else if (strcmp(argv[k], "--with") == 0)
+            with = value;
+        else if (strcmp(argv[k], "--from") == 0)
             from = strtoull(value, NULL, 0);
         else if (strcmp(argv[k], "--seeds") == 0)
             seeds = strtoull(value, NULL, 0);
