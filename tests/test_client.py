@@ -30,6 +30,14 @@ def _gone(pid: int) -> bool:
         return True
 
 
+def _ends(pid: int) -> bool:
+    """Wait for the end of a process that was told to end."""
+    end = time.monotonic() + 20
+    while not _gone(pid) and time.monotonic() < end:
+        time.sleep(0.01)
+    return _gone(pid)
+
+
 def arrays() -> None:
     """What the child of test_arrays runs."""
     rng = np.random.default_rng(1)
@@ -113,7 +121,7 @@ def closing() -> None:
         pager.check()
         pager.close()
         pager.close()
-        assert _gone(pid)
+        assert _ends(pid)
         assert view == content
         assert pager.stats().region_bytes == 0
         assert not region.paged
@@ -165,7 +173,7 @@ def forgotten() -> None:
             workload.collect()
         assert [one.category for one in caught] == [ResourceWarning], [str(one) for one in caught]
         assert "unclosed <uswap.Pager" in str(caught[0].message)
-        assert _gone(pid)
+        assert _ends(pid)
         assert buffer[:] == content
 
 
@@ -579,7 +587,7 @@ def left_open(how: str) -> None:
     said = [str(one.message) for one in caught]
     if how in ("restore", "discard"):
         assert not said, said
-        assert _gone(pid)
+        assert _ends(pid)
         if how == "restore":
             assert a.tobytes() == content
         else:
@@ -615,7 +623,7 @@ def left_open(how: str) -> None:
         assert buffer[:] == content
         del region
         workload.collect()
-    assert _gone(pid)
+    assert _ends(pid)
 
 
 @pytest.mark.parametrize("how", ["array", "wrap", "restore"])

@@ -491,7 +491,8 @@ def test_broken_disk() -> None:
     assert found["live"] == found["stored"] == 0
     assert "a write to the swap file failed (Input/output error)" in result.stderr
     lines = [line for line in result.stderr.splitlines() if "to the swap file fail" in line]
-    assert len(lines) == min(found["errors"], 9)
+    # Another one may have failed since the counters were read.
+    assert min(found["errors"], 9) <= len(lines) <= 9
 
 
 def test_quota() -> None:
