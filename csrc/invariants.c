@@ -14,7 +14,7 @@
 
 /* What the entries say, added up. */
 typedef struct us_sums {
-    uint64_t locked, apart;           /* entries */
+    uint64_t locked;                  /* entries */
     uint64_t resident, plain, leaving, queued, free_to_leave; /* bytes */
     uint64_t takes;                   /* entries: LEAVING into a slot, or OUTBOX */
     uint64_t outbox, filled, lost, pinned;

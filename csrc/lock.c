@@ -11,7 +11,6 @@
 
 /* MIXED: a change of thread counts this much against each fault that is none. */
 enum { MIXED = 4, MIXED_ON = 64, MIXED_MAX = 128 };
-#define QUIET_NS (US_QUIET_MS * 1000000ull)
 
 void us_server_lock(us_pager_t *p, us_worker_t *hand) {
     us_servers_t *s = &p->servers;
@@ -38,7 +37,7 @@ void us_server_seen(us_pager_t *p, uint32_t tid, uint64_t now) {
     us_servers_t *s = &p->servers;
     if (tid == (uint32_t)p->cfg.mover_tid)
         return;
-    if (now > s->last + QUIET_NS)
+    if (now > s->last + US_QUIET_NS)
         s->mixed = 0;
     s->last = us_max(s->last, now); /* of a batch that was read before the other's */
     if (tid != s->last_tid)

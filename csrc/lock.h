@@ -4,7 +4,9 @@
 
 #include "state.h"
 
-enum { US_QUIET_MS = 20 }; /* without a fault, and the second server sleeps */
+/* Without a fault for so long, and the second server sleeps. */
+enum { US_QUIET_MS = 20 };
+#define US_QUIET_NS (US_QUIET_MS * 1000000ull)
 
 void us_server_lock(us_pager_t *p, us_worker_t *hand);
 void us_server_unlock(us_pager_t *p);

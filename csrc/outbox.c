@@ -45,22 +45,24 @@ void us_outbox_free(us_pager_t *p, uint32_t slot) {
 
 /* ---- commands ---------------------------------------------------------------------------------------- */
 
-static us_cmd_t *next_command(us_pager_t *p) {
+/* pre: the ring has room. */
+static void put(us_pager_t *p, us_posted_t posted, uint32_t op, uint64_t addr, uint32_t len, uint64_t spare) {
+    us_cmd_t *c = &p->space.ring->cmd[p->head & (US_RING - 1)];
     if (p->head == p->seen)
         p->moved_at = us_now_ns();
-    return &p->space.ring->cmd[p->head & (US_RING - 1)];
+    p->posted[p->head & (US_RING - 1)] = posted;
+    c->op = op;
+    c->addr = addr;
+    c->len = len;
+    c->slot = posted.slot;
+    c->spare = spare;
+    atomic_store_explicit(&c->status, US_PENDING, memory_order_relaxed);
+    p->head++;
 }
 
 void us_outbox_post(us_pager_t *p, us_region_t *r, uint32_t i, uint32_t op, uint32_t slot, us_job_t *job) {
-    p->posted[p->head & (US_RING - 1)] =
-        (us_posted_t){.entry = i, .region = r->id, .len = us_block_len(r, i), .slot = slot, .job = job};
-    us_cmd_t *c = next_command(p);
-    c->op = op;
-    c->addr = us_block_addr(r, i);
-    c->len = us_block_len(r, i);
-    c->slot = slot;
-    atomic_store_explicit(&c->status, US_PENDING, memory_order_relaxed);
-    p->head++;
+    const uint32_t len = us_block_len(r, i);
+    put(p, (us_posted_t){.entry = i, .region = r->id, .len = len, .slot = slot, .job = job}, op, us_block_addr(r, i), len, 0);
 }
 
 void us_outbox_ring(us_pager_t *p) {
@@ -73,15 +75,7 @@ void us_outbox_ring(us_pager_t *p) {
 bool us_outbox_nofork(us_pager_t *p, uint64_t addr, uint64_t len) {
     if (us_outbox_room(p) == 0)
         return false;
-    us_cmd_t *c = next_command(p);
-    p->posted[p->head & (US_RING - 1)] = (us_posted_t){.entry = US_NONE};
-    c->op = US_CMD_NOFORK;
-    c->addr = addr;
-    c->spare = len;
-    c->len = US_PAGE;
-    c->slot = 0;
-    atomic_store_explicit(&c->status, US_PENDING, memory_order_relaxed);
-    p->head++;
+    put(p, (us_posted_t){.entry = US_NONE}, US_CMD_NOFORK, addr, US_PAGE, len);
     us_outbox_ring(p);
     return true;
 }

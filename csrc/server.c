@@ -20,7 +20,6 @@
 #include "sys.h"
 
 enum { LOOK = 16 }; /* messages between two looks for where the thread is */
-#define QUIET_NS (US_QUIET_MS * 1000000ull)
 
 /* On the CPU of the thread that it serves, but not on the loop's. */
 static void follow(us_pager_t *p, uint32_t tid) {
@@ -82,7 +81,7 @@ static void *second_main(void *arg) {
             continue;
         }
         us_server_lock(p, &s->second);
-        if (us_now_ns() > s->last + QUIET_NS)
+        if (us_now_ns() > s->last + US_QUIET_NS)
             us_server_wake(s, false);
         us_server_unlock(p);
     }

@@ -105,18 +105,21 @@ def test_compaction() -> None:
     assert found["rewritten"] > 0
 
 
+UNREADABLE: dict[str, Any] = {  # a pager that gets nothing back from its file
+    "limit": MIB,
+    "pool": MIB,
+    "segment": "256KiB",
+    "swapfile": "/tmp",
+    "swap": "32MiB",
+    "inject": "read:EIO:1",
+    "readahead": 0,
+}
+
+
 def losing() -> None:
     """What the child of test_lost runs."""
     content = data("random", 8 * MIB, random.Random(3))
-    with uswap.Pager(
-        limit=MIB,
-        pool=MIB,
-        segment="256KiB",
-        swapfile="/tmp",
-        swap="32MiB",
-        inject="read:EIO:1",
-        readahead=0,
-    ) as pager:
+    with uswap.Pager(**UNREADABLE) as pager:
         region = pager.region(8 * MIB)
         view = memoryview(region)
         view[:] = content
@@ -138,15 +141,7 @@ def test_lost() -> None:
 def ending() -> None:
     """What the child of test_end_of_what_is_lost runs."""
     chunk = random.Random(3).randbytes(16 * KIB)
-    with uswap.Pager(
-        limit=MIB,
-        pool=MIB,
-        segment="256KiB",
-        swapfile="/tmp",
-        swap="32MiB",
-        inject="read:EIO:1",
-        readahead=0,
-    ) as pager:
+    with uswap.Pager(**UNREADABLE) as pager:
         region = pager.region(4 * MIB)
         view = memoryview(region)
         for at in range(0, len(view), len(chunk)):  # in order, so that nothing is read back

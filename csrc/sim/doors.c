@@ -132,11 +132,8 @@ static bool any_ready(void *of) {
 int __wrap_poll(struct pollfd *f, nfds_t n, int ms) {
     polled_t p = {f, n};
     sim_point();
-    const int err = sim_call(SIM_CALL_POLL);
-    if (err != 0) {
-        errno = -err;
+    if (sim_fails(SIM_CALL_POLL))
         return -1;
-    }
     if (ms != 0 && !any_ready(&p))
         sim_wait(any_ready, &p, ms < 0 ? SIM_NEVER : sim_now + (uint64_t)ms * SIM_MS, "a descriptor");
     int some = 0;
@@ -153,9 +150,8 @@ ssize_t __wrap_read(int fd, void *buf, size_t n) {
     if (fd < SIM_FD)
         return __real_read(fd, buf, n);
     sim_point();
-    const int err = sim_call(SIM_CALL_READ);
-    if (err != 0)
-        return said(err);
+    if (sim_fails(SIM_CALL_READ))
+        return -1;
     if (fd == SIM_UFFD)
         return sim_uffd_read(buf, n);
     SIM_CHECK(fd >= SIM_EVENT && n == 8, "read of descriptor %d", fd);
@@ -173,9 +169,8 @@ ssize_t __wrap_write(int fd, const void *buf, size_t n) {
     if (fd < SIM_FD)
         return __real_write(fd, buf, n);
     sim_point();
-    const int err = sim_call(SIM_CALL_WRITE);
-    if (err != 0)
-        return said(err);
+    if (sim_fails(SIM_CALL_WRITE))
+        return -1;
     SIM_CHECK(fd >= SIM_EVENT && n == 8, "write to descriptor %d", fd);
     uint64_t add;
     memcpy(&add, buf, 8);

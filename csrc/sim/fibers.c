@@ -126,6 +126,13 @@ int sim_call(int kind) {
     return -sim_failure.error;
 }
 
+bool sim_fails(int kind) {
+    const int err = sim_call(kind);
+    if (err != 0)
+        errno = -err;
+    return err != 0;
+}
+
 /* ---- switching -------------------------------------------------------------------------------------- */
 
 void sim_switch(void **save, void *load);

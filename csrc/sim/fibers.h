@@ -88,5 +88,7 @@ extern struct sim_failure {
 } sim_failure;
 /* Counts a call. -errno: it fails. */
 int sim_call(int kind);
+/* The same for what answers by errno. */
+bool sim_fails(int kind);
 
 #endif

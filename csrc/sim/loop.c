@@ -151,10 +151,11 @@ static void *serve(void *of) {
 
 typedef int range_fn(us_pager_t *p, int id, uint32_t *cursor, uint32_t last);
 
+/* call: NULL: us_pager_move to the tier that the request names. */
 static int over_range(task_t *t, range_fn *call, int id, uint32_t *cursor, uint32_t last) {
     for (;;) {
         const uint32_t before = *cursor;
-        const int answer = call(p, id, cursor, last);
+        const int answer = call != NULL ? call(p, id, cursor, last) : us_pager_move(p, id, cursor, last, (int)t->request.arg[2]);
         if (answer <= 0)
             return answer;
         if (answer == US_AGAIN)
@@ -166,11 +167,6 @@ static int over_range(task_t *t, range_fn *call, int id, uint32_t *cursor, uint3
 
 static int settle(task_t *t, int id, uint32_t first, uint32_t last) {
     return over_range(t, us_pager_settle, id, &first, last);
-}
-
-static int migrate_to;
-static int migrate(us_pager_t *pager, int id, uint32_t *cursor, uint32_t last) {
-    return us_pager_move(pager, id, cursor, last, migrate_to);
 }
 
 static int freeze(task_t *t, int id, uint32_t entries) {
@@ -221,17 +217,7 @@ static int answer_of(task_t *t, us_reply_t *reply) {
         err = over_range(t, us_pager_verify, id, &cursor, last);
         return err != 0 ? err : settle(t, id, first, last);
     case US_OP_MIGRATE: {
-        for (;;) { /* as over_range, but the tier must not be another task's */
-            const uint32_t before = cursor;
-            migrate_to = (int)q->arg[2];
-            err = migrate(p, id, &cursor, last);
-            if (err <= 0)
-                break;
-            if (err == US_AGAIN)
-                sleep_for(t, cursor != before ? 0 : SIM_MS);
-            else
-                wait_progress(t);
-        }
+        err = over_range(t, NULL, id, &cursor, last);
         cursor = first;
         const int moved = over_range(t, us_pager_moved, id, &cursor, last);
         return moved != 0 ? moved : err;

@@ -27,7 +27,7 @@
 #include "fibers.h"
 #include "memory.h"
 
-enum { AREAS = 4, USERS = 6, PAGES_MAX = 512, PINS = 3, REAL_LIMIT = 120 };
+enum { AREAS = 4, USERS = 6, PAGES_MAX = 512, REAL_LIMIT = 120 };
 
 typedef struct area {
     uint64_t addr, len;
@@ -120,8 +120,8 @@ static void compare(area_t *a, uint32_t page, const char *when) {
     if (memcmp(is, should, US_PAGE) == 0)
         return; /* it may still be either */
     if (a->maybe_zero[page]) {
-        static const uint8_t zeros[US_PAGE];
-        if (memcmp(is, zeros, US_PAGE) == 0) {
+        static const uint8_t nothing[US_PAGE];
+        if (memcmp(is, nothing, US_PAGE) == 0) {
             memset(should, 0, US_PAGE);
             a->maybe_zero[page] = false;
             return;
@@ -568,7 +568,7 @@ static void draw_with(void) {
 }
 
 /* Of one scenario each call may fail; what is random otherwise does not. */
-static void draw_plain(uint64_t seed) {
+static void draw_plain(void) {
     plan.users = 2;
     plan.ops = 30;
     plan.patience = 60000 * SIM_MS;
@@ -580,7 +580,6 @@ static void draw_plain(uint64_t seed) {
     sim_pace.stall_one_in = 0;
     sim_pace.switch_one_in = 8;
     memset(us_delays, 0, sizeof us_delays);
-    (void)seed;
 }
 
 static bool is_ready(void *of) { return ((sim_pager_t *)of)->ready; }
@@ -617,7 +616,7 @@ static void run_seed(uint64_t seed) {
     draw(c, &outbox);
     draw_with();
     if (each)
-        draw_plain(seed);
+        draw_plain();
     sim_disk_open();
     sim_log("%u areas, %llu bytes, limit %llu, outbox %llu, pools %llu %llu %llu codecs %d %d %d, swap %llu by %u", plan.areas,
             (unsigned long long)plan.total, (unsigned long long)c->limit, (unsigned long long)outbox, (unsigned long long)c->pool[0].budget,

@@ -33,7 +33,7 @@ typedef struct page {
 static page_t table[PAGES];
 static uint32_t next_page = FIRST_GAP;
 static uint16_t mappings;
-sim_kernel_t sim_kernel = {.vector = true, .move = true, .poison = true};
+sim_kernel_t sim_kernel = {.vector = true, .move = true};
 
 /* A thread that stands in a fault. pending: its message has not been read. */
 typedef struct fault {
@@ -54,7 +54,7 @@ void sim_memory_open(void) {
     SIM_CHECK(m == (void *)BASE, "no memory at %#llx", BASE);
 }
 
-bool sim_in_memory(const void *at) { return (uint64_t)(uintptr_t)at - BASE < END - BASE; }
+static bool in_memory(const void *at) { return (uint64_t)(uintptr_t)at - BASE < END - BASE; }
 
 static page_t *page_of(uint64_t addr) {
     SIM_CHECK(addr - BASE < END - BASE, "address %#llx is not the client's", (unsigned long long)addr);
@@ -92,7 +92,8 @@ static void set_mapping(uint64_t addr, uint64_t len, uint16_t mapping) {
         page_of(addr + off)->mapping = mapping;
 }
 
-void sim_split(uint64_t addr) {
+/* A border between mappings. */
+static void split(uint64_t addr) {
     const page_t *g = page_of(addr);
     const uint16_t was = g->mapping;
     mappings++;
@@ -344,7 +345,7 @@ static int set_registered(uint64_t addr, uint64_t len, bool on) {
     if (same) { /* what is registered and what is not are two mappings */
         const uint16_t was = page_of(addr)->mapping;
         if (addr + len < END && page_of(addr + len)->mapped && page_of(addr + len)->mapping == was)
-            sim_split(addr + len);
+            split(addr + len);
         if (addr > BASE && page_of(addr - PAGE)->mapped && page_of(addr - PAGE)->mapping == was)
             set_mapping(addr, len, ++mappings);
     }
@@ -403,8 +404,6 @@ static int ioctl_of(unsigned long op, void *arg) {
     }
     case IOC_POISON: {
         poison_arg_t *p = arg;
-        if (!sim_kernel.poison)
-            return -EINVAL;
         for (uint64_t off = 0; off < p->len; off += PAGE) {
             page_t *g = page_of(p->start + off);
             if (!g->mapped || !g->registered)
@@ -443,11 +442,8 @@ void *__wrap_mmap(void *at, size_t len, int prot, int flags, int fd, off_t off) 
         errno = ENODEV;
         return MAP_FAILED;
     }
-    const int fails = sim_call(SIM_CALL_MMAP);
-    if (fails != 0) {
-        errno = -fails;
+    if (sim_fails(SIM_CALL_MMAP))
         return MAP_FAILED;
-    }
     if (fd >= 0 || !sim_is_client() || !(flags & MAP_NORESERVE))
         return __real_mmap(at, len, prot, flags, fd, off);
     return (void *)(uintptr_t)sim_map(len); /* staging */
@@ -455,7 +451,7 @@ void *__wrap_mmap(void *at, size_t len, int prot, int flags, int fd, off_t off) 
 
 int __real_munmap(void *at, size_t len);
 int __wrap_munmap(void *at, size_t len) {
-    if (!sim_in_memory(at))
+    if (!in_memory(at))
         return __real_munmap(at, len);
     const uint64_t addr = (uint64_t)(uintptr_t)at;
     for (uint64_t off = 0; off < len; off += PAGE) {
@@ -483,7 +479,7 @@ int sim_dontneed(uint64_t addr, uint64_t len) {
 
 int __real_madvise(void *at, size_t len, int advice);
 int __wrap_madvise(void *at, size_t len, int advice) {
-    if (!sim_in_memory(at))
+    if (!in_memory(at))
         return __real_madvise(at, len, advice);
     const uint64_t addr = (uint64_t)(uintptr_t)at;
     sim_point();
@@ -505,11 +501,8 @@ long sim_process_madvise(const struct iovec *iov, size_t n, int advice) {
     long done = 0;
     (void)advice; /* MADV_DONTNEED */
     sim_point();
-    const int fails = sim_call(SIM_CALL_VECTOR);
-    if (fails != 0) {
-        errno = -fails;
+    if (sim_fails(SIM_CALL_VECTOR))
         return -1;
-    }
     for (size_t k = 0; k < n; k++) {
         const int err = sim_one_in(sim_kernel.short_one_in) ? -EINTR : sim_dontneed((uint64_t)(uintptr_t)iov[k].iov_base, iov[k].iov_len);
         if (err != 0) {
@@ -523,15 +516,12 @@ long sim_process_madvise(const struct iovec *iov, size_t n, int advice) {
 
 int __real_mincore(void *at, size_t len, unsigned char *vec);
 int __wrap_mincore(void *at, size_t len, unsigned char *vec) {
-    if (!sim_in_memory(at))
+    if (!in_memory(at))
         return __real_mincore(at, len, vec);
     const uint64_t addr = (uint64_t)(uintptr_t)at;
     sim_point();
-    const int fails = sim_call(SIM_CALL_MINCORE);
-    if (fails != 0) {
-        errno = -fails;
+    if (sim_fails(SIM_CALL_MINCORE))
         return -1;
-    }
     for (uint64_t off = 0; off < len; off += PAGE) {
         const page_t *g = page_of(addr + off);
         if (!g->mapped) {
@@ -582,11 +572,8 @@ int __wrap_mprotect(void *at, size_t len, int prot) {
 ssize_t sim_pagemap_read(void *buf, size_t n, uint64_t off) {
     uint64_t *out = buf;
     sim_point();
-    const int fails = sim_call(SIM_CALL_PAGEMAP);
-    if (fails != 0) {
-        errno = -fails;
+    if (sim_fails(SIM_CALL_PAGEMAP))
         return -1;
-    }
     for (size_t k = 0; k < n / 8; k++) {
         const page_t *g = page_of((off / 8 + k) * PAGE);
         out[k] = g->present ? 1ull << 63 | (uint64_t)g->protected << 57 : (uint64_t)g->poison << 62;
@@ -596,7 +583,7 @@ ssize_t sim_pagemap_read(void *buf, size_t n, uint64_t off) {
 
 /* The mover's memcpy: what it reads of the client's memory may fault. */
 void *sim_memcpy(void *to, const void *from, size_t n) {
-    if (!sim_in_memory(from))
+    if (!in_memory(from))
         return memcpy(to, from, n);
     for (size_t off = 0; off < n; off += PAGE) {
         const uint64_t addr = (uint64_t)(uintptr_t)from + off;

@@ -10,7 +10,7 @@
 typedef struct sim_kernel {
     uint32_t again_one_in;  /* EAGAIN of COPY, MOVE, WRITEPROTECT before a page */
     uint32_t short_one_in;  /* process_madvise ends early */
-    bool vector, move, poison; /* the kernel has them */
+    bool vector, move;      /* the kernel has them */
     bool no_peek;           /* process_vm_readv is forbidden */
     bool user_mode;         /* the userfaultfd is of USER_MODE_ONLY: the kernel's own faults are errors */
     bool old;               /* WRITEPROTECT of one mapping only, as before 6.4 */
@@ -23,7 +23,6 @@ void sim_memory_open(void);
 uint64_t sim_map(uint64_t len);
 /* The same addresses get another owner: munmap and mmap. */
 void sim_map_again(uint64_t addr, uint64_t len);
-bool sim_in_memory(const void *at);
 /* As an access of the running thread to one page: on SIM_OK it is there, and writable if write, until the next point. */
 sim_touch_t sim_touch(uint64_t addr, bool write);
 bool sim_is_present(uint64_t addr);
@@ -31,7 +30,6 @@ bool sim_is_protected(uint64_t addr);
 bool sim_is_poisoned(uint64_t addr); /* lost, and marked so */
 enum { SIM_PINNED = 1, SIM_SHARED = 2, SIM_LOCKED = 4 };
 void sim_page_set(uint64_t addr, int what, bool on);
-void sim_split(uint64_t addr); /* a border between mappings */
 int sim_dontneed(uint64_t addr, uint64_t len);
 void sim_show_faults(void); /* prints who stands in one */
 
