@@ -135,8 +135,9 @@ static int unregister_memory(us_client_t *c, uint64_t addr, uint64_t len, int hu
 
 /* ---- life -------------------------------------------------------------------------------------------- */
 
-static void close_all(const us_mover_t *m) {
-    const int fd[] = {m->self, m->ksm, m->pagemap};
+static void close_all(us_mover_t *m) {
+    us_ksm_close(&m->ksm);
+    const int fd[] = {m->self, m->pagemap};
     for (size_t k = 0; k < sizeof fd / sizeof *fd; k++) {
         if (fd[k] >= 0)
             close(fd[k]);
@@ -182,11 +183,11 @@ int us_client_open(us_client_t *c, int uffd, int space_fd, int doorbell, int not
                       .doorbell = doorbell,
                       .notify = notify,
                       .self = us_sys_pidfd(getpid()),
-                      .ksm = open("/sys/kernel/mm/ksm/pages_scanned", O_RDONLY | O_CLOEXEC),
                       .pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC),
                       .staging = (uint64_t)(uintptr_t)staging,
                       .staging_len = STAGING,
                       .vector = drop == US_DROP_VECTOR};
+    us_ksm_open(&m->ksm);
     err = register_memory(c, m->staging, STAGING, 0, 1);
     if (err == 0)
         err = us_watchdog_start(&c->watchdog);

@@ -67,16 +67,8 @@ static int give_back(uint64_t addr, uint64_t len) {
     return err == 0 || us_sys_lacks(addr, len) ? 0 : err;
 }
 
-/* Has KSM merged pages on this machine since it was booted? */
-static bool ksm_has_run(const us_mover_t *m) {
-    char text[2];
-    const ssize_t n = m->ksm < 0 ? 0 : pread(m->ksm, text, sizeof text, 0);
-    return n > 0 && !(text[0] == '0' && (n == 1 || text[1] == '\n'));
-}
-
-/* A clean block is write-protected in all its pages, so that the first write is seen. KSM makes the page-table entry of a
- * page that it merges anew, without the protection, and does so where other code of the process asks for it (MADV_MERGEABLE)
- * although it was told not to. Then the block may have been written, and must not be dropped. */
+/* A clean block is write-protected in all its pages, so that the first write is seen. Where KSM has taken the protection off
+ * (ksm.h) the block may have been written, and must not be dropped. */
 static bool lost_protection(const us_mover_t *m, uint64_t addr, uint64_t len) {
     enum { AT_ONCE = 64 };
     const uint64_t protected = 1ull << 57, there = 3ull << 62; /* present, or swapped out by the kernel */
@@ -97,7 +89,7 @@ static bool lost_protection(const us_mover_t *m, uint64_t addr, uint64_t len) {
 static uint64_t drop(us_mover_t *m, uint64_t i, uint64_t head) {
     struct iovec iov[VECTOR];
     us_cmd_t *of[VECTOR];
-    const bool look = m->pagemap >= 0 && ksm_has_run(m);
+    const bool look = m->pagemap >= 0 && us_ksm_may_have_merged(&m->ksm);
     int n = 0;
     for (; n < VECTOR && i < head && at(m, i)->op == US_CMD_DROP; i++) {
         us_cmd_t *c = at(m, i);

@@ -9,12 +9,14 @@
 
 #include <pthread.h>
 
+#include "ksm.h"
 #include "space.h"
 
 typedef struct us_mover {
     us_space_t *space;
     int uffd, doorbell, notify;
-    int ksm, pagemap;      /* see lost_protection() in mover.c; -1: not there */
+    us_ksm_t ksm;
+    int pagemap;           /* -1: not there */
     int self;              /* pidfd of this process, for the vectored madvise; -1 without */
     uint64_t staging, staging_len;
     bool vector;           /* drop by vectors */
