@@ -58,15 +58,15 @@
 /* What a transition finds: the entry is in one of these states, with these flags and without those. */
 #define IN(state) (1u << (state))
 #define OUT (IN(US_EMPTY) | IN(US_FILLED) | IN(US_POOLED) | IN(US_STORED))
-static void expect(const us_pager_t *p, uint32_t i, uint32_t states, uint8_t with, uint8_t without) {
-    const us_entry_t e = p->space.table[i];
+static void expect(const us_mm_t *m, uint32_t i, uint32_t states, uint8_t with, uint8_t without) {
+    const us_entry_t e = m->space.table[i];
     (void)e, (void)states, (void)with, (void)without;
     US_ASSERT(states >> e.state & 1);
     US_ASSERT((e.flags & with) == with);
     US_ASSERT((e.flags & without) == 0);
 }
 
-static void put(us_pager_t *p, uint32_t i, us_entry_t e) { us_entry_store(&p->space.table[i], e); }
+static void put(us_mm_t *m, uint32_t i, us_entry_t e) { us_entry_store(&m->space.table[i], e); }
 
 static void unlock(us_pager_t *p, uint32_t i, us_entry_t *e) {
     if (e->flags & US_F_WAITED)
@@ -74,16 +74,16 @@ static void unlock(us_pager_t *p, uint32_t i, us_entry_t *e) {
     e->flags &= (uint8_t)~(US_F_LOCKED | US_F_WAITED | US_F_WAKE);
 }
 
-static void resident_add(us_pager_t *p, uint64_t len) {
-    p->resident += len;
-    p->s->resident = p->resident;
-    if (p->resident > p->s->peak_resident)
-        p->s->peak_resident = p->resident;
+static void resident_add(us_mm_t *m, uint64_t len) {
+    m->resident += len;
+    m->s->resident = m->resident;
+    if (m->resident > m->s->peak_resident)
+        m->s->peak_resident = m->resident;
 }
 
-static void resident_sub(us_pager_t *p, uint64_t len) {
-    p->resident -= len;
-    p->s->resident = p->resident;
+static void resident_sub(us_mm_t *m, uint64_t len) {
+    m->resident -= len;
+    m->s->resident = m->resident;
 }
 
 void us_entry_free_object(us_pager_t *p, us_entry_t e) {
@@ -98,16 +98,16 @@ static void out_add(us_pager_t *p, us_entry_t e, uint32_t raw) {
     us_tier_stats_t *s = us_tier(p, e)->s;
     s->raw += raw;
     s->bytes += US_LENGTH_OF(e);
-    *(in_pool(e) ? &p->s->pooled_raw : &p->s->stored_raw) += raw;
-    *(in_pool(e) ? &p->s->pooled : &p->s->stored) += US_LENGTH_OF(e);
+    *(in_pool(e) ? &p->mm.s->pooled_raw : &p->mm.s->stored_raw) += raw;
+    *(in_pool(e) ? &p->mm.s->pooled : &p->mm.s->stored) += US_LENGTH_OF(e);
 }
 
 static void out_sub(us_pager_t *p, us_entry_t e, uint32_t raw) {
     us_tier_stats_t *s = us_tier(p, e)->s;
     s->raw -= raw;
     s->bytes -= US_LENGTH_OF(e);
-    *(in_pool(e) ? &p->s->pooled_raw : &p->s->stored_raw) -= raw;
-    *(in_pool(e) ? &p->s->pooled : &p->s->stored) -= US_LENGTH_OF(e);
+    *(in_pool(e) ? &p->mm.s->pooled_raw : &p->mm.s->stored_raw) -= raw;
+    *(in_pool(e) ? &p->mm.s->pooled : &p->mm.s->stored) -= US_LENGTH_OF(e);
 }
 
 /* The same of a clean block's copy; a word is none. */
@@ -115,14 +115,14 @@ static void kept_add(us_pager_t *p, us_entry_t e) {
     if (US_CODEC_OF(e) != US_FILL)
         us_tier(p, e)->s->kept += US_LENGTH_OF(e);
     if (in_pool(e))
-        p->s->kept += US_LENGTH_OF(e);
+        p->mm.s->kept += US_LENGTH_OF(e);
 }
 
 static void kept_sub(us_pager_t *p, us_entry_t e) {
     if (US_CODEC_OF(e) != US_FILL)
         us_tier(p, e)->s->kept -= US_LENGTH_OF(e);
     if (in_pool(e))
-        p->s->kept -= US_LENGTH_OF(e);
+        p->mm.s->kept -= US_LENGTH_OF(e);
 }
 
 /* The copy of a clean block goes; its bytes are in the client's pages. */
@@ -148,8 +148,8 @@ static void changed(us_pager_t *p, uint32_t i, us_entry_t *e) {
 }
 
 void us_entry_bring(us_pager_t *p, us_region_t *r, uint32_t i, bool clean) {
-    expect(p, i, OUT | IN(US_OUTBOX), 0, US_F_LOCKED);
-    us_entry_t e = p->space.table[i];
+    expect(&p->mm, i, OUT | IN(US_OUTBOX), 0, US_F_LOCKED);
+    us_entry_t e = p->mm.space.table[i];
     const uint32_t len = us_block_len(r, i);
     const uint8_t old = e.state;
     US_DELAY(US_D_SERVED);
@@ -159,11 +159,11 @@ void us_entry_bring(us_pager_t *p, us_region_t *r, uint32_t i, bool clean) {
         e.where = 0;
         break;
     case US_FILLED:
-        p->s->filled -= len;
+        p->mm.s->filled -= len;
         break;
     case US_POOLED:
         us_policy_warm(p, i);
-        e.flags = p->space.table[i].flags;
+        e.flags = p->mm.space.table[i].flags;
         out_sub(p, e, len);
         kept_add(p, e);
         break;
@@ -172,9 +172,9 @@ void us_entry_bring(us_pager_t *p, us_region_t *r, uint32_t i, bool clean) {
         kept_add(p, e);
         break;
     default: /* OUTBOX: its job goes on, and makes a copy if the block stays clean */
-        p->s->outbox -= len;
+        p->mm.s->outbox -= len;
         if (!clean) {
-            us_job_t *job = p->outbox.job[e.where];
+            us_job_t *job = p->mm.outbox.job[e.where];
             uint8_t queued = US_QUEUED;
             if (job != NULL)
                 atomic_compare_exchange_strong(&job->phase, &queued, US_CANCELLED);
@@ -189,40 +189,40 @@ void us_entry_bring(us_pager_t *p, us_region_t *r, uint32_t i, bool clean) {
         changed(p, i, &e);
     }
     unlock(p, i, &e);
-    put(p, i, e);
-    resident_add(p, len);
-    us_policy_in(p, r, i);
+    put(&p->mm, i, e);
+    resident_add(&p->mm, len);
+    us_policy_in(&p->mm, r, i);
 }
 
 void us_entry_reserve(us_pager_t *p, us_region_t *r, uint32_t i) {
-    expect(p, i, OUT, 0, US_F_LOCKED);
-    us_entry_t e = p->space.table[i];
+    expect(&p->mm, i, OUT, 0, US_F_LOCKED);
+    us_entry_t e = p->mm.space.table[i];
     e.flags |= US_F_LOCKED;
     if (e.state == US_STORED) /* a worker may have it for another tier: it comes too late */
         e.flags &= (uint8_t)~US_F_WRITING;
-    put(p, i, e);
-    resident_add(p, us_block_len(r, i));
+    put(&p->mm, i, e);
+    resident_add(&p->mm, us_block_len(r, i));
 }
 
 void us_entry_unreserve(us_pager_t *p, us_region_t *r, uint32_t i) {
-    expect(p, i, OUT, US_F_LOCKED, 0);
-    us_entry_t e = p->space.table[i];
+    expect(&p->mm, i, OUT, US_F_LOCKED, 0);
+    us_entry_t e = p->mm.space.table[i];
     unlock(p, i, &e);
-    put(p, i, e);
-    resident_sub(p, us_block_len(r, i));
+    put(&p->mm, i, e);
+    resident_sub(&p->mm, us_block_len(r, i));
 }
 
 void us_entry_dirty(us_pager_t *p, uint32_t i) {
-    expect(p, i, IN(US_RESIDENT), US_F_CLEAN, US_F_LOCKED);
-    us_entry_t e = p->space.table[i];
+    expect(&p->mm, i, IN(US_RESIDENT), US_F_CLEAN, US_F_LOCKED);
+    us_entry_t e = p->mm.space.table[i];
     drop_copy(p, &e);
     changed(p, i, &e);
-    put(p, i, e);
+    put(&p->mm, i, e);
 }
 
 void us_entry_leave(us_pager_t *p, us_region_t *r, uint32_t i, uint32_t slot) {
-    expect(p, i, IN(US_RESIDENT), 0, US_F_LOCKED);
-    us_entry_t e = p->space.table[i];
+    expect(&p->mm, i, IN(US_RESIDENT), 0, US_F_LOCKED);
+    us_entry_t e = p->mm.space.table[i];
     e.state = US_LEAVING;
     e.flags |= US_F_LOCKED;
     if (slot != US_NONE) { /* a take; a drop keeps flags and copy as they are */
@@ -231,62 +231,62 @@ void us_entry_leave(us_pager_t *p, us_region_t *r, uint32_t i, uint32_t slot) {
         e.size = 0;
         e.where = slot;
     }
-    put(p, i, e);
-    p->leaving += us_block_len(r, i);
+    put(&p->mm, i, e);
+    p->mm.leaving += us_block_len(r, i);
 }
 
 void us_entry_left(us_pager_t *p, us_region_t *r, uint32_t i) {
-    expect(p, i, IN(US_LEAVING), US_F_LOCKED, US_F_QUEUED);
-    us_entry_t e = p->space.table[i];
+    expect(&p->mm, i, IN(US_LEAVING), US_F_LOCKED, US_F_QUEUED);
+    us_entry_t e = p->mm.space.table[i];
     const uint32_t len = us_block_len(r, i);
     if (e.flags & US_F_KEPT) {
         if (US_CODEC_OF(e) == US_FILL) {
             e.state = US_FILLED;
-            p->s->filled += len;
+            p->mm.s->filled += len;
         } else {
             e.state = in_pool(e) ? US_POOLED : US_STORED;
             kept_sub(p, e);
             out_add(p, e, len);
         }
         e.flags &= (uint8_t)~(US_F_CLEAN | US_F_KEPT);
-        p->s->dropped_blocks++;
+        p->mm.s->dropped_blocks++;
     } else {
         e.state = US_OUTBOX;
-        p->s->outbox += len;
-        p->s->taken_blocks++;
+        p->mm.s->outbox += len;
+        p->mm.s->taken_blocks++;
     }
     unlock(p, i, &e);
-    put(p, i, e);
+    put(&p->mm, i, e);
     if (e.state == US_POOLED)
         us_policy_cold(p, i);
-    resident_sub(p, len);
-    p->leaving -= len;
-    p->s->evicted += len;
-    p->s->evicted_blocks++;
-    us_policy_left(p, r, i);
+    resident_sub(&p->mm, len);
+    p->mm.leaving -= len;
+    p->mm.s->evicted += len;
+    p->mm.s->evicted_blocks++;
+    us_policy_left(&p->mm, r, i);
     if (p->trace.on)
         us_trace_add(&p->trace, US_TRACE_OUT, e.state != US_OUTBOX, i, us_now_ns());
 }
 
 void us_entry_stay(us_pager_t *p, us_region_t *r, uint32_t i) {
-    expect(p, i, IN(US_LEAVING), US_F_LOCKED, US_F_QUEUED);
-    us_entry_t e = p->space.table[i];
+    expect(&p->mm, i, IN(US_LEAVING), US_F_LOCKED, US_F_QUEUED);
+    us_entry_t e = p->mm.space.table[i];
     e.state = US_RESIDENT;
     if (!(e.flags & US_F_KEPT)) {
         e.size = 0;
         e.where = 0;
     }
     unlock(p, i, &e);
-    put(p, i, e);
-    p->leaving -= us_block_len(r, i);
-    us_policy_back(p, r, i);
+    put(&p->mm, i, e);
+    p->mm.leaving -= us_block_len(r, i);
+    us_policy_back(&p->mm, r, i);
 }
 
 int us_entry_pressed(us_pager_t *p, const us_job_t *job) {
     const uint32_t i = job->entry;
     if (i == US_NONE) /* the generation has come round since */
         return 0;
-    us_entry_t e = p->space.table[i];
+    us_entry_t e = p->mm.space.table[i];
     if (e.gen != job->gen)
         return 0; /* the bytes have changed since, or were taken again: what was compressed is garbage */
     const bool out = e.state == US_OUTBOX;
@@ -309,16 +309,16 @@ int us_entry_pressed(us_pager_t *p, const us_job_t *job) {
         e.flags |= US_F_KEPT;
         kept_add(p, e);
     } else {
-        p->s->outbox -= job->raw;
+        p->mm.s->outbox -= job->raw;
         if (job->codec == US_FILL) {
             e.state = US_FILLED;
-            p->s->filled += job->raw;
+            p->mm.s->filled += job->raw;
         } else {
             e.state = US_POOLED;
             out_add(p, e, job->raw);
         }
     }
-    put(p, i, e);
+    put(&p->mm, i, e);
     if (e.state == US_POOLED)
         us_policy_cold(p, i);
     return 0;
@@ -327,22 +327,22 @@ int us_entry_pressed(us_pager_t *p, const us_job_t *job) {
 /* Its object begins to move to another tier. Until that is done the entry names the old place; it is in no queue of
  * what is cold meanwhile. */
 void us_entry_moving(us_pager_t *p, uint32_t i) {
-    expect(p, i, IN(US_POOLED) | IN(US_STORED), 0, US_F_LOCKED);
+    expect(&p->mm, i, IN(US_POOLED) | IN(US_STORED), 0, US_F_LOCKED);
     us_policy_warm(p, i);
-    us_entry_t e = p->space.table[i];
+    us_entry_t e = p->mm.space.table[i];
     e.flags |= US_F_WRITING;
-    put(p, i, e);
+    put(&p->mm, i, e);
 }
 
 /* The move of the object of generation gen at `from` came to nothing. */
 void us_entry_unmoved(us_pager_t *p, uint32_t i, uint16_t gen, uint64_t from) {
-    us_entry_t e = p->space.table[i];
+    us_entry_t e = p->mm.space.table[i];
     if (!(e.flags & US_F_WRITING) || e.gen != gen || e.where != from) /* perhaps another move's */
         return;
     if (e.state == US_STORED && (e.flags & US_F_LOCKED)) /* the flag is a read's by now */
         return;
     e.flags &= (uint8_t)~US_F_WRITING;
-    put(p, i, e);
+    put(&p->mm, i, e);
     if (e.state == US_POOLED)
         us_policy_cold_first(p, i);
 }
@@ -352,7 +352,7 @@ void us_entry_unmoved(us_pager_t *p, uint32_t i, uint16_t gen, uint64_t from) {
  * as when a worker reads it; the one at `to` is garbage. Who has the entry's lock for a read of the file has a pin on
  * the segment too, so compaction need not care for it. */
 bool us_entry_moved(us_pager_t *p, uint32_t i, uint16_t gen, uint64_t from, uint64_t to, uint32_t size) {
-    us_entry_t e = p->space.table[i];
+    us_entry_t e = p->mm.space.table[i];
     const bool names = e.state == US_POOLED || e.state == US_STORED || (e.flags & US_F_KEPT);
     const bool same = names && US_CODEC_OF(e) != US_FILL && e.gen == gen && e.where == from;
     const bool in_file = from >> 56 == US_TIER_FILE && to >> 56 == US_TIER_FILE;
@@ -363,7 +363,7 @@ bool us_entry_moved(us_pager_t *p, uint32_t i, uint16_t gen, uint64_t from, uint
         return false;
     }
     const us_entry_t old = e;
-    const us_region_t *r = us_region_of(p, i);
+    const us_region_t *r = us_region_of(&p->mm, i);
     const bool out = !(e.flags & US_F_KEPT);
     if (!(e.flags & US_F_LOCKED)) /* another move of it, if there is one, will find another place */
         e.flags &= (uint8_t)~US_F_WRITING;
@@ -379,7 +379,7 @@ bool us_entry_moved(us_pager_t *p, uint32_t i, uint16_t gen, uint64_t from, uint
     }
     if (!in_pool(e))
         us_log_live(p->store.log, us_offset_of(e), US_LENGTH_OF(e));
-    put(p, i, e);
+    put(&p->mm, i, e);
     us_entry_free_object(p, old);
     if (e.state == US_POOLED)
         us_policy_cold(p, i);
@@ -388,113 +388,113 @@ bool us_entry_moved(us_pager_t *p, uint32_t i, uint16_t gen, uint64_t from, uint
 
 /* It is read, and not to be brought in. */
 void us_entry_lock(us_pager_t *p, uint32_t i) {
-    expect(p, i, IN(US_STORED), 0, US_F_LOCKED);
-    us_entry_t e = p->space.table[i];
+    expect(&p->mm, i, IN(US_STORED), 0, US_F_LOCKED);
+    us_entry_t e = p->mm.space.table[i];
     e.flags |= US_F_LOCKED | US_F_WRITING;
-    put(p, i, e);
+    put(&p->mm, i, e);
 }
 
 void us_entry_unlock(us_pager_t *p, uint32_t i) {
-    expect(p, i, IN(US_STORED), US_F_LOCKED, 0);
-    us_entry_t e = p->space.table[i];
+    expect(&p->mm, i, IN(US_STORED), US_F_LOCKED, 0);
+    us_entry_t e = p->mm.space.table[i];
     e.flags &= (uint8_t)~US_F_WRITING;
     unlock(p, i, &e);
-    put(p, i, e);
+    put(&p->mm, i, e);
 }
 
 void us_entry_lost(us_pager_t *p, us_region_t *r, uint32_t i) {
-    expect(p, i, IN(US_POOLED) | IN(US_STORED), 0, US_F_LOCKED);
-    us_entry_t e = p->space.table[i];
+    expect(&p->mm, i, IN(US_POOLED) | IN(US_STORED), 0, US_F_LOCKED);
+    us_entry_t e = p->mm.space.table[i];
     const uint32_t len = us_block_len(r, i);
     if (e.state == US_POOLED)
         us_policy_warm(p, i);
     out_sub(p, e, len);
-    p->s->lost += len;
+    p->mm.s->lost += len;
     us_entry_free_object(p, e);
-    put(p, i, (us_entry_t){.state = US_LOST, .gen = e.gen});
+    put(&p->mm, i, (us_entry_t){.state = US_LOST, .gen = e.gen});
 }
 
 void us_entry_uncopy(us_pager_t *p, uint32_t i) {
-    expect(p, i, IN(US_RESIDENT), US_F_CLEAN | US_F_KEPT, US_F_LOCKED);
-    us_entry_t e = p->space.table[i];
+    expect(&p->mm, i, IN(US_RESIDENT), US_F_CLEAN | US_F_KEPT, US_F_LOCKED);
+    us_entry_t e = p->mm.space.table[i];
     us_entry_free_object(p, e);
     kept_sub(p, e);
     e.flags &= (uint8_t)~US_F_KEPT;
     e.size = 0;
     e.where = 0;
-    put(p, i, e);
-    p->s->reclaimed_copies++;
+    put(&p->mm, i, e);
+    p->mm.s->reclaimed_copies++;
 }
 
 bool us_entry_shifted(void *tier, uint32_t owner, uint32_t tag, uint64_t from, uint64_t to) {
     const us_tier_t *t = tier;
     us_pager_t *p = t->pager;
     (void)tag;
-    us_entry_t e = p->space.table[owner];
+    us_entry_t e = p->mm.space.table[owner];
     if (e.flags & (US_F_LOCKED | US_F_WRITING)) /* a worker may be reading it, or it is on its way to elsewhere */
         return false;
     if (e.where != us_where(t->id, from))
         return false;
     e.where = us_where(t->id, to);
-    put(p, owner, e);
+    put(&p->mm, owner, e);
     return true;
 }
 
 void us_entry_plain(us_pager_t *p, us_region_t *r, uint32_t i) {
-    expect(p, i, IN(US_EMPTY), 0, US_F_LOCKED);
-    us_entry_t e = p->space.table[i];
-    resident_add(p, us_block_len(r, i));
+    expect(&p->mm, i, IN(US_EMPTY), 0, US_F_LOCKED);
+    us_entry_t e = p->mm.space.table[i];
+    resident_add(&p->mm, us_block_len(r, i));
     e.state = US_PLAIN;
-    put(p, i, e);
+    put(&p->mm, i, e);
 }
 
 void us_entry_wrapped(us_pager_t *p, us_region_t *r, uint32_t i) {
-    expect(p, i, IN(US_EMPTY), 0, US_F_LOCKED);
-    us_entry_t e = p->space.table[i];
-    resident_add(p, us_block_len(r, i));
+    expect(&p->mm, i, IN(US_EMPTY), 0, US_F_LOCKED);
+    us_entry_t e = p->mm.space.table[i];
+    resident_add(&p->mm, us_block_len(r, i));
     e.state = US_RESIDENT;
-    put(p, i, e);
-    us_policy_in(p, r, i);
+    put(&p->mm, i, e);
+    us_policy_in(&p->mm, r, i);
 }
 
 void us_entry_registered(us_pager_t *p, us_region_t *r, uint32_t i, bool there) {
-    expect(p, i, IN(US_PLAIN), 0, US_F_LOCKED);
-    us_entry_t e = p->space.table[i];
+    expect(&p->mm, i, IN(US_PLAIN), 0, US_F_LOCKED);
+    us_entry_t e = p->mm.space.table[i];
     e.state = there ? US_RESIDENT : US_EMPTY;
-    put(p, i, e);
+    put(&p->mm, i, e);
     if (there)
-        us_policy_in(p, r, i);
+        us_policy_in(&p->mm, r, i);
     else
-        resident_sub(p, us_block_len(r, i));
+        resident_sub(&p->mm, us_block_len(r, i));
 }
 
 void us_entry_absent(us_pager_t *p, us_region_t *r, uint32_t i) {
-    us_entry_t e = p->space.table[i];
-    if (e.state != US_RESIDENT || (e.flags & (US_F_LOCKED | US_F_CLEAN)) || p->pins[i] != 0) /* it has been out since */
+    us_entry_t e = p->mm.space.table[i];
+    if (e.state != US_RESIDENT || (e.flags & (US_F_LOCKED | US_F_CLEAN)) || p->mm.pins[i] != 0) /* it has been out since */
         return;
-    us_policy_out(p, r, i);
-    e = p->space.table[i];
+    us_policy_out(&p->mm, r, i);
+    e = p->mm.space.table[i];
     e.state = US_EMPTY;
-    put(p, i, e);
-    resident_sub(p, us_block_len(r, i));
+    put(&p->mm, i, e);
+    resident_sub(&p->mm, us_block_len(r, i));
 }
 
 void us_entry_forget(us_pager_t *p, us_region_t *r, uint32_t i) {
-    expect(p, i, ~(IN(US_LEAVING) | IN(US_OUTBOX)), 0, US_F_LOCKED);
-    us_entry_t e = p->space.table[i];
+    expect(&p->mm, i, ~(IN(US_LEAVING) | IN(US_OUTBOX)), 0, US_F_LOCKED);
+    us_entry_t e = p->mm.space.table[i];
     const uint32_t len = us_block_len(r, i);
     switch (e.state) {
     case US_RESIDENT:
         drop_copy(p, &e);
         if (e.flags & US_F_QUEUED)
-            us_policy_out(p, r, i);
-        resident_sub(p, len);
+            us_policy_out(&p->mm, r, i);
+        resident_sub(&p->mm, len);
         break;
     case US_PLAIN:
-        resident_sub(p, len);
+        resident_sub(&p->mm, len);
         break;
     case US_FILLED:
-        p->s->filled -= len;
+        p->mm.s->filled -= len;
         break;
     case US_POOLED:
         us_policy_warm(p, i);
@@ -506,16 +506,16 @@ void us_entry_forget(us_pager_t *p, us_region_t *r, uint32_t i) {
         out_sub(p, e, len);
         break;
     case US_LOST:
-        p->s->lost -= len;
+        p->mm.s->lost -= len;
         break;
     default:
         break;
     }
     if (e.state != US_EMPTY || e.flags != 0 || e.gen != 0) /* what was never touched stays sparse */
-        put(p, i, (us_entry_t){0}); /* no job of the region is left, so the generation may begin anew */
-    p->stamp[i] = 0;
-    p->rounds[i] = (us_rounds_t){0};
-    if (p->pins[i] != 0)
-        p->s->pinned -= len;
-    p->pins[i] = 0;
+        put(&p->mm, i, (us_entry_t){0}); /* no job of the region is left, so the generation may begin anew */
+    p->mm.stamp[i] = 0;
+    p->mm.rounds[i] = (us_rounds_t){0};
+    if (p->mm.pins[i] != 0)
+        p->mm.s->pinned -= len;
+    p->mm.pins[i] = 0;
 }

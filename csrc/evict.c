@@ -30,7 +30,7 @@ static us_pool_t *first_pool(us_pager_t *p) { return p->tier[1].pool; }
 void us_evict_noroom(us_pager_t *p) {
     p->gate_until = us_now_ns() + US_GATE_NS;
     p->gate_used = us_pool_used(first_pool(p));
-    p->s->refused_noroom++;
+    p->mm.s->refused_noroom++;
     if (!p->said_noroom) {
         p->said_noroom = true;
         us_event(p, (us_event_t){.kind = US_EV_NOROOM});
@@ -90,8 +90,8 @@ enum { CAN, NOT_NOW, NO_SLOT, NO_ROOM };
 
 /* Can block i leave now? Then it is picked. */
 static int pick(us_pager_t *p, us_region_t *r, uint32_t i, us_pick_t *out, uint32_t *takes) {
-    const us_entry_t e = p->space.table[i];
-    if (!r->active || r->frozen || p->pins[i] != 0 || e.state != US_RESIDENT || (e.flags & US_F_LOCKED))
+    const us_entry_t e = p->mm.space.table[i];
+    if (!r->active || r->frozen || p->mm.pins[i] != 0 || e.state != US_RESIDENT || (e.flags & US_F_LOCKED))
         return NOT_NOW;
     if (e.flags & US_F_KEPT) { /* locked at once: the next pick may reclaim copies */
         us_entry_leave(p, r, i, US_NONE);
@@ -99,12 +99,12 @@ static int pick(us_pager_t *p, us_region_t *r, uint32_t i, us_pick_t *out, uint3
         return CAN;
     }
     const uint32_t len = us_block_len(r, i);
-    if (*takes >= p->crew.idle_n || p->pending + len > (uint64_t)p->outbox.pages << US_PAGE_SHIFT)
+    if (*takes >= p->crew.idle_n || p->pending + len > (uint64_t)p->mm.outbox.pages << US_PAGE_SHIFT)
         return NO_SLOT;
     bool soon = false;
     if (!pool_has_room(p, len, &soon))
         return soon ? NO_SLOT : NO_ROOM;
-    *out = (us_pick_t){p->cfg.take == US_TAKE_COPY ? US_CMD_COPY : US_CMD_MOVE, i, r};
+    *out = (us_pick_t){p->mm.cfg.take == US_TAKE_COPY ? US_CMD_COPY : US_CMD_MOVE, i, r};
     p->pending += len;
     (*takes)++;
     return CAN;
@@ -122,41 +122,41 @@ static uint32_t send(us_pager_t *p, us_pick_t *v, uint32_t n) {
         uint32_t slot = US_NONE;
         us_job_t *job = NULL;
         if (v[k].op != US_CMD_DROP) {
-            slot = us_outbox_slot(&p->outbox, len >> US_PAGE_SHIFT);
+            slot = us_outbox_slot(&p->mm.outbox, len >> US_PAGE_SHIFT);
             if (slot == US_NONE) { /* the ring's end was too short for it: next time */
                 p->pending -= len;
-                us_policy_back(p, r, i);
+                us_policy_back(&p->mm, r, i);
                 left = (uint32_t)us_min(left, i);
                 continue;
             }
             job = us_crew_job(&p->crew);
-            p->outbox.job[slot] = job;
+            p->mm.outbox.job[slot] = job;
             r->jobs++;
             us_entry_leave(p, r, i, slot);
         } else {
             us_policy_dropped(r);
         }
-        us_outbox_post(p, r, i, v[k].op, slot, job);
+        us_outbox_post(&p->mm, r, i, v[k].op, slot, job);
     }
-    us_outbox_ring(p);
+    us_outbox_ring(&p->mm);
     return left;
 }
 
 static bool in_flight(const us_pager_t *p) {
-    return p->head != p->seen || us_crew_busy(&p->crew) > 0 || us_tiers_busy(p) || p->reclaiming;
+    return p->mm.head != p->mm.seen || us_crew_busy(&p->crew) > 0 || us_tiers_busy(p) || p->reclaiming;
 }
 
 /* Nothing can leave a process that is stopped, since the mover is one of its threads; but others may read its memory
  * meanwhile (process_vm_readv of a profiler), and stand in the fault. Looked at only when the mover owes a status for long. */
 static bool is_stopped(us_pager_t *p) {
-    if (p->head == p->seen)
+    if (p->mm.head == p->mm.seen)
         return false;
     const uint64_t now = us_now_ns();
-    if (now < p->stopped_until)
+    if (now < p->mm.stopped_until)
         return true;
-    if (now - p->moved_at < STOPPED_NS || !us_place_stopped(&p->place))
+    if (now - p->mm.moved_at < STOPPED_NS || !us_place_stopped(&p->place))
         return false;
-    p->stopped_until = now + STOPPED_NS;
+    p->mm.stopped_until = now + STOPPED_NS;
     return true;
 }
 
@@ -164,25 +164,25 @@ void us_evict_some(us_pager_t *p) {
     us_pick_t v[US_BATCH];
     uint32_t n = 0, takes = 0, looked = 0;
     uint64_t bytes = 0;
-    if (p->refused >= US_BARREN && us_now_ns() < p->refused_until)
+    if (p->mm.refused >= US_BARREN && us_now_ns() < p->mm.refused_until)
         return;
-    const uint64_t staying = p->resident - p->leaving;
-    const uint64_t want = us_min(staying > p->mark_low ? staying - p->mark_low : 0, BATCH_BYTES);
+    const uint64_t staying = p->mm.resident - p->mm.leaving;
+    const uint64_t want = us_min(staying > p->mm.mark_low ? staying - p->mm.mark_low : 0, BATCH_BYTES);
     uint64_t passed[2] = {0, 0};
-    while (bytes < want && n < US_BATCH && n < us_outbox_room(p) && looked++ < (n == 0 ? LOOK_MAX : 2 * US_BATCH)) {
-        const uint32_t i = us_policy_victim(p, passed);
+    while (bytes < want && n < US_BATCH && n < us_outbox_room(&p->mm) && looked++ < (n == 0 ? LOOK_MAX : 2 * US_BATCH)) {
+        const uint32_t i = us_policy_victim(&p->mm, passed);
         if (i == US_NONE)
             break;
-        us_region_t *r = us_region_of(p, i);
+        us_region_t *r = us_region_of(&p->mm, i);
         int can = pick(p, r, i, &v[n], &takes);
         if (can == CAN) {
-            us_policy_out(p, r, i);
+            us_policy_out(&p->mm, r, i);
             bytes += us_block_len(r, i);
             n++;
         } else if (can == NO_SLOT || (can == NO_ROOM && (n > 0 || looked > NO_ROOM_SCAN))) {
             break;
         } else { /* behind a block that can't leave there may be one that can, a clean one at least */
-            us_policy_pass(p, r, i, passed);
+            us_policy_pass(&p->mm, r, i, passed);
         }
     }
     send(p, v, n);
@@ -193,9 +193,9 @@ int us_evict_range(us_pager_t *p, us_region_t *r, uint32_t *i, uint32_t last) {
     uint32_t n = 0, takes = 0;
     int result = US_DONE;
     const uint32_t end = r->first + last;
-    uint32_t e = us_table_seek(p, r->first + *i, end), looked = 0;
-    for (; e < end; e = us_table_next(p, e, end)) {
-        if (n == US_BATCH || n >= us_outbox_room(p)) {
+    uint32_t e = us_table_seek(&p->mm, r->first + *i, end), looked = 0;
+    for (; e < end; e = us_table_next(&p->mm, e, end)) {
+        if (n == US_BATCH || n >= us_outbox_room(&p->mm)) {
             result = US_WAIT_ROOM;
             break;
         }
@@ -203,14 +203,14 @@ int us_evict_range(us_pager_t *p, us_region_t *r, uint32_t *i, uint32_t last) {
             result = US_AGAIN;
             break;
         }
-        const us_entry_t now = p->space.table[e];
+        const us_entry_t now = p->mm.space.table[e];
         if ((now.flags & US_F_LOCKED) && now.state != US_LEAVING) { /* a worker is bringing it in */
             result = US_WAIT_ROOM;
             break;
         }
         int can = pick(p, r, e, &v[n], &takes);
         if (can == CAN) {
-            us_policy_out(p, r, e);
+            us_policy_out(&p->mm, r, e);
             n++;
         } else if (can == NO_SLOT || (can == NO_ROOM && (n > 0 || in_flight(p)))) {
             result = US_WAIT_ROOM;
@@ -228,38 +228,38 @@ int us_evict_range(us_pager_t *p, us_region_t *r, uint32_t *i, uint32_t last) {
     return result;
 }
 
-void us_evict_begin(us_pager_t *p) { p->top = p->resident > p->cfg.limit ? us_max(p->top, p->resident) : 0; }
+void us_evict_begin(us_mm_t *m) { m->top = m->resident > m->cfg.limit ? us_max(m->top, m->resident) : 0; }
 
 /* Is there room for len more bytes? On the way down from far above the limit, which takes seconds for gigabytes, a fault does
  * not wait for the end: half of what leaves makes room for what comes. */
-static bool has_room(us_pager_t *p, uint64_t len) {
-    if (p->resident + len <= p->cfg.limit) {
-        p->top = 0;
+static bool has_room(us_mm_t *m, uint64_t len) {
+    if (m->resident + len <= m->cfg.limit) {
+        m->top = 0;
         return true;
     }
-    if (len == 0 || p->resident + 2 * len > p->top)
+    if (len == 0 || m->resident + 2 * len > m->top)
         return false;
-    p->top -= len;
+    m->top -= len;
     return true;
 }
 
 int us_evict_room(us_pager_t *p, uint64_t len) {
-    if (p->resident - p->leaving + len > p->mark_high) {
-        if (p->plain > 0)
+    if (p->mm.resident - p->mm.leaving + len > p->mm.mark_high) {
+        if (p->mm.plain > 0)
             us_plain_end_some(p);
         us_evict_some(p);
     }
-    if (has_room(p, len))
+    if (has_room(&p->mm, len))
         return US_DONE;
-    if (p->plain > 0 && us_plain_end_some(p)) {
+    if (p->mm.plain > 0 && us_plain_end_some(p)) {
         us_evict_some(p);
-        if (has_room(p, len))
+        if (has_room(&p->mm, len))
             return US_DONE;
     }
-    if (p->refused >= US_BARREN) /* what could leave does not: the limit gives way, not the thread */
+    if (p->mm.refused >= US_BARREN) /* what could leave does not: the limit gives way, not the thread */
         return -ENOSPC;
     /* While the pool is full, only what is leaving right now can make room. */
-    if (p->gate_until != 0 && p->leaving == 0)
+    if (p->gate_until != 0 && p->mm.leaving == 0)
         return -ENOSPC;
     if (is_stopped(p))
         return -ENOSPC;

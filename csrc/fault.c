@@ -32,7 +32,7 @@
 static int install_apart(us_pager_t *p, us_region_t *r, uint32_t i, bool write) {
     us_worker_t *hand = p->servers.hand;
     us_job_t j = {0};
-    us_install_job(p, r, &j, i, !write && us_policy_clean(r, false));
+    us_install_job(&p->mm, r, &j, i, !write && us_policy_clean(r, false));
     us_install_bytes(p, &j, i);
     us_entry_reserve(p, r, i);
     r->jobs++;
@@ -48,7 +48,7 @@ static int install_apart(us_pager_t *p, us_region_t *r, uint32_t i, bool write) 
     US_DELAY(US_D_COMMIT);
     r->jobs--;
     p->servers.apart--;
-    const bool wake = (p->space.table[i].flags & US_F_WAKE) != 0;
+    const bool wake = (p->mm.space.table[i].flags & US_F_WAKE) != 0;
     us_entry_unreserve(p, r, i);
     int res = US_DONE;
     if (j.status == 0)
@@ -56,8 +56,8 @@ static int install_apart(us_pager_t *p, us_region_t *r, uint32_t i, bool write) 
     else /* a page was there, or the kernel had no time, or there is nothing that can be read back */
         res = us_install(p, r, i, write);
     if (wake) {
-        us_sys_wake(p->cfg.uffd, j.dst, j.raw);
-        us_record_waited(p, i, j.status == 0 ? j.copied : 0);
+        us_sys_wake(p->mm.cfg.uffd, j.dst, j.raw);
+        us_record_waited(&p->mm, i, j.status == 0 ? j.copied : 0);
     }
     if (p->want_progress) { /* as after a worker's copy */
         p->want_progress = false;
@@ -69,8 +69,8 @@ static int install_apart(us_pager_t *p, us_region_t *r, uint32_t i, bool write) 
 /* A fault can't be served, and no later try will do it: the page was unmapped, or its memory is another's by now. The
  * thread is woken all the same; it touches again, and the kernel tells it what is there. Nobody else would wake it: the
  * kernel wakes who waits only for what it still knows as registered. */
-static int give_up(us_pager_t *p, uint64_t page) {
-    us_sys_wake(p->cfg.uffd, page, US_PAGE);
+static int give_up(us_mm_t *m, uint64_t page) {
+    us_sys_wake(m->cfg.uffd, page, US_PAGE);
     return US_DONE;
 }
 
@@ -79,11 +79,11 @@ static int zero_page(us_pager_t *p, uint64_t page, bool protect) {
     int err = -EAGAIN;
     for (int tries = 0; tries < US_TRIES && err == -EAGAIN; tries++) {
         uint64_t done;
-        err = us_sys_copy(p->cfg.uffd, page, p->zero, US_PAGE, protect, &done);
+        err = us_sys_copy(p->mm.cfg.uffd, page, p->zero, US_PAGE, protect, &done);
     }
     if (err == 0)
         return US_DONE;
-    return err == -EAGAIN || err == -ENOMEM ? US_AGAIN : give_up(p, page);
+    return err == -EAGAIN || err == -ENOMEM ? US_AGAIN : give_up(&p->mm, page);
 }
 
 /* ---- one fault -------------------------------------------------------------------------------------- */
@@ -97,16 +97,16 @@ static void record(us_pager_t *p, int kind, uint32_t i, const us_event_t *f) {
 static int serve_present(us_pager_t *p, us_region_t *r, uint32_t i, uint64_t page) {
     /* Protected, so that nothing is written to it before the block is known to be changed. */
     uint64_t done;
-    int err = us_sys_copy(p->cfg.uffd, page, p->zero, US_PAGE, true, &done);
+    int err = us_sys_copy(p->mm.cfg.uffd, page, p->zero, US_PAGE, true, &done);
     if (err == -EEXIST) {
-        us_sys_wake(p->cfg.uffd, page, US_PAGE);
+        us_sys_wake(p->mm.cfg.uffd, page, US_PAGE);
         return US_DONE;
     }
     if (err == -EAGAIN || err == -ENOMEM)
         return US_AGAIN;
     if (err != 0)
         return err;
-    if (p->space.table[i].flags & US_F_CLEAN)
+    if (p->mm.space.table[i].flags & US_F_CLEAN)
         us_entry_dirty(p, i); /* the copy is not what the block holds any more */
     us_install_unprotect(p, r, i); /* should it fail, the first write finds the page protected and does it */
     return US_DONE;
@@ -115,16 +115,16 @@ static int serve_present(us_pager_t *p, us_region_t *r, uint32_t i, uint64_t pag
 int us_fault_serve(us_pager_t *p, const us_event_t *f) {
     const uint64_t page = f->addr & ~(uint64_t)(US_PAGE - 1);
     const bool waited = f->kind == US_EV_FAULT;
-    us_region_t *r = us_region_at(p, f->addr);
+    us_region_t *r = us_region_at(&p->mm, f->addr);
     US_DELAY(US_D_SERVE);
     if (r == NULL || r->going) {
-        if (page - p->cfg.staging < p->cfg.staging_len) {
+        if (page - p->mm.cfg.staging < p->mm.cfg.staging_len) {
             return zero_page(p, page, false);
         }
         return US_STRAY;
     }
     const uint32_t i = r->first + (uint32_t)((page - r->addr) >> r->shift);
-    us_entry_t e = p->space.table[i];
+    us_entry_t e = p->mm.space.table[i];
     const bool write = (f->flags & US_FAULT_WRITE) != 0;
     int kind;
     switch (e.state) {
@@ -141,25 +141,25 @@ int us_fault_serve(us_pager_t *p, const us_event_t *f) {
         }
         if (res == US_DONE)
             record(p, waited ? US_KIND_WAITED : kind, i, f);
-        return res < 0 ? give_up(p, page) : res;
+        return res < 0 ? give_up(&p->mm, page) : res;
     }
     case US_LEAVING:
-        if (f->tid == (uint32_t)p->cfg.mover_tid && (f->flags & US_FAULT_WP)) { /* it unshares a page, without a write */
-            const int err = us_sys_protect(p->cfg.uffd, page, US_PAGE, false);
-            return err == 0 ? US_DONE : err == -EAGAIN ? US_AGAIN : give_up(p, page);
+        if (f->tid == (uint32_t)p->mm.cfg.mover_tid && (f->flags & US_FAULT_WP)) { /* it unshares a page, without a write */
+            const int err = us_sys_protect(p->mm.cfg.uffd, page, US_PAGE, false);
+            return err == 0 ? US_DONE : err == -EAGAIN ? US_AGAIN : give_up(&p->mm, page);
         }
-        if (f->tid == (uint32_t)p->cfg.mover_tid)
+        if (f->tid == (uint32_t)p->mm.cfg.mover_tid)
             return zero_page(p, page, true); /* a hole in what it copies, protected like the rest */
         if (!(e.flags & US_F_WAITED)) {
             e.flags |= US_F_WAITED;
-            us_entry_store(&p->space.table[i], e);
+            us_entry_store(&p->mm.space.table[i], e);
         }
-        atomic_store_explicit(&p->space.ring->urgent, 1, memory_order_relaxed);
+        atomic_store_explicit(&p->mm.space.ring->urgent, 1, memory_order_relaxed);
         if (!waited)
-            p->s->waited_locked++;
+            p->mm.s->waited_locked++;
         return US_WAIT_ENTRY;
     case US_PLAIN: /* a fault from before it was plain: registering was only tried */
-        us_sys_wake(p->cfg.uffd, page, US_PAGE);
+        us_sys_wake(p->mm.cfg.uffd, page, US_PAGE);
         return US_DONE;
     case US_EMPTY:
         kind = US_KIND_EMPTY;
@@ -175,13 +175,13 @@ int us_fault_serve(us_pager_t *p, const us_event_t *f) {
         break;
     case US_LOST: { /* the mark is gone with the user's own MADV_DONTNEED, or it came just now */
         /* Or it is a page that was there when the rest was lost, and protected. */
-        const int err = f->flags & US_FAULT_WP ? us_sys_protect(p->cfg.uffd, page, US_PAGE, false) : us_install_mark(p, page, US_PAGE);
+        const int err = f->flags & US_FAULT_WP ? us_sys_protect(p->mm.cfg.uffd, page, US_PAGE, false) : us_install_mark(&p->mm, page, US_PAGE);
         if (err == -EAGAIN)
             return US_AGAIN;
         if (err != 0 && !(f->flags & US_FAULT_WP))
             us_event(p, (us_event_t){.kind = US_EV_LOST, .entry = i, .addr = page, .flags = (uint32_t)-err,
                                      .tid = r->id, .offset = page - r->addr, .length = US_PAGE});
-        us_sys_wake(p->cfg.uffd, page, US_PAGE); /* the thread touches again and gets SIGBUS */
+        us_sys_wake(p->mm.cfg.uffd, page, US_PAGE); /* the thread touches again and gets SIGBUS */
         return US_DONE;
     }
     default:
@@ -190,7 +190,7 @@ int us_fault_serve(us_pager_t *p, const us_event_t *f) {
     if (e.flags & US_F_LOCKED) { /* a worker or a read brings it in; or a read only looks, and then it is asked again */
         if (!(e.flags & US_F_WAKE)) {
             e.flags |= US_F_WAKE;
-            us_entry_store(&p->space.table[i], e);
+            us_entry_store(&p->mm.space.table[i], e);
         }
         us_readahead(p, r, i, write);
         us_record_wait(p, i, write, f->since);
@@ -203,12 +203,12 @@ int us_fault_serve(us_pager_t *p, const us_event_t *f) {
         room = us_evict_room(p, len);
     if (room == US_WAIT_ROOM) {
         if (!waited)
-            p->s->throttled++;
-        atomic_store_explicit(&p->space.ring->urgent, 1, memory_order_relaxed);
+            p->mm.s->throttled++;
+        atomic_store_explicit(&p->mm.space.ring->urgent, 1, memory_order_relaxed);
         return US_WAIT_ROOM;
     }
     if (room < 0)
-        p->s->over_limit++;
+        p->mm.s->over_limit++;
     if (kind == US_KIND_STORED) { /* the read's completion copies, wakes and records */
         if (us_store_fetch(p, r, i, write, f->since)) {
             us_readahead(p, r, i, write);
@@ -226,20 +226,20 @@ int us_fault_serve(us_pager_t *p, const us_event_t *f) {
         us_readahead(p, r, i, write);
         return US_DONE;
     }
-    return give_up(p, page);
+    return give_up(&p->mm, page);
 }
 
 void us_message(us_pager_t *p, const us_msg_t *msg, uint64_t now) {
     us_event_t f = {.since = now, .addr = msg->addr, .flags = msg->flags, .tid = msg->tid};
-    p->s->messages++;
+    p->mm.s->messages++;
     us_server_seen(p, msg->tid, now);
     const int res = us_fault_serve(p, &f);
     if (res == US_DONE)
         return;
-    us_region_t *r = us_region_at(p, f.addr);
+    us_region_t *r = us_region_at(&p->mm, f.addr);
     f.entry = r == NULL ? US_NONE : r->first + (uint32_t)((f.addr - r->addr) >> r->shift);
     f.kind = US_EV_FAULT;
     p->parked++;
-    p->s->stray += res == US_STRAY;
+    p->mm.s->stray += res == US_STRAY;
     us_event(p, f);
 }

@@ -31,8 +31,8 @@ static bool start_read(us_pager_t *p, us_read_t *rd) {
                             .off = rd->from,
                             .len = rd->bytes,
                             .user = {(uint64_t)(uintptr_t)rd}};
-    p->s->reads++;
-    p->s->read_bytes += rd->bytes;
+    p->mm.s->reads++;
+    p->mm.s->read_bytes += rd->bytes;
     rd->begun = us_now_ns();
     if (rd->demand)
         p->store.begun = rd->begun;
@@ -64,8 +64,8 @@ static void begin_read(us_read_t *rd, const us_region_t *r) {
     rd->since = 0;
 }
 
-static void add_part(us_pager_t *p, us_read_t *rd, uint32_t i) {
-    const us_entry_t e = p->space.table[i];
+static void add_part(us_mm_t *m, us_read_t *rd, uint32_t i) {
+    const us_entry_t e = m->space.table[i];
     uint64_t from;
     uint32_t bytes;
     us_obj_span(us_offset_of(e), US_LENGTH_OF(e), &from, &bytes);
@@ -106,15 +106,15 @@ bool us_store_fetch(us_pager_t *p, us_region_t *r, uint32_t i, bool write, uint6
     if (rd == NULL)
         return false;
     begin_read(rd, r);
-    add_part(p, rd, i);
+    add_part(&p->mm, rd, i);
     rd->write = write;
     rd->demand = true;
     rd->since = since;
     if (!post_read(p, r, rd))
         return false;
-    us_entry_t e = p->space.table[i];
+    us_entry_t e = p->mm.space.table[i];
     e.flags |= US_F_WAKE;
-    us_entry_store(&p->space.table[i], e);
+    us_entry_store(&p->mm.space.table[i], e);
     us_store_flush(p);
     return true;
 }
@@ -122,7 +122,7 @@ bool us_store_fetch(us_pager_t *p, us_region_t *r, uint32_t i, bool write, uint6
 /* Can block i be brought in, and does it lie by what rd has? Several workers compress what leaves, so neighbours lie
  * next to each other in the file, but not always in their order. */
 static bool goes_on(const us_pager_t *p, const us_read_t *rd, uint32_t i) {
-    const us_entry_t e = p->space.table[i];
+    const us_entry_t e = p->mm.space.table[i];
     const uint64_t from = rd->from, end = rd->from + rd->bytes;
     const uint64_t off = us_offset_of(e), behind = off + US_OBJ_HEAD + US_LENGTH_OF(e);
     return rd->parts < US_PARTS && e.state == US_STORED && !(e.flags & US_F_LOCKED) && off <= end + GAP_MAX &&
@@ -136,13 +136,13 @@ uint32_t us_store_fetch_run(us_pager_t *p, us_region_t *r, uint32_t i, uint32_t 
         return 0;
     begin_read(rd, r);
     rd->write = write;
-    add_part(p, rd, i);
-    uint64_t resident = p->resident + us_block_len(r, i);
+    add_part(&p->mm, rd, i);
+    uint64_t resident = p->mm.resident + us_block_len(r, i);
     for (uint32_t k = i + 1; k < end && goes_on(p, rd, k); k++) {
         resident += us_block_len(r, k);
         if (resident > most)
             break;
-        add_part(p, rd, k);
+        add_part(&p->mm, rd, k);
     }
     return post_read(p, r, rd) ? rd->parts : 0;
 }
@@ -152,14 +152,14 @@ int us_store_load(us_pager_t *p, us_tier_t *t, us_region_t *r, uint32_t i, us_ti
     (void)t;
     if (p->recodes >= US_RECODES)
         return US_WAIT_ROOM;
-    const int room = us_tier_ask(p, to, US_LENGTH_OF(p->space.table[i]));
+    const int room = us_tier_ask(p, to, US_LENGTH_OF(p->mm.space.table[i]));
     if (room != US_DONE)
         return room == -ENOSPC && p->recodes > 0 ? US_WAIT_ROOM : room;
     us_read_t *rd = free_read(&p->store, false);
     if (rd == NULL)
         return US_WAIT_ROOM;
     begin_read(rd, r);
-    add_part(p, rd, i);
+    add_part(&p->mm, rd, i);
     rd->to = (uint8_t)to->id;
     if (!post_read(p, r, rd))
         return US_WAIT_ROOM;
@@ -172,7 +172,7 @@ bool us_store_verify(us_pager_t *p, us_region_t *r, uint32_t i) {
     if (rd == NULL)
         return false;
     begin_read(rd, r);
-    add_part(p, rd, i);
+    add_part(&p->mm, rd, i);
     rd->verify = true;
     return post_read(p, r, rd);
 }
@@ -183,8 +183,8 @@ static void end_part(us_pager_t *p, us_region_t *r, us_read_t *rd, const us_part
     r->jobs--;
     us_log_unpin(s->log, part->off);
     if (wake)
-        us_sys_wake(p->cfg.uffd, us_block_addr(r, part->entry), us_block_len(r, part->entry));
-    us_record_waited(p, part->entry, 0);
+        us_sys_wake(p->mm.cfg.uffd, us_block_addr(r, part->entry), us_block_len(r, part->entry));
+    us_record_waited(&p->mm, part->entry, 0);
     if (--rd->left == 0) {
         rd->busy = false;
         s->reads--;
@@ -194,7 +194,7 @@ static void end_part(us_pager_t *p, us_region_t *r, us_read_t *rd, const us_part
 }
 
 static bool unlock_part(us_pager_t *p, us_region_t *r, const us_part_t *part) {
-    const bool wake = (p->space.table[part->entry].flags & US_F_WAKE) != 0;
+    const bool wake = (p->mm.space.table[part->entry].flags & US_F_WAKE) != 0;
     us_entry_unreserve(p, r, part->entry);
     return wake;
 }
@@ -253,14 +253,14 @@ static void fetched_one(us_pager_t *p, us_region_t *r, us_read_t *rd) {
     else if (err == 0 && rd->to == 0)
         err = bring_part(p, r, rd, part, rd->write, &wake);
     if (err != 0 && ++rd->tries < READ_TRIES) {
-        p->s->read_retries++;
+        p->mm.s->read_retries++;
         if (start_read(p, rd)) {
             us_store_flush(p);
             return;
         }
     }
     if (rd->to != 0 || rd->verify) {
-        wake = (p->space.table[i].flags & US_F_WAKE) != 0;
+        wake = (p->mm.space.table[i].flags & US_F_WAKE) != 0;
         us_entry_unlock(p, i);
         p->recodes -= rd->to != 0;
         if (err == 0 && rd->to != 0) { /* if there is no room for it any more it stays in the file */
@@ -272,7 +272,7 @@ static void fetched_one(us_pager_t *p, us_region_t *r, us_read_t *rd) {
         wake = unlock_part(p, r, part);
     }
     /* Cleaning may have moved it meanwhile: who waits for it reads it where it lies now. */
-    if (err != 0 && p->space.table[i].where == us_where(US_TIER_FILE, part->off))
+    if (err != 0 && p->mm.space.table[i].where == us_where(US_TIER_FILE, part->off))
         us_install_lose(p, r, i, wake);
     end_part(p, r, rd, part, wake);
 }
@@ -286,11 +286,11 @@ static void fetched_run(us_pager_t *p, us_region_t *r, us_read_t *rd) {
         bool wake = false;
         us_job_t *j = NULL;
         if (rd->req.res != 0 || check_part(p, rd, part) != 0) {
-            p->s->read_retries++;
+            p->mm.s->read_retries++;
             wake = unlock_part(p, r, part);
         } else if (p->crew.idle_n > US_JOBS / 4 && (j = us_crew_job(&p->crew)) != NULL) {
             const uint32_t n = (uint32_t)(rd - p->store.read) * US_PARTS + k;
-            us_install_job(p, r, j, part->entry, !rd->write);
+            us_install_job(&p->mm, r, j, part->entry, !rd->write);
             j->codec = part->codec;
             j->len = part->length;
             j->src = object_of(rd, part) + US_OBJ_HEAD;
@@ -319,14 +319,14 @@ void us_store_brought(us_pager_t *p, us_region_t *r, us_job_t *j) {
         if (j->status == 0) { /* who has written to it since the copy waits, and is not woken by that */
             us_entry_bring(p, r, part->entry, j->clean);
             us_trace_ahead(p, r, part->entry);
-            us_record_waited(p, part->entry, j->copied);
+            us_record_waited(&p->mm, part->entry, j->copied);
         }
     }
     end_part(p, r, rd, part, wake);
 }
 
 void us_store_fetched(us_pager_t *p, us_read_t *rd) {
-    us_region_t *r = p->region[rd->region];
+    us_region_t *r = p->mm.region[rd->region];
     if (rd->parts == 1 && (rd->demand || rd->to != 0 || rd->verify))
         fetched_one(p, r, rd);
     else

@@ -31,7 +31,7 @@ static const uint8_t *bytes_of(us_pager_t *p, us_entry_t e, uint32_t len) {
     case US_FILLED:
         return fill_bytes(p, e.where, len);
     case US_OUTBOX:
-        return p->space.outbox + e.where * US_PAGE;
+        return p->mm.space.outbox + e.where * US_PAGE;
     default:
         break;
     }
@@ -46,12 +46,12 @@ static const uint8_t *bytes_of(us_pager_t *p, us_entry_t e, uint32_t len) {
 /* ---- bytes that can't be had ------------------------------------------------------------------------- */
 
 /* A touch of the range is SIGBUS from here on, but for pages that a copy which was cut short has left. */
-int us_install_mark(us_pager_t *p, uint64_t addr, uint64_t len) {
-    int err = us_sys_poison(p->cfg.uffd, addr, len);
+int us_install_mark(us_mm_t *m, uint64_t addr, uint64_t len) {
+    int err = us_sys_poison(m->cfg.uffd, addr, len);
     if (err != -EEXIST && err != -ENOENT)
         return err;
     for (uint64_t off = 0; off < len; off += US_PAGE) {
-        err = us_sys_poison(p->cfg.uffd, addr + off, US_PAGE);
+        err = us_sys_poison(m->cfg.uffd, addr + off, US_PAGE);
         if (err != 0 && err != -EEXIST && err != -ENOENT) /* there already; unmapped by the user */
             return err;
     }
@@ -63,9 +63,9 @@ int us_install_mark(us_pager_t *p, uint64_t addr, uint64_t len) {
 void us_install_lose(us_pager_t *p, us_region_t *r, uint32_t i, bool wanted) {
     const uint64_t addr = us_block_addr(r, i);
     const uint32_t len = us_block_len(r, i);
-    const int tier = us_tier_of(p->space.table[i]);
+    const int tier = us_tier_of(p->mm.space.table[i]);
     us_entry_lost(p, r, i);
-    const int err = us_install_mark(p, addr, len);
+    const int err = us_install_mark(&p->mm, addr, len);
     us_event(p, (us_event_t){.kind = US_EV_LOST,
                              .entry = i,
                              .addr = addr,
@@ -78,21 +78,21 @@ void us_install_lose(us_pager_t *p, us_region_t *r, uint32_t i, bool wanted) {
 
 /* ---- into pages -------------------------------------------------------------------------------------- */
 
-static int unprotect_range(us_pager_t *p, uint64_t addr, uint64_t len) {
+static int unprotect_range(us_mm_t *m, uint64_t addr, uint64_t len) {
     int err = -EAGAIN;
     for (int tries = 0; tries < US_TRIES && err == -EAGAIN; tries++)
-        err = us_sys_protect(p->cfg.uffd, addr, len, false);
+        err = us_sys_protect(m->cfg.uffd, addr, len, false);
     return err;
 }
 
 /* Lifts a block's protection. Kernels before 6.4 refuse a range of several mappings or with holes: then page by page. */
-static int unprotect(us_pager_t *p, us_region_t *r, uint32_t i) {
+static int unprotect(us_mm_t *m, us_region_t *r, uint32_t i) {
     const uint64_t addr = us_block_addr(r, i), len = us_block_len(r, i);
-    int err = unprotect_range(p, addr, len);
+    int err = unprotect_range(m, addr, len);
     if (err != -ENOENT)
         return err;
     for (uint64_t off = 0; off < len; off += US_PAGE) {
-        const int page = unprotect_range(p, addr + off, US_PAGE);
+        const int page = unprotect_range(m, addr + off, US_PAGE);
         if (page != -ENOENT && (err = page) != 0)
             return err;
     }
@@ -108,7 +108,7 @@ int us_install_copy(us_pager_t *p, us_region_t *r, uint32_t i, bool write, const
     int tries = 0;
     while (off < len) {
         uint64_t done;
-        int err = us_sys_copy(p->cfg.uffd, dst + off, src + off, us_min(step, len - off), clean, &done);
+        int err = us_sys_copy(p->mm.cfg.uffd, dst + off, src + off, us_min(step, len - off), clean, &done);
         off += done;
         any |= done > 0;
         if (err == 0)
@@ -122,7 +122,7 @@ int us_install_copy(us_pager_t *p, us_region_t *r, uint32_t i, bool write, const
             holes = true;
             off += US_PAGE;
         } else if (err == -EAGAIN && ++tries < US_TRIES) {
-            p->s->copy_retries++;
+            p->mm.s->copy_retries++;
         } else if (err == -EAGAIN || err == -ENOMEM) {
             return US_AGAIN;
         } else {
@@ -130,18 +130,18 @@ int us_install_copy(us_pager_t *p, us_region_t *r, uint32_t i, bool write, const
         }
     }
     if (was_there) { /* what is there may be protected, and whoever wants it unprotected (a pin) must find it so */
-        if (unprotect(p, r, i) == -EAGAIN)
+        if (unprotect(&p->mm, r, i) == -EAGAIN)
             return US_AGAIN;
         clean = false;
     }
     us_entry_bring(p, r, i, clean);
     if (was_there || holes) /* COPY has woken only who waits for what it has copied */
-        us_sys_wake(p->cfg.uffd, dst, len);
+        us_sys_wake(p->mm.cfg.uffd, dst, len);
     return US_DONE;
 }
 
 int us_install(us_pager_t *p, us_region_t *r, uint32_t i, bool write) {
-    const us_entry_t e = p->space.table[i];
+    const us_entry_t e = p->mm.space.table[i];
     const uint32_t len = us_block_len(r, i);
     const uint8_t *src = bytes_of(p, e, len);
     if (src == NULL) { /* the pool's memory is not what it was */
@@ -152,32 +152,32 @@ int us_install(us_pager_t *p, us_region_t *r, uint32_t i, bool write) {
 }
 
 bool us_install_intact(us_pager_t *p, us_region_t *r, uint32_t i) {
-    const us_entry_t e = p->space.table[i];
+    const us_entry_t e = p->mm.space.table[i];
     const uint32_t len = us_block_len(r, i);
     return US_CODEC_OF(e) == US_CODEC_NONE ? US_LENGTH_OF(e) == len : bytes_of(p, e, len) != NULL;
 }
 
 int us_install_unprotect(us_pager_t *p, us_region_t *r, uint32_t i) {
-    const int err = unprotect(p, r, i);
+    const int err = unprotect(&p->mm, r, i);
     if (err == -EAGAIN)
         return US_AGAIN;
     if (err != 0)
         return err;
-    if (p->space.table[i].flags & US_F_CLEAN)
+    if (p->mm.space.table[i].flags & US_F_CLEAN)
         us_entry_dirty(p, i);
     return US_DONE;
 }
 
 /* ---- by a worker ------------------------------------------------------------------------------------- */
 
-void us_install_job(us_pager_t *p, us_region_t *r, us_job_t *j, uint32_t i, bool clean) {
+void us_install_job(us_mm_t *m, us_region_t *r, us_job_t *j, uint32_t i, bool clean) {
     j->kind = US_JOB_BRING;
     j->clean = clean;
     j->entry = i;
     j->region = r->id;
     j->raw = us_block_len(r, i);
     j->dst = us_block_addr(r, i);
-    j->gen = p->space.table[i].gen;
+    j->gen = m->space.table[i].gen;
     j->word = 0;
     j->src = NULL;
     j->slot = 0;
@@ -185,7 +185,7 @@ void us_install_job(us_pager_t *p, us_region_t *r, us_job_t *j, uint32_t i, bool
 
 /* Where a worker finds the bytes of a block that is EMPTY, FILLED or POOLED. */
 void us_install_bytes(us_pager_t *p, us_job_t *j, uint32_t i) {
-    const us_entry_t e = p->space.table[i];
+    const us_entry_t e = p->mm.space.table[i];
     if (e.state == US_POOLED) {
         j->codec = (uint8_t)US_CODEC_OF(e);
         j->len = US_LENGTH_OF(e);
@@ -199,10 +199,10 @@ void us_install_bytes(us_pager_t *p, us_job_t *j, uint32_t i) {
 /* Hands block i to a worker. false: it can't be had now without waiting. */
 bool us_install_ahead(us_pager_t *p, us_region_t *r, uint32_t i, bool clean) {
     const uint32_t len = us_block_len(r, i);
-    if (p->crew.idle_n <= US_JOBS / 4 || p->resident + len > p->cfg.limit)
+    if (p->crew.idle_n <= US_JOBS / 4 || p->mm.resident + len > p->mm.cfg.limit)
         return false;
     us_job_t *j = us_crew_job(&p->crew);
-    us_install_job(p, r, j, i, clean);
+    us_install_job(&p->mm, r, j, i, clean);
     us_install_bytes(p, j, i);
     us_entry_reserve(p, r, i);
     r->jobs++;

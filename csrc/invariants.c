@@ -33,13 +33,13 @@ static bool has_object(us_entry_t e) {
     return e.state == US_POOLED || e.state == US_STORED || (is_kept(e) && US_CODEC_OF(e) != US_FILL);
 }
 
-static bool slot_in_use(const us_pager_t *p, uint64_t slot) {
-    return slot < p->outbox.pages && p->outbox.span[slot] != 0 && !(p->outbox.span[slot] & US_SLOT_FREE);
+static bool slot_in_use(const us_mm_t *m, uint64_t slot) {
+    return slot < m->outbox.pages && m->outbox.span[slot] != 0 && !(m->outbox.span[slot] & US_SLOT_FREE);
 }
 
 /* One entry by itself. 0, or which invariant it breaks. */
 static int check_entry(us_pager_t *p, const us_region_t *r, uint32_t i, us_sums_t *s) {
-    const us_entry_t e = p->space.table[i];
+    const us_entry_t e = p->mm.space.table[i];
     const uint32_t len = us_block_len(r, i);
     const bool plain = i - r->first >= r->plain_from && i - r->first < r->plain_to;
     const bool out = e.state == US_POOLED || e.state == US_STORED;
@@ -54,9 +54,9 @@ static int check_entry(us_pager_t *p, const us_region_t *r, uint32_t i, us_sums_
     if ((e.state == US_PLAIN) != plain && !r->going)
         return 8;
     const bool take = e.state == US_OUTBOX || (e.state == US_LEAVING && !is_kept(e));
-    if (take && (!slot_in_use(p, e.where) || p->outbox.job[e.where] == NULL))
+    if (take && (!slot_in_use(&p->mm, e.where) || p->mm.outbox.job[e.where] == NULL))
         return 5;
-    if (p->pins[i] != 0 && e.state == US_LEAVING)
+    if (p->mm.pins[i] != 0 && e.state == US_LEAVING)
         return 11;
     s->takes += take;
     s->locked += is_locked(e);
@@ -65,7 +65,7 @@ static int check_entry(us_pager_t *p, const us_region_t *r, uint32_t i, us_sums_
     s->outbox += e.state == US_OUTBOX ? len : 0;
     s->filled += e.state == US_FILLED ? len : 0;
     s->lost += e.state == US_LOST ? len : 0;
-    s->pinned += p->pins[i] != 0 ? len : 0;
+    s->pinned += p->mm.pins[i] != 0 ? len : 0;
     if (e.state == US_RESIDENT || e.state == US_LEAVING || e.state == US_PLAIN || (is_locked(e) && !looked_at))
         s->resident += len;
     s->free_to_leave += e.state == US_RESIDENT ? len : 0;
@@ -98,8 +98,8 @@ static void mark_jobs(const us_pager_t *p, bool busy[US_JOBS]) {
     memset(busy, true, US_JOBS * sizeof(bool));
     for (uint32_t k = 0; k < p->crew.idle_n; k++)
         busy[p->crew.idle[k]] = false;
-    for (uint64_t k = p->seen; k < p->head; k++) {
-        const us_job_t *job = p->posted[k & (US_RING - 1)].job;
+    for (uint64_t k = p->mm.seen; k < p->mm.head; k++) {
+        const us_job_t *job = p->mm.posted[k & (US_RING - 1)].job;
         if (job != NULL)
             busy[job - p->crew.job] = false;
     }
@@ -108,11 +108,11 @@ static void mark_jobs(const us_pager_t *p, bool busy[US_JOBS]) {
 static int check_work(us_pager_t *p, const us_sums_t *s) {
     bool busy[US_JOBS];
     uint64_t owners = p->servers.apart, leaving = 0, pending = 0, slots = 0, jobs = p->servers.apart;
-    for (uint64_t k = p->seen; k < p->head; k++) {
-        const us_posted_t q = p->posted[k & (US_RING - 1)];
+    for (uint64_t k = p->mm.seen; k < p->mm.head; k++) {
+        const us_posted_t q = p->mm.posted[k & (US_RING - 1)];
         if (q.entry == US_NONE)
             continue;
-        const us_entry_t e = p->space.table[q.entry];
+        const us_entry_t e = p->mm.space.table[q.entry];
         if (e.state != US_LEAVING || (q.job == NULL) != is_kept(e) || (q.job != NULL && e.where != q.slot))
             return 2;
         owners++;
@@ -128,7 +128,7 @@ static int check_work(us_pager_t *p, const us_sums_t *s) {
         if (!busy[k])
             continue;
         if (j->kind == US_JOB_PRESS) {
-            if (!slot_in_use(p, j->slot) || p->outbox.job[j->slot] != j)
+            if (!slot_in_use(&p->mm, j->slot) || p->mm.outbox.job[j->slot] != j)
                 return 5;
             slots++;
             jobs++;
@@ -160,17 +160,17 @@ static int check_work(us_pager_t *p, const us_sums_t *s) {
     if (owners != s->locked)
         return 2;
     uint64_t used = 0, in_use = 0;
-    for (uint32_t at = p->outbox.tail; used < p->outbox.used;) {
-        const uint32_t span = p->outbox.span[at] & ~US_SLOT_FREE;
-        if (span == 0 || at + span > p->outbox.pages)
+    for (uint32_t at = p->mm.outbox.tail; used < p->mm.outbox.used;) {
+        const uint32_t span = p->mm.outbox.span[at] & ~US_SLOT_FREE;
+        if (span == 0 || at + span > p->mm.outbox.pages)
             return 5;
-        in_use += slot_in_use(p, at);
+        in_use += slot_in_use(&p->mm, at);
         used += span;
-        at = at + span == p->outbox.pages ? 0 : at + span;
+        at = at + span == p->mm.outbox.pages ? 0 : at + span;
     }
-    if (used != p->outbox.used || in_use != slots || s->takes > slots)
+    if (used != p->mm.outbox.used || in_use != slots || s->takes > slots)
         return 5;
-    if (leaving != p->leaving || s->leaving != leaving || pending != p->pending || recodes + promised != p->recodes ||
+    if (leaving != p->mm.leaving || s->leaving != leaving || pending != p->pending || recodes + promised != p->recodes ||
         reads != p->store.reads || demand != p->store.demand || verifying != p->store.verifying || jobs != s->jobs)
         return 11;
     return 0;
@@ -227,7 +227,7 @@ typedef struct us_walk {
 static bool check_object(void *ctx, uint64_t off, uint32_t room, uint32_t owner, uint32_t tag) {
     us_walk_t *w = ctx;
     (void)room, (void)tag;
-    const us_entry_t e = w->p->space.table[owner];
+    const us_entry_t e = w->p->mm.space.table[owner];
     w->objects++;
     return has_object(e) && e.where == us_where(w->tier, off);
 }
@@ -240,9 +240,9 @@ static int check_tiers(us_pager_t *p, const us_sums_t *s) {
             return 4;
         uint64_t n = 0, sum = 0;
         uint32_t before = US_NONE;
-        for (uint32_t i = t->cold.head; i != US_NONE; before = i, i = p->node[i].next) {
-            const us_entry_t e = p->space.table[i];
-            if (e.state != US_POOLED || us_tier_of(e) != t->id || !(e.flags & US_F_QUEUED) || p->node[i].prev != before)
+        for (uint32_t i = t->cold.head; i != US_NONE; before = i, i = p->mm.node[i].next) {
+            const us_entry_t e = p->mm.space.table[i];
+            if (e.state != US_POOLED || us_tier_of(e) != t->id || !(e.flags & US_F_QUEUED) || p->mm.node[i].prev != before)
                 return 13;
             n++;
             sum += US_LENGTH_OF(e);
@@ -254,14 +254,14 @@ static int check_tiers(us_pager_t *p, const us_sums_t *s) {
         kept += s->kept[t->id];
     }
     for (int t = 1; t < US_TIERS; t++) {
-        const us_tier_stats_t *is = &p->s->tier[t];
+        const us_tier_stats_t *is = &p->mm.s->tier[t];
         if (is->raw != s->raw[t] || is->bytes != s->bytes[t] || is->kept != s->kept[t])
             return 12;
     }
-    const us_stats_t *is = p->s;
+    const us_stats_t *is = p->mm.s;
     if (is->pooled_raw != raw || is->pooled != bytes || is->kept != kept || is->stored_raw != s->raw[US_TIER_FILE] ||
         is->stored != s->bytes[US_TIER_FILE] || is->outbox != s->outbox || is->filled != s->filled || is->lost != s->lost ||
-        is->pinned != s->pinned || is->resident != p->resident || is->plain != p->plain)
+        is->pinned != s->pinned || is->resident != p->mm.resident || is->plain != p->mm.plain)
         return 12;
     return 0;
 }
@@ -269,11 +269,11 @@ static int check_tiers(us_pager_t *p, const us_sums_t *s) {
 /* ---- all --------------------------------------------------------------------------------------------- */
 
 static int check_all(us_pager_t *p, us_sums_t *s) {
-    for (uint32_t k = 0; k < p->live; k++) {
-        us_region_t *r = p->byfirst[k];
+    for (uint32_t k = 0; k < p->mm.live; k++) {
+        us_region_t *r = p->mm.byfirst[k];
         const uint32_t end = r->first + r->count;
         s->jobs += r->jobs;
-        for (uint32_t i = us_table_seek(p, r->first, end); i < end; i = us_table_next(p, i, end)) {
+        for (uint32_t i = us_table_seek(&p->mm, r->first, end); i < end; i = us_table_next(&p->mm, i, end)) {
             const int broken = check_entry(p, r, i, s);
             if (broken != 0)
                 return broken;
@@ -286,11 +286,11 @@ static int check_all(us_pager_t *p, us_sums_t *s) {
         broken = check_file(p, s);
     if (broken != 0)
         return broken;
-    if (s->resident != p->resident)
+    if (s->resident != p->mm.resident)
         return 6;
-    if (!us_policy_is_valid(p, &s->queued) || s->queued != s->free_to_leave)
+    if (!us_policy_is_valid(&p->mm, &s->queued) || s->queued != s->free_to_leave)
         return 7;
-    return s->plain != p->plain ? 8 : 0;
+    return s->plain != p->mm.plain ? 8 : 0;
 }
 
 int us_invariants(us_pager_t *p) {

@@ -35,7 +35,7 @@ void us_server_wake(us_servers_t *s, bool on) {
 
 void us_server_seen(us_pager_t *p, uint32_t tid, uint64_t now) {
     us_servers_t *s = &p->servers;
-    if (tid == (uint32_t)p->cfg.mover_tid)
+    if (tid == (uint32_t)p->mm.cfg.mover_tid)
         return;
     if (now > s->last + US_QUIET_NS)
         s->mixed = 0;

@@ -32,8 +32,8 @@ uint32_t us_outbox_slot(us_outbox_t *o, uint32_t pages) {
     return at;
 }
 
-void us_outbox_free(us_pager_t *p, uint32_t slot) {
-    us_outbox_t *o = &p->outbox;
+void us_outbox_free(us_mm_t *m, uint32_t slot) {
+    us_outbox_t *o = &m->outbox;
     o->span[slot] |= US_SLOT_FREE;
     o->job[slot] = NULL;
     while (o->used > 0 && (o->span[o->tail] & US_SLOT_FREE)) {
@@ -46,36 +46,36 @@ void us_outbox_free(us_pager_t *p, uint32_t slot) {
 /* ---- commands ---------------------------------------------------------------------------------------- */
 
 /* pre: the ring has room. */
-static void put(us_pager_t *p, us_posted_t posted, uint32_t op, uint64_t addr, uint32_t len, uint64_t spare) {
-    us_cmd_t *c = &p->space.ring->cmd[p->head & (US_RING - 1)];
-    if (p->head == p->seen)
-        p->moved_at = us_now_ns();
-    p->posted[p->head & (US_RING - 1)] = posted;
+static void put(us_mm_t *m, us_posted_t posted, uint32_t op, uint64_t addr, uint32_t len, uint64_t spare) {
+    us_cmd_t *c = &m->space.ring->cmd[m->head & (US_RING - 1)];
+    if (m->head == m->seen)
+        m->moved_at = us_now_ns();
+    m->posted[m->head & (US_RING - 1)] = posted;
     c->op = op;
     c->addr = addr;
     c->len = len;
     c->slot = posted.slot;
     c->spare = spare;
     atomic_store_explicit(&c->status, US_PENDING, memory_order_relaxed);
-    p->head++;
+    m->head++;
 }
 
-void us_outbox_post(us_pager_t *p, us_region_t *r, uint32_t i, uint32_t op, uint32_t slot, us_job_t *job) {
+void us_outbox_post(us_mm_t *m, us_region_t *r, uint32_t i, uint32_t op, uint32_t slot, us_job_t *job) {
     const uint32_t len = us_block_len(r, i);
-    put(p, (us_posted_t){.entry = i, .region = r->id, .len = len, .slot = slot, .job = job}, op, us_block_addr(r, i), len, 0);
+    put(m, (us_posted_t){.entry = i, .region = r->id, .len = len, .slot = slot, .job = job}, op, us_block_addr(r, i), len, 0);
 }
 
-void us_outbox_ring(us_pager_t *p) {
-    us_ring_t *r = p->space.ring;
-    atomic_store(&r->head, p->head); /* before mover_asleep is looked at */
+void us_outbox_ring(us_mm_t *m) {
+    us_ring_t *r = m->space.ring;
+    atomic_store(&r->head, m->head); /* before mover_asleep is looked at */
     if (atomic_load(&r->mover_asleep) != 0)
-        us_sys_eventfd_ring(p->cfg.doorbell);
+        us_sys_eventfd_ring(m->cfg.doorbell);
 }
 
-bool us_outbox_nofork(us_pager_t *p, uint64_t addr, uint64_t len) {
-    if (us_outbox_room(p) == 0)
+bool us_outbox_nofork(us_mm_t *m, uint64_t addr, uint64_t len) {
+    if (us_outbox_room(m) == 0)
         return false;
-    put(p, (us_posted_t){.entry = US_NONE}, US_CMD_NOFORK, addr, US_PAGE, len);
-    us_outbox_ring(p);
+    put(m, (us_posted_t){.entry = US_NONE}, US_CMD_NOFORK, addr, US_PAGE, len);
+    us_outbox_ring(m);
     return true;
 }

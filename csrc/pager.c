@@ -19,6 +19,7 @@
 #include "fetch.h"
 #include "invariants.h"
 #include "lock.h"
+#include "mm.h"
 #include "plain.h"
 #include "policy.h"
 #include "pump.h"
@@ -47,70 +48,41 @@ void us_pager_unlocked(us_pager_t **p) {
 
 /* ---- life ------------------------------------------------------------------------------------------- */
 
-static void set_marks(us_pager_t *p) {
-    const uint64_t limit = p->cfg.limit;
-    const uint64_t slack = us_min(limit / 16, 4u << 20);
-    p->mark_high = limit - slack;
-    p->mark_low = limit - 2 * slack;
-}
-
-static int open_outbox(us_pager_t *p) {
-    us_outbox_t *o = &p->outbox;
-    o->pages = (uint32_t)(p->space.at.outbox_len >> US_PAGE_SHIFT);
-    o->span = us_calloc(o->pages, sizeof *o->span);
-    o->job = us_calloc(o->pages, sizeof(us_job_t *));
-    o->press = us_sys_reserve(p->space.at.outbox_len);
-    return o->span == NULL || o->job == NULL || o->press == NULL ? -ENOMEM : 0;
-}
-
-static int open_all(us_pager_t *p) {
+static int open_all(us_pager_t *p, const us_mm_config_t *client) {
     if (p->cfg.shuffle != 0 && us_filter_functions().shuffle == NULL)
         return -EINVAL;
-    int err = us_space_map(&p->space, p->cfg.space_fd, true);
+    int err = us_mm_open(&p->mm, client);
+    if (err == 0)
+        err = us_tiers_open(p);
     if (err < 0)
         return err;
-    p->cfg.layout = p->space.at;
-    p->s = &p->space.stats->s;
-    p->s->limit = p->cfg.limit;
-    err = us_tiers_open(p);
-    if (err < 0)
-        return err;
-    const uint64_t cap = p->space.at.table_cap;
-    p->node = us_sys_reserve(cap * sizeof *p->node);
-    p->stamp = us_sys_reserve(cap * sizeof *p->stamp);
-    p->pins = us_sys_reserve(cap * sizeof *p->pins);
-    p->rounds = us_sys_reserve(cap * sizeof *p->rounds);
     p->raw = us_sys_reserve(MAX_BLOCK);
     p->filled = us_sys_reserve(MAX_BLOCK);
     p->zero = mmap(NULL, MAX_BLOCK, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (p->node == NULL || p->stamp == NULL || p->pins == NULL || p->rounds == NULL || p->raw == NULL ||
-        p->filled == NULL || p->zero == MAP_FAILED)
+    if (p->raw == NULL || p->filled == NULL || p->zero == MAP_FAILED)
         return -ENOMEM;
-    p->queue[0] = p->queue[1] = (us_queue_t){.head = US_NONE, .tail = US_NONE};
     err = us_codec_ctx_new(&p->codec, MAX_BLOCK);
-    if (err == 0)
-        err = open_outbox(p);
     if (err < 0)
         return err;
     p->worker_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (p->worker_fd < 0)
         return -errno;
-    p->crew = (us_crew_t){.uffd = p->cfg.uffd,
+    p->crew = (us_crew_t){.uffd = p->mm.cfg.uffd,
                           .notify = p->worker_fd,
                           .codec = p->cfg.pool[0].codec,
                           .level = p->cfg.pool[0].level,
                           .zero = p->zero,
-                          .ring = p->space.ring};
+                          .ring = p->mm.space.ring};
     err = us_crew_start(&p->crew, p->cfg.workers, MAX_BLOCK);
-    const int wakes[US_WAKES] = {p->cfg.uffd, p->cfg.notify, p->worker_fd, -1};
+    const int wakes[US_WAKES] = {p->mm.cfg.uffd, p->mm.cfg.notify, p->worker_fd, -1};
     if (err == 0 && p->cfg.follow)
-        err = us_place_start(&p->place, p->cfg.client_pid, p->cfg.mover_tid, wakes);
+        err = us_place_start(&p->place, p->mm.cfg.client_pid, p->mm.cfg.mover_tid, wakes);
     if (err == 0 && p->cfg.servers > 1)
         err = us_server_start(p);
     return err;
 }
 
-int us_pager_open(us_pager_t **out, const us_pager_config_t *cfg) {
+int us_pager_open(us_pager_t **out, const us_pager_config_t *cfg, const us_mm_config_t *client) {
     us_pager_t *p = us_aligned_alloc(64, us_align_up(sizeof *p, 64));
     if (p == NULL)
         return -ENOMEM;
@@ -119,12 +91,11 @@ int us_pager_open(us_pager_t **out, const us_pager_config_t *cfg) {
     p->worker_fd = -1;
     int err = us_server_open(p);
     if (err == 0)
-        err = open_all(p);
+        err = open_all(p, client);
     if (err < 0) {
         us_pager_close(p);
         return err;
     }
-    set_marks(p);
     *out = p;
     return 0;
 }
@@ -140,42 +111,29 @@ void us_pager_close(us_pager_t *p) {
     us_trace_close(&p->trace);
     us_store_close(p);
     us_crew_stop(&p->crew);
-    const uint64_t cap = p->space.at.table_cap;
-    for (uint32_t i = 0; i < p->regions; i++)
-        free(p->region[i]);
-    free(p->region);
-    free(p->byaddr);
-    free(p->byfirst);
     free(p->event);
     if (p->worker_fd >= 0)
         close(p->worker_fd);
     if (p->codec != NULL)
         us_codec_ctx_free(p->codec);
     us_tiers_close(p);
-    free(p->outbox.span);
-    free(p->outbox.job);
-    unreserve(p->outbox.press, p->space.at.outbox_len);
-    unreserve(p->node, cap * sizeof *p->node);
-    unreserve(p->stamp, cap * sizeof *p->stamp);
-    unreserve(p->pins, cap * sizeof *p->pins);
-    unreserve(p->rounds, cap * sizeof *p->rounds);
     unreserve(p->raw, MAX_BLOCK);
     unreserve(p->filled, MAX_BLOCK);
     if (p->zero != MAP_FAILED)
         unreserve((void *)(uintptr_t)p->zero, MAX_BLOCK);
-    us_space_unmap(&p->space);
+    us_mm_close(&p->mm);
     free(p);
 }
 
 int us_pager_worker_fd(us_pager_t *p) { return p->worker_fd; }
 
 int us_pager_swap(us_pager_t *p, int fd, uint64_t bytes, uint32_t segment, int engine) {
-    return p->live > 0 ? -EBUSY : us_store_open(p, fd, bytes, segment, engine);
+    return p->mm.live > 0 ? -EBUSY : us_store_open(p, fd, bytes, segment, engine);
 }
 
 int us_pager_trace(us_pager_t *p, int fd) {
     US_LOCKED(p);
-    return p->live > 0 || p->trace.on ? -EBUSY : us_trace_open(&p->trace, fd, US_TRACE_RING);
+    return p->mm.live > 0 || p->trace.on ? -EBUSY : us_trace_open(&p->trace, fd, US_TRACE_RING);
 }
 
 int64_t us_pager_trace_end(us_pager_t *p) {
@@ -192,7 +150,7 @@ int us_pager_add(us_pager_t *p, uint64_t addr, uint64_t len, uint32_t block, uin
         block < (1u << US_BLOCK_MIN_SHIFT) || block > MAX_BLOCK)
         return -EINVAL;
     us_region_t *r;
-    const int err = us_region_new(p, addr, len, block, &r);
+    const int err = us_region_new(&p->mm, addr, len, block, &r);
     if (err != 0)
         return err;
     for (int pool = 0; pool < US_POOLS; pool++)
@@ -212,15 +170,15 @@ int us_pager_add(us_pager_t *p, uint64_t addr, uint64_t len, uint32_t block, uin
 
 int64_t us_pager_plain(us_pager_t *p, int id) {
     US_LOCKED(p);
-    us_region_t *r = us_region_by_id(p, id);
+    us_region_t *r = us_region_by_id(&p->mm, id);
     if (r == NULL || r->active)
         return -EINVAL;
-    return (int64_t)us_plain_room(p, r);
+    return (int64_t)us_plain_room(&p->mm, r);
 }
 
 int us_pager_fill(us_pager_t *p, int id, uint32_t *cursor, uint64_t plain, int resident) {
     US_LOCKED(p);
-    us_region_t *r = us_region_by_id(p, id);
+    us_region_t *r = us_region_by_id(&p->mm, id);
     if (r == NULL || r->active || *cursor > r->count || plain > r->len)
         return -EINVAL;
     const uint32_t blocks = us_region_blocks(r, plain), end = resident ? r->count : blocks;
@@ -235,14 +193,14 @@ int us_pager_fill(us_pager_t *p, int id, uint32_t *cursor, uint64_t plain, int r
     for (; k < to; k++) /* changed, as far as we know: what a wrapped buffer holds was never seen */
         us_entry_wrapped(p, r, r->first + k);
     if (*cursor < to)
-        us_evict_begin(p);
+        us_evict_begin(&p->mm);
     *cursor = to;
     return to < end ? US_AGAIN : US_DONE;
 }
 
 int us_pager_probe(us_pager_t *p, int id, uint32_t *cursor) {
     US_LOCKED(p);
-    us_region_t *r = us_region_by_id(p, id);
+    us_region_t *r = us_region_by_id(&p->mm, id);
     if (r == NULL || !r->active || *cursor > r->count)
         return -EINVAL;
     return r->wrapped && !r->frozen && us_plain_probe(p, r, cursor) ? US_AGAIN : US_DONE;
@@ -250,7 +208,7 @@ int us_pager_probe(us_pager_t *p, int id, uint32_t *cursor) {
 
 int us_pager_activate(us_pager_t *p, int id) {
     US_LOCKED(p);
-    us_region_t *r = us_region_by_id(p, id);
+    us_region_t *r = us_region_by_id(&p->mm, id);
     if (r == NULL)
         return -EINVAL;
     r->active = true;
@@ -261,9 +219,8 @@ int us_pager_limit(us_pager_t *p, uint64_t limit) {
     US_LOCKED(p);
     if (limit < US_PAGE)
         return -EINVAL;
-    p->cfg.limit = p->s->limit = limit;
-    set_marks(p);
-    us_evict_begin(p);
+    us_mm_limit(&p->mm, limit);
+    us_evict_begin(&p->mm);
     const int room = us_evict_room(p, 0);
     if (room == US_WAIT_ROOM) {
         us_want(p);
@@ -284,7 +241,7 @@ int us_pager_pool(us_pager_t *p, uint64_t budget) {
 
 int us_pager_freeze(us_pager_t *p, int id) {
     US_LOCKED(p);
-    us_region_t *r = us_region_by_id(p, id);
+    us_region_t *r = us_region_by_id(&p->mm, id);
     if (r == NULL)
         return -EINVAL;
     r->frozen = true;
@@ -293,7 +250,7 @@ int us_pager_freeze(us_pager_t *p, int id) {
 
 int us_pager_remove(us_pager_t *p, int id, uint32_t *cursor) {
     US_LOCKED(p);
-    us_region_t *r = us_region_by_id(p, id);
+    us_region_t *r = us_region_by_id(&p->mm, id);
     if (r == NULL || *cursor > r->count)
         return -EINVAL;
     if (!r->frozen || r->jobs != 0)
@@ -301,13 +258,13 @@ int us_pager_remove(us_pager_t *p, int id, uint32_t *cursor) {
     if (!r->going) {
         r->going = true;
         us_work_forget(p, r->first, r->count);
-        us_plain_forget(p, r);
+        us_plain_forget(&p->mm, r);
     }
     const uint32_t end = r->first + r->count;
-    uint32_t i = us_table_seek(p, r->first + *cursor, end);
-    for (uint32_t n = 0; i < end; i = us_table_next(p, i, end), n++) {
+    uint32_t i = us_table_seek(&p->mm, r->first + *cursor, end);
+    for (uint32_t n = 0; i < end; i = us_table_next(&p->mm, i, end), n++) {
         *cursor = i - r->first;
-        if (!us_is_settled(p, i))
+        if (!us_is_settled(&p->mm, i))
             return -EBUSY;
         if (n == US_SLICE)
             return US_AGAIN;
@@ -318,17 +275,17 @@ int us_pager_remove(us_pager_t *p, int id, uint32_t *cursor) {
     const uint64_t from = us_align_up(r->first, page_entries);
     const uint64_t to = (r->first + r->count) & ~(page_entries - 1);
     if (to > from) /* zeros either way; this gives the memory back too */
-        madvise(&p->space.table[from], (to - from) * sizeof(us_entry_t), MADV_REMOVE);
+        madvise(&p->mm.space.table[from], (to - from) * sizeof(us_entry_t), MADV_REMOVE);
     if (p->trace.on) {
         const us_trace_rec_t gone = {.what = US_TRACE_GONE, .entry = r->first, .when = us_now_ns()};
         us_trace_put(&p->trace, &gone, 1, true);
     }
-    us_region_free(p, r);
+    us_region_free(&p->mm, r);
     return 0;
 }
 
 void us_pager_publish(us_pager_t *p) {
-    us_stats_t *s = p->s;
+    us_stats_t *s = p->mm.s;
     s->pool_used = s->pool_allocated = 0;
     for (us_tier_t *t = &p->tier[1]; t != NULL && t->pool != NULL; t = t->next) {
         s->pool_used += t->s->used = us_pool_used(t->pool);
@@ -364,7 +321,7 @@ static int drain(us_pager_t *p) {
     us_place_step(&p->place, true);
     if (shared)
         us_server_unlock(p);
-    int n = us_sys_read(p->cfg.uffd, msg, shared ? 1 : 16);
+    int n = us_sys_read(p->mm.cfg.uffd, msg, shared ? 1 : 16);
     const uint64_t now = us_now_ns(); /* a fault's time runs while the second server has the lock, too */
     if (shared)
         us_server_lock(p, &p->servers.loop);
@@ -372,11 +329,11 @@ static int drain(us_pager_t *p) {
         us_place_step(&p->place, false);
         return n;
     }
-    p->s->read_batches++;
+    p->mm.s->read_batches++;
     for (int k = 0; k < n; k++) {
         if (k == n - 1)
             us_place_step(&p->place, false);
-        p->s->cpu_moves += us_place_fault(&p->place, msg[k].tid, now, shared ? p->servers.cpu : -1);
+        p->mm.s->cpu_moves += us_place_fault(&p->place, msg[k].tid, now, shared ? p->servers.cpu : -1);
         us_message(p, &msg[k], now);
     }
     return n;
@@ -385,7 +342,7 @@ static int drain(us_pager_t *p) {
 static bool completed(us_pager_t *p) {
     if (us_store_completed(p))
         return true;
-    if (p->seen < p->head && atomic_load_explicit(&p->space.ring->cmd[p->seen & (US_RING - 1)].status,
+    if (p->mm.seen < p->mm.head && atomic_load_explicit(&p->mm.space.ring->cmd[p->mm.seen & (US_RING - 1)].status,
                                                   memory_order_acquire) != US_PENDING)
         return true;
     for (int i = 0; i < p->crew.n; i++) {
@@ -415,7 +372,7 @@ void us_pager_rung(us_pager_t *p, int fd) {
 
 int us_pager_step(us_pager_t *p, us_event_t *ev, int max) {
     US_LOCKED(p);
-    us_ring_t *ring = p->space.ring;
+    us_ring_t *ring = p->mm.space.ring;
     bool more = false;
     p->in_step = true;
     atomic_store(&ring->loop_asleep, 0);
@@ -429,7 +386,7 @@ int us_pager_step(us_pager_t *p, us_event_t *ev, int max) {
         }
         if (n > 0)
             continue;
-        if (p->resident - p->leaving > p->mark_high)
+        if (p->mm.resident - p->mm.leaving > p->mm.mark_high)
             us_evict_some(p);
         const bool sinks = us_tiers_sink(p);
         us_store_flush(p);
@@ -454,7 +411,7 @@ int us_pager_step(us_pager_t *p, us_event_t *ev, int max) {
     }
     struct timespec t;
     clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-    p->s->loop_cpu_ns = (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
+    p->mm.s->loop_cpu_ns = (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
     int n = (int)us_min(p->events, (uint64_t)max);
     if (n > 0) {
         memcpy(ev, p->event, sizeof *ev * (size_t)n);
@@ -476,13 +433,13 @@ int us_pager_serve(us_pager_t *p, const us_event_t *fault) {
 
 void us_pager_drop(us_pager_t *p, const us_event_t *fault) {
     US_LOCKED(p);
-    us_sys_wake(p->cfg.uffd, fault->addr & ~(uint64_t)(US_PAGE - 1), US_PAGE);
+    us_sys_wake(p->mm.cfg.uffd, fault->addr & ~(uint64_t)(US_PAGE - 1), US_PAGE);
     p->parked--;
 }
 
 int us_pager_pending(us_pager_t *p) {
     US_LOCKED(p);
-    return p->head != p->seen || us_crew_busy(&p->crew) > 0 || p->events > 0;
+    return p->mm.head != p->mm.seen || us_crew_busy(&p->crew) > 0 || p->events > 0;
 }
 
 /* ---- invariants ------------------------------------------------------------------------------------- */

@@ -38,17 +38,17 @@ static uint64_t bytes_of(const us_region_t *r, uint32_t from, uint32_t to) {
     return us_min((uint64_t)to << r->shift, r->len) - us_min((uint64_t)from << r->shift, r->len);
 }
 
-static void set(us_pager_t *p, us_region_t *r, uint32_t from, uint32_t to) {
-    p->plain -= bytes_of(r, r->plain_from, r->plain_to);
+static void set(us_mm_t *m, us_region_t *r, uint32_t from, uint32_t to) {
+    m->plain -= bytes_of(r, r->plain_from, r->plain_to);
     r->plain_from = from;
     r->plain_to = to;
-    p->plain += bytes_of(r, from, to);
-    p->s->plain = p->plain;
+    m->plain += bytes_of(r, from, to);
+    m->s->plain = m->plain;
 }
 
-uint64_t us_plain_room(const us_pager_t *p, const us_region_t *r) {
-    const uint64_t room = p->cfg.limit - us_min(p->cfg.limit, p->resident);
-    if (!p->cfg.late || p->cfg.pagemap < 0)
+uint64_t us_plain_room(const us_mm_t *m, const us_region_t *r) {
+    const uint64_t room = m->cfg.limit - us_min(m->cfg.limit, m->resident);
+    if (!m->cfg.late || m->cfg.pagemap < 0)
         return 0;
     if (r->len <= room)
         return r->len;
@@ -60,12 +60,12 @@ uint64_t us_plain_room(const us_pager_t *p, const us_region_t *r) {
 void us_plain_begin(us_pager_t *p, us_region_t *r, uint32_t from, uint32_t to) {
     for (uint32_t k = from; k < to; k++)
         us_entry_plain(p, r, r->first + k);
-    set(p, r, 0, to);
+    set(&p->mm, r, 0, to);
 }
 
 /* A byte for each of blocks [from, to): whether a page of it is there. 0 or -errno: it can't be told. */
-static int look(const us_pager_t *p, const us_region_t *r, uint32_t from, uint32_t to, uint8_t *there) {
-    return us_present(p->cfg.pagemap, us_block_addr(r, r->first + from), bytes_of(r, from, to), 1u << r->shift, there);
+static int look(const us_mm_t *m, const us_region_t *r, uint32_t from, uint32_t to, uint8_t *there) {
+    return us_present(m->cfg.pagemap, us_block_addr(r, r->first + from), bytes_of(r, from, to), 1u << r->shift, there);
 }
 
 /* Registers a piece from the start of what is plain of a region. */
@@ -75,19 +75,19 @@ static int end_piece(us_pager_t *p, us_region_t *r) {
     const uint64_t addr = us_block_addr(r, r->first + from), len = bytes_of(r, from, to);
     /* A child that is forked before the mover has done this inherits the piece by copy on write, all of it: nothing of it
      * is taken out before. */
-    if (!us_outbox_nofork(p, addr, len))
+    if (!us_outbox_nofork(&p->mm, addr, len))
         return -EAGAIN;
-    const int err = us_sys_register(p->cfg.uffd, addr, len);
+    const int err = us_sys_register(p->mm.cfg.uffd, addr, len);
     US_DELAY(US_D_PLAIN);
     if (err == -EINVAL) { /* unmapped by the user, or something else by now: there is nothing to page */
         memset(there, 0, to - from);
     } else if (err != 0) { /* of several mappings some may be registered, whose faults would find nobody */
-        us_sys_unregister(p->cfg.uffd, addr, len);
+        us_sys_unregister(p->mm.cfg.uffd, addr, len);
         return err;
-    } else if (look(p, r, from, to, there) != 0) {
+    } else if (look(&p->mm, r, from, to, there) != 0) {
         memset(there, 1, to - from); /* can't be told: what is missing will turn out to be zeros */
     }
-    set(p, r, to, r->plain_to);
+    set(&p->mm, r, to, r->plain_to);
     for (uint32_t k = from; k < to; k++)
         us_entry_registered(p, r, r->first + k, there[k - from] != 0);
     return 0;
@@ -98,7 +98,7 @@ bool us_plain_probe(us_pager_t *p, us_region_t *r, uint32_t *cursor) {
     const uint32_t from = us_max(*cursor, r->plain_to);
     const uint32_t to = (uint32_t)us_min(r->count, from + (uint64_t)(PIECE >> r->shift));
     *cursor = to;
-    if (from >= to || p->cfg.pagemap < 0 || look(p, r, from, to, there) != 0)
+    if (from >= to || p->mm.cfg.pagemap < 0 || look(&p->mm, r, from, to, there) != 0)
         return false; /* can't be told: what is missing will turn out to be zeros */
     for (uint32_t k = from; k < to; k++) {
         if (there[k - from] == 0)
@@ -109,20 +109,20 @@ bool us_plain_probe(us_pager_t *p, us_region_t *r, uint32_t *cursor) {
 
 bool us_plain_end_some(us_pager_t *p) {
     bool failed = false;
-    if (p->plain_until != 0 && us_now_ns() < p->plain_until)
+    if (p->mm.plain_until != 0 && us_now_ns() < p->mm.plain_until)
         return false;
-    for (uint32_t k = 0; k < p->live; k++) {
-        us_region_t *r = p->byfirst[k];
+    for (uint32_t k = 0; k < p->mm.live; k++) {
+        us_region_t *r = p->mm.byfirst[k];
         if (r->plain_from == r->plain_to || !r->active || r->frozen)
             continue;
         if (end_piece(p, r) == 0) {
-            p->plain_until = 0;
+            p->mm.plain_until = 0;
             return true;
         }
         failed = true; /* another one may do */
     }
     if (failed)
-        p->plain_until = us_now_ns() + AGAIN_NS;
+        p->mm.plain_until = us_now_ns() + AGAIN_NS;
     return false;
 }
 
@@ -133,4 +133,4 @@ int us_plain_end(us_pager_t *p, us_region_t *r, uint32_t first, uint32_t last) {
     return err == 0 || err == -EAGAIN ? US_AGAIN : err; /* and is asked again, when others had their turn */
 }
 
-void us_plain_forget(us_pager_t *p, us_region_t *r) { set(p, r, 0, 0); }
+void us_plain_forget(us_mm_t *m, us_region_t *r) { set(m, r, 0, 0); }

@@ -5,7 +5,7 @@
 #include "state.h"
 
 /* How much from the region's start the limit has room for, to be plain; bytes. */
-uint64_t us_plain_room(const us_pager_t *p, const us_region_t *r);
+uint64_t us_plain_room(const us_mm_t *m, const us_region_t *r);
 /* Makes blocks [from, to), counted from the region's first, plain. pre: those before them are, or from is 0. */
 void us_plain_begin(us_pager_t *p, us_region_t *r, uint32_t from, uint32_t to);
 /* Looks at a piece of what is registered, from block *cursor: blocks of which no page is there become EMPTY. false: there is
@@ -16,6 +16,6 @@ bool us_plain_end_some(us_pager_t *p);
 /* The same for what is plain of a region, if it has some in [first, last): US_DONE, US_AGAIN or -errno. */
 int us_plain_end(us_pager_t *p, us_region_t *r, uint32_t first, uint32_t last);
 /* The region goes. */
-void us_plain_forget(us_pager_t *p, us_region_t *r);
+void us_plain_forget(us_mm_t *m, us_region_t *r);
 
 #endif

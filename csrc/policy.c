@@ -26,75 +26,75 @@
 
 /* ---- queues ----------------------------------------------------------------------------------------- */
 
-static void push(us_pager_t *p, us_queue_t *q, uint32_t i) {
-    p->node[i] = (us_node_t){.prev = q->tail, .next = US_NONE};
+static void push(us_mm_t *m, us_queue_t *q, uint32_t i) {
+    m->node[i] = (us_node_t){.prev = q->tail, .next = US_NONE};
     if (q->tail != US_NONE)
-        p->node[q->tail].next = i;
+        m->node[q->tail].next = i;
     else
         q->head = i;
     q->tail = i;
 }
 
-static void unlink_node(us_pager_t *p, us_queue_t *q, uint32_t i) {
-    const us_node_t n = p->node[i];
+static void unlink_node(us_mm_t *m, us_queue_t *q, uint32_t i) {
+    const us_node_t n = m->node[i];
     if (n.prev != US_NONE)
-        p->node[n.prev].next = n.next;
+        m->node[n.prev].next = n.next;
     else
         q->head = n.next;
     if (n.next != US_NONE)
-        p->node[n.next].prev = n.prev;
+        m->node[n.next].prev = n.prev;
     else
         q->tail = n.prev;
 }
 
-static void flag(us_pager_t *p, uint32_t i, uint8_t clear, uint8_t set) {
-    us_entry_t e = p->space.table[i];
+static void flag(us_mm_t *m, uint32_t i, uint8_t clear, uint8_t set) {
+    us_entry_t e = m->space.table[i];
     e.flags = (uint8_t)((e.flags & ~clear) | set);
-    us_entry_store(&p->space.table[i], e);
+    us_entry_store(&m->space.table[i], e);
 }
 
-static us_queue_t *queue_of(us_pager_t *p, uint32_t i) {
-    return &p->queue[p->space.table[i].flags & US_F_MAIN ? US_MAIN : US_SMALL];
+static us_queue_t *queue_of(us_mm_t *m, uint32_t i) {
+    return &m->queue[m->space.table[i].flags & US_F_MAIN ? US_MAIN : US_SMALL];
 }
 
 /* Room for what has come in once: a twentieth, and what is read ahead and must not leave before it is read. */
-static uint64_t small_bytes(const us_pager_t *p) {
-    return p->cfg.limit / 20 + us_min(p->cfg.readahead, p->cfg.limit / 16);
+static uint64_t small_bytes(const us_mm_t *m) {
+    return m->cfg.limit / 20 + us_min(m->cfg.readahead, m->cfg.limit / 16);
 }
 
-void us_policy_in(us_pager_t *p, us_region_t *r, uint32_t i) {
-    us_rounds_t *mine = &p->rounds[i];
-    const uint64_t age = p->evict_clock - p->stamp[i], limit = p->cfg.limit >> US_PAGE_SHIFT;
-    const bool lately = p->stamp[i] != 0 && age * 8 <= limit * (4u + mine->earned);
+void us_policy_in(us_mm_t *m, us_region_t *r, uint32_t i) {
+    us_rounds_t *mine = &m->rounds[i];
+    const uint64_t age = m->evict_clock - m->stamp[i], limit = m->cfg.limit >> US_PAGE_SHIFT;
+    const bool lately = m->stamp[i] != 0 && age * 8 <= limit * (4u + mine->earned);
     if (lately)
         mine->earned += mine->earned < US_ROUNDS;
     else
         mine->earned -= mine->earned > 0;
     mine->left = lately ? mine->earned : 0;
-    flag(p, i, US_F_MAIN, lately ? US_F_MAIN : 0);
-    us_policy_back(p, r, i);
+    flag(m, i, US_F_MAIN, lately ? US_F_MAIN : 0);
+    us_policy_back(m, r, i);
 }
 
 /* It was about to leave, and does not: to its queue again, as if it had been looked at there. */
-void us_policy_back(us_pager_t *p, us_region_t *r, uint32_t i) {
-    us_queue_t *q = queue_of(p, i);
-    push(p, q, i);
+void us_policy_back(us_mm_t *m, us_region_t *r, uint32_t i) {
+    us_queue_t *q = queue_of(m, i);
+    push(m, q, i);
     q->bytes += us_block_len(r, i);
-    flag(p, i, 0, US_F_QUEUED);
+    flag(m, i, 0, US_F_QUEUED);
 }
 
-void us_policy_out(us_pager_t *p, us_region_t *r, uint32_t i) {
-    us_queue_t *q = queue_of(p, i);
-    unlink_node(p, q, i);
+void us_policy_out(us_mm_t *m, us_region_t *r, uint32_t i) {
+    us_queue_t *q = queue_of(m, i);
+    unlink_node(m, q, i);
     q->bytes -= us_block_len(r, i);
-    flag(p, i, US_F_QUEUED, 0);
+    flag(m, i, US_F_QUEUED, 0);
 }
 
-static us_queue_t *cold_of(us_pager_t *p, uint32_t i) { return &us_tier(p, p->space.table[i])->cold; }
+static us_queue_t *cold_of(us_pager_t *p, uint32_t i) { return &us_tier(p, p->mm.space.table[i])->cold; }
 
 /* The next tier can't hold it: it stays where it is, and in nobody's way. */
 static bool too_large(us_pager_t *p, uint32_t i) {
-    const us_entry_t e = p->space.table[i];
+    const us_entry_t e = p->mm.space.table[i];
     const us_tier_t *next = us_tier(p, e)->next;
     return next != NULL && US_LENGTH_OF(e) > next->largest;
 }
@@ -104,92 +104,92 @@ void us_policy_cold(us_pager_t *p, uint32_t i) {
     if (too_large(p, i))
         return;
     us_queue_t *q = cold_of(p, i);
-    push(p, q, i);
-    q->bytes += US_LENGTH_OF(p->space.table[i]);
-    flag(p, i, 0, US_F_QUEUED);
+    push(&p->mm, q, i);
+    q->bytes += US_LENGTH_OF(p->mm.space.table[i]);
+    flag(&p->mm, i, 0, US_F_QUEUED);
 }
 
 void us_policy_cold_first(us_pager_t *p, uint32_t i) {
     us_queue_t *q = cold_of(p, i);
-    p->node[i] = (us_node_t){.prev = US_NONE, .next = q->head};
+    p->mm.node[i] = (us_node_t){.prev = US_NONE, .next = q->head};
     if (q->head != US_NONE)
-        p->node[q->head].prev = i;
+        p->mm.node[q->head].prev = i;
     else
         q->tail = i;
     q->head = i;
-    q->bytes += US_LENGTH_OF(p->space.table[i]);
-    flag(p, i, 0, US_F_QUEUED);
+    q->bytes += US_LENGTH_OF(p->mm.space.table[i]);
+    flag(&p->mm, i, 0, US_F_QUEUED);
 }
 
 /* Not to sink: it leaves the pool another way, or is on its way. */
 void us_policy_warm(us_pager_t *p, uint32_t i) {
-    if (p->space.table[i].flags & US_F_QUEUED) {
+    if (p->mm.space.table[i].flags & US_F_QUEUED) {
         us_queue_t *q = cold_of(p, i);
-        unlink_node(p, q, i);
-        q->bytes -= US_LENGTH_OF(p->space.table[i]);
+        unlink_node(&p->mm, q, i);
+        q->bytes -= US_LENGTH_OF(p->mm.space.table[i]);
     }
-    flag(p, i, US_F_QUEUED | US_F_WRITING, 0);
+    flag(&p->mm, i, US_F_QUEUED | US_F_WRITING, 0);
 }
 
-static void to_tail(us_pager_t *p, uint32_t i) {
-    us_queue_t *q = queue_of(p, i);
-    unlink_node(p, q, i);
-    push(p, q, i);
+static void to_tail(us_mm_t *m, uint32_t i) {
+    us_queue_t *q = queue_of(m, i);
+    unlink_node(m, q, i);
+    push(m, q, i);
 }
 
 /* Blocks at the main queue's head that have rounds left go round, a few. They are passed like those that can't leave, and
  * are there for the next search. One that was not passed is still at the head afterwards. */
-static void go_round(us_pager_t *p, uint64_t passed[2]) {
-    const us_queue_t *q = &p->queue[US_MAIN];
-    for (int turns = 0; turns < US_TURNS && p->rounds[q->head].left > 0; turns++) {
+static void go_round(us_mm_t *m, uint64_t passed[2]) {
+    const us_queue_t *q = &m->queue[US_MAIN];
+    for (int turns = 0; turns < US_TURNS && m->rounds[q->head].left > 0; turns++) {
         const uint32_t i = q->head;
-        const uint32_t len = us_block_len(us_region_of(p, i), i);
+        const uint32_t len = us_block_len(us_region_of(m, i), i);
         if (passed[US_MAIN] + len >= q->bytes)
             return;
-        p->rounds[i].left--;
-        to_tail(p, i);
+        m->rounds[i].left--;
+        to_tail(m, i);
         passed[US_MAIN] += len;
     }
 }
 
 /* The next to leave; it stays queued. passed: bytes of each queue that a search, which begins with none, has looked at
  * and does not want; they are at its tail. US_NONE: there is nothing else. */
-uint32_t us_policy_victim(us_pager_t *p, uint64_t passed[2]) {
-    const us_queue_t *small = &p->queue[US_SMALL], *main_q = &p->queue[US_MAIN];
+uint32_t us_policy_victim(us_mm_t *m, uint64_t passed[2]) {
+    const us_queue_t *small = &m->queue[US_SMALL], *main_q = &m->queue[US_MAIN];
     const bool more = main_q->bytes > passed[US_MAIN];
-    if (small->bytes > passed[US_SMALL] + (more ? small_bytes(p) : 0))
+    if (small->bytes > passed[US_SMALL] + (more ? small_bytes(m) : 0))
         return small->head;
     if (more)
-        go_round(p, passed);
+        go_round(m, passed);
     return more ? main_q->head : US_NONE;
 }
 
 /* The victim can't leave now: to the tail of its queue. */
-void us_policy_pass(us_pager_t *p, us_region_t *r, uint32_t i, uint64_t passed[2]) {
-    passed[queue_of(p, i) - p->queue] += us_block_len(r, i);
-    to_tail(p, i);
+void us_policy_pass(us_mm_t *m, us_region_t *r, uint32_t i, uint64_t passed[2]) {
+    passed[queue_of(m, i) - m->queue] += us_block_len(r, i);
+    to_tail(m, i);
 }
 
-void us_policy_left(us_pager_t *p, us_region_t *r, uint32_t i) {
-    p->evict_clock += us_block_len(r, i) >> US_PAGE_SHIFT;
-    p->stamp[i] = p->evict_clock == 0 ? 1 : p->evict_clock;
+void us_policy_left(us_mm_t *m, us_region_t *r, uint32_t i) {
+    m->evict_clock += us_block_len(r, i) >> US_PAGE_SHIFT;
+    m->stamp[i] = m->evict_clock == 0 ? 1 : m->evict_clock;
 }
 
-bool us_policy_is_valid(us_pager_t *p, uint64_t *bytes) {
+bool us_policy_is_valid(us_mm_t *m, uint64_t *bytes) {
     *bytes = 0;
     for (int k = 0; k < 2; k++) {
         uint64_t sum = 0;
         uint32_t prev = US_NONE;
-        for (uint32_t i = p->queue[k].head; i != US_NONE; prev = i, i = p->node[i].next) {
-            const us_entry_t e = p->space.table[i];
-            us_region_t *r = us_region_of(p, i);
+        for (uint32_t i = m->queue[k].head; i != US_NONE; prev = i, i = m->node[i].next) {
+            const us_entry_t e = m->space.table[i];
+            us_region_t *r = us_region_of(m, i);
             if (r == NULL || e.state != US_RESIDENT || !(e.flags & US_F_QUEUED) ||
-                ((e.flags & US_F_MAIN) != 0) != (k == US_MAIN) || p->node[i].prev != prev ||
-                p->rounds[i].left > (k == US_MAIN ? p->rounds[i].earned : 0))
+                ((e.flags & US_F_MAIN) != 0) != (k == US_MAIN) || m->node[i].prev != prev ||
+                m->rounds[i].left > (k == US_MAIN ? m->rounds[i].earned : 0))
                 return false;
             sum += us_block_len(r, i);
         }
-        if (sum != p->queue[k].bytes || p->queue[k].tail != prev)
+        if (sum != m->queue[k].bytes || m->queue[k].tail != prev)
             return false;
         *bytes += sum;
     }

@@ -27,38 +27,38 @@
 static void commit_command(us_pager_t *p, us_posted_t q, int status) {
     if (q.entry == US_NONE)
         return;
-    us_region_t *r = p->region[q.region];
+    us_region_t *r = p->mm.region[q.region];
     US_DELAY(US_D_COMMIT);
     if (status != 0) {
-        if (++p->refused >= US_BARREN)
-            p->refused_until = us_now_ns() + US_GATE_NS;
+        if (++p->mm.refused >= US_BARREN)
+            p->mm.refused_until = us_now_ns() + US_GATE_NS;
         if (status == -EBUSY || status == -EAGAIN)
-            p->s->refused_pinned++;
+            p->mm.s->refused_pinned++;
         us_entry_stay(p, r, q.entry);
         if (status == -EUCLEAN) /* its pages had lost their protection: it may have been written */
             us_install_unprotect(p, r, q.entry);
         if (q.job != NULL) {
             r->jobs--;
             p->pending -= q.len;
-            us_outbox_free(p, q.slot);
+            us_outbox_free(&p->mm, q.slot);
             us_crew_free(&p->crew, q.job);
         }
         return;
     }
-    p->refused = 0;
+    p->mm.refused = 0;
     us_entry_left(p, r, q.entry);
     if (q.job == NULL)
         return;
     us_job_t *j = q.job;
     j->kind = US_JOB_PRESS;
-    j->gen = p->space.table[q.entry].gen;
+    j->gen = p->mm.space.table[q.entry].gen;
     j->entry = q.entry;
     j->region = q.region;
     j->raw = q.len;
     j->len = 0;
     j->slot = q.slot;
-    j->src = p->space.outbox + (uint64_t)q.slot * US_PAGE;
-    j->out = p->outbox.press + (uint64_t)q.slot * US_PAGE;
+    j->src = p->mm.space.outbox + (uint64_t)q.slot * US_PAGE;
+    j->out = p->mm.outbox.press + (uint64_t)q.slot * US_PAGE;
     j->choice = &r->choice[0];
     us_crew_post(&p->crew, j);
 }
@@ -98,19 +98,19 @@ static bool commit_press(us_pager_t *p, us_region_t *r, us_job_t *j) {
             us_entry_bring(p, r, j->entry, false);
         return true;
     }
-    p->s->compressed_blocks++;
-    p->s->compressed_raw += j->raw;
-    p->s->compressed_out += j->codec == US_FILL ? 0 : j->len;
-    p->s->shuffled_blocks += j->codec != US_FILL && us_codec_filter(j->codec) != US_FILTER_NONE;
-    p->s->incompressible_blocks += j->codec == US_CODEC_NONE && j->status > 0;
-    p->s->skipped_blocks += j->status == 2;
+    p->mm.s->compressed_blocks++;
+    p->mm.s->compressed_raw += j->raw;
+    p->mm.s->compressed_out += j->codec == US_FILL ? 0 : j->len;
+    p->mm.s->shuffled_blocks += j->codec != US_FILL && us_codec_filter(j->codec) != US_FILTER_NONE;
+    p->mm.s->incompressible_blocks += j->codec == US_CODEC_NONE && j->status > 0;
+    p->mm.s->skipped_blocks += j->status == 2;
     return true;
 }
 
 static void commit_bring(us_pager_t *p, us_region_t *r, us_job_t *j) {
     US_DELAY(US_D_COMMIT);
     const uint64_t addr = us_block_addr(r, j->entry);
-    const bool wake = (p->space.table[j->entry].flags & US_F_WAKE) != 0;
+    const bool wake = (p->mm.space.table[j->entry].flags & US_F_WAKE) != 0;
     bool clean = j->clean;
     us_entry_unreserve(p, r, j->entry);
     if (j->status == -EEXIST || j->status == -ENOENT) { /* a page was there, or it is several mappings */
@@ -121,8 +121,8 @@ static void commit_bring(us_pager_t *p, us_region_t *r, us_job_t *j) {
         us_trace_ahead(p, r, j->entry);
     }
     if (wake) {
-        us_sys_wake(p->cfg.uffd, addr, us_block_len(r, j->entry));
-        us_record_waited(p, j->entry, j->status == 0 ? j->copied : 0);
+        us_sys_wake(p->mm.cfg.uffd, addr, us_block_len(r, j->entry));
+        us_record_waited(&p->mm, j->entry, j->status == 0 ? j->copied : 0);
     }
 }
 
@@ -130,7 +130,7 @@ static void finish_press(us_pager_t *p, us_region_t *r, us_job_t *j) {
     if (!commit_press(p, r, j))
         return;
     p->pending -= j->raw;
-    us_outbox_free(p, j->slot);
+    us_outbox_free(&p->mm, j->slot);
     r->jobs--;
     us_crew_free(&p->crew, j);
 }
@@ -139,23 +139,23 @@ void us_pump(us_pager_t *p) {
     const bool reclaiming = p->reclaiming;
     bool moved = reclaiming, pressing = false, sunk = false;
     p->reclaiming = false;
-    while (p->seen < p->head) {
-        const us_cmd_t *c = &p->space.ring->cmd[p->seen & (US_RING - 1)];
+    while (p->mm.seen < p->mm.head) {
+        const us_cmd_t *c = &p->mm.space.ring->cmd[p->mm.seen & (US_RING - 1)];
         const int status = atomic_load_explicit(&c->status, memory_order_acquire);
         if (status == US_PENDING)
             break;
-        const us_posted_t q = p->posted[p->seen & (US_RING - 1)];
-        p->seen++;
+        const us_posted_t q = p->mm.posted[p->mm.seen & (US_RING - 1)];
+        p->mm.seen++;
         commit_command(p, q, status);
         pressing |= q.job != NULL && status == 0;
         moved = true;
     }
     if (moved)
-        p->moved_at = us_now_ns();
+        p->mm.moved_at = us_now_ns();
     if (pressing)
         us_crew_ring(&p->crew);
     for (us_job_t *j; (j = us_crew_done(&p->crew)) != NULL;) {
-        us_region_t *r = p->region[j->region];
+        us_region_t *r = p->mm.region[j->region];
         moved = true;
         if (j->kind == US_JOB_PRESS) {
             finish_press(p, r, j);
@@ -180,7 +180,7 @@ void us_pump(us_pager_t *p) {
         memcpy(again, p->stalled, n * sizeof(us_job_t *));
         p->stalled_n = 0;
         for (uint32_t k = 0; k < n; k++)
-            finish_press(p, p->region[again[k]->region], again[k]);
+            finish_press(p, p->mm.region[again[k]->region], again[k]);
     }
     if (moved && p->want_progress) {
         p->want_progress = false;

@@ -15,20 +15,20 @@
 #include "sys.h"
 #include "tiers.h"
 
-static us_region_t *range(us_pager_t *p, int id, const uint32_t *cursor, uint32_t last) {
-    us_region_t *r = us_region_by_id(p, id);
+static us_region_t *range(us_mm_t *m, int id, const uint32_t *cursor, uint32_t last) {
+    us_region_t *r = us_region_by_id(m, id);
     return r == NULL || last > r->count || *cursor > last ? NULL : r;
 }
 
 /* The same for calls that another thread's release may overtake: 0, -ECANCELED when the region is no more, or -EINVAL. */
-static int range_now(us_pager_t *p, int id, const uint32_t *cursor, uint32_t last, us_region_t **r) {
-    *r = range(p, id, cursor, last);
-    return *r != NULL ? 0 : us_region_by_id(p, id) == NULL ? -ECANCELED : -EINVAL;
+static int range_now(us_mm_t *m, int id, const uint32_t *cursor, uint32_t last, us_region_t **r) {
+    *r = range(m, id, cursor, last);
+    return *r != NULL ? 0 : us_region_by_id(m, id) == NULL ? -ECANCELED : -EINVAL;
 }
 
 int us_pager_evict(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
     US_LOCKED(p);
-    us_region_t *r = range(p, id, cursor, last);
+    us_region_t *r = range(&p->mm, id, cursor, last);
     if (r == NULL)
         return -EINVAL;
     const int plain = us_plain_end(p, r, *cursor, last);
@@ -38,12 +38,12 @@ int us_pager_evict(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
 /* A block that was settled once is not looked at again: other threads may keep the range busy for ever. */
 int us_pager_settle(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
     US_LOCKED(p);
-    us_region_t *r = range(p, id, cursor, last);
+    us_region_t *r = range(&p->mm, id, cursor, last);
     if (r == NULL)
         return -EINVAL;
     const uint32_t end = r->first + last;
-    uint32_t i = us_table_seek(p, r->first + *cursor, end);
-    for (uint32_t n = 0; i < end && us_is_settled(p, i); i = us_table_next(p, i, end)) {
+    uint32_t i = us_table_seek(&p->mm, r->first + *cursor, end);
+    for (uint32_t n = 0; i < end && us_is_settled(&p->mm, i); i = us_table_next(&p->mm, i, end)) {
         if (n++ == US_SLICE) {
             *cursor = i - r->first;
             return US_AGAIN;
@@ -59,7 +59,7 @@ int us_pager_settle(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
 int us_pager_move(us_pager_t *p, int id, uint32_t *cursor, uint32_t last, int to) {
     US_LOCKED(p);
     us_region_t *r;
-    int err = range_now(p, id, cursor, last, &r);
+    int err = range_now(&p->mm, id, cursor, last, &r);
     if (err == 0 && (to < 1 || to >= US_TIERS || p->tier[to].ops == NULL))
         err = -EINVAL;
     if (err != 0)
@@ -71,9 +71,9 @@ int us_pager_move(us_pager_t *p, int id, uint32_t *cursor, uint32_t last, int to
     uint64_t moved = 0;
     int result = US_DONE;
     const uint32_t end = r->first + last;
-    uint32_t i = us_table_seek(p, r->first + *cursor, end), looked = 0;
-    for (; i < end; i = us_table_next(p, i, end)) {
-        const us_entry_t e = p->space.table[i];
+    uint32_t i = us_table_seek(&p->mm, r->first + *cursor, end), looked = 0;
+    for (; i < end; i = us_table_next(&p->mm, i, end)) {
+        const us_entry_t e = p->mm.space.table[i];
         if (moved >= slice || looked++ == US_SLICE) {
             result = US_AGAIN;
             break;
@@ -100,13 +100,13 @@ int us_pager_move(us_pager_t *p, int id, uint32_t *cursor, uint32_t last, int to
 int us_pager_moved(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
     US_LOCKED(p);
     us_region_t *r;
-    const int err = range_now(p, id, cursor, last, &r);
+    const int err = range_now(&p->mm, id, cursor, last, &r);
     if (err != 0)
         return err;
     const uint32_t end = r->first + last;
-    uint32_t i = us_table_seek(p, r->first + *cursor, end);
-    for (uint32_t n = 0; i < end; i = us_table_next(p, i, end)) {
-        const us_entry_t e = p->space.table[i];
+    uint32_t i = us_table_seek(&p->mm, r->first + *cursor, end);
+    for (uint32_t n = 0; i < end; i = us_table_next(&p->mm, i, end)) {
+        const us_entry_t e = p->mm.space.table[i];
         *cursor = i - r->first;
         if (n++ == US_SLICE)
             return US_AGAIN;
@@ -122,15 +122,15 @@ int us_pager_moved(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
 
 int us_pager_prefetch(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
     US_LOCKED(p);
-    us_region_t *r = range(p, id, cursor, last);
+    us_region_t *r = range(&p->mm, id, cursor, last);
     if (r == NULL)
         return -EINVAL;
     int result = US_DONE;
     bool posted = false;
     const uint32_t end = r->first + last;
-    uint32_t i = us_table_seek(p, r->first + *cursor, end);
-    for (uint32_t n = 0; i < end; i = us_table_next(p, i, end)) {
-        const us_entry_t e = p->space.table[i];
+    uint32_t i = us_table_seek(&p->mm, r->first + *cursor, end);
+    for (uint32_t n = 0; i < end; i = us_table_next(&p->mm, i, end)) {
+        const us_entry_t e = p->mm.space.table[i];
         if (n++ == US_SLICE) {
             result = US_AGAIN;
             break;
@@ -142,7 +142,7 @@ int us_pager_prefetch(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
             i = end;
             break;
         }
-        if (room == US_DONE && e.state == US_STORED && us_store_fetch_run(p, r, i, r->first + last, false, p->cfg.limit) > 0)
+        if (room == US_DONE && e.state == US_STORED && us_store_fetch_run(p, r, i, r->first + last, false, p->mm.cfg.limit) > 0)
             continue; /* those after it are locked, and passed by */
         if (room == US_DONE && e.state != US_OUTBOX && e.state != US_STORED && us_install_ahead(p, r, i, true)) {
             posted = true;
@@ -165,7 +165,7 @@ int us_pager_prefetch(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
 int us_pager_verify(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
     US_LOCKED(p);
     us_region_t *r;
-    const int err = range_now(p, id, cursor, last, &r);
+    const int err = range_now(&p->mm, id, cursor, last, &r);
     if (err != 0)
         return err;
     if (r->frozen)
@@ -174,9 +174,9 @@ int us_pager_verify(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
     uint64_t pressed = 0;
     int result = US_DONE;
     const uint32_t end = r->first + last;
-    uint32_t i = us_table_seek(p, r->first + *cursor, end);
-    for (int n = 0; i < end; i = us_table_next(p, i, end), n++) {
-        const us_entry_t e = p->space.table[i];
+    uint32_t i = us_table_seek(&p->mm, r->first + *cursor, end);
+    for (int n = 0; i < end; i = us_table_next(&p->mm, i, end), n++) {
+        const us_entry_t e = p->mm.space.table[i];
         if (n == US_SLICE || pressed >= PRESSED) {
             result = US_AGAIN;
             break;
@@ -201,12 +201,12 @@ int us_pager_verify(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
 
 /* Pages of a changed block that are not there (never touched before it was wrapped, or given back) are
  * zeros; a system call of an unprivileged process can't wait for them. */
-static int populate(us_pager_t *p, us_region_t *r, uint32_t i) {
+static int populate(us_mm_t *m, us_region_t *r, uint32_t i) {
     const uint64_t addr = us_block_addr(r, i);
     for (uint64_t off = 0; off < us_block_len(r, i); off += US_PAGE) {
         int err = -EAGAIN;
         for (int tries = 0; tries < US_TRIES && err == -EAGAIN; tries++) /* page by page, so that each try gets on */
-            err = us_sys_zero(p->cfg.uffd, addr + off, US_PAGE);
+            err = us_sys_zero(m->cfg.uffd, addr + off, US_PAGE);
         if (err == -EAGAIN)
             return US_AGAIN;
         if (err != 0 && err != -EEXIST)
@@ -218,7 +218,7 @@ static int populate(us_pager_t *p, us_region_t *r, uint32_t i) {
 /* Brings block i in, written or not, whatever it takes; for pins and for the end. */
 static int hold(us_pager_t *p, us_region_t *r, uint32_t i, uint32_t last, bool within_limit) {
     enum { AHEAD = 256 };
-    const us_entry_t e = p->space.table[i];
+    const us_entry_t e = p->mm.space.table[i];
     if (e.flags & US_F_LOCKED)
         return US_WAIT_ENTRY;
     if (e.state == US_RESIDENT && (e.flags & US_F_CLEAN))
@@ -227,7 +227,7 @@ static int hold(us_pager_t *p, us_region_t *r, uint32_t i, uint32_t last, bool w
         return US_DONE;
     if (e.state == US_RESIDENT) { /* single pages may be protected: what a drop or a COPY that was cut short has left */
         const int res = us_install_unprotect(p, r, i);
-        return res != US_DONE ? res : populate(p, r, i);
+        return res != US_DONE ? res : populate(&p->mm, r, i);
     }
     if (e.state == US_PLAIN) /* of a pin none is left */
         return US_DONE;
@@ -242,13 +242,13 @@ static int hold(us_pager_t *p, us_region_t *r, uint32_t i, uint32_t last, bool w
          * choose from. */
         us_store_fetch(p, r, i, true, 0);
         const uint32_t end = (uint32_t)us_min(r->first + last, (uint64_t)i + AHEAD);
-        const uint64_t most = within_limit ? p->cfg.limit : UINT64_MAX;
+        const uint64_t most = within_limit ? p->mm.cfg.limit : UINT64_MAX;
         for (uint32_t k = i + 1, n; k < end; k += n) {
-            const us_entry_t next = p->space.table[k];
+            const us_entry_t next = p->mm.space.table[k];
             n = 1;
             if (next.state != US_STORED || (next.flags & US_F_LOCKED))
                 continue;
-            if (p->resident + us_block_len(r, k) > most)
+            if (p->mm.resident + us_block_len(r, k) > most)
                 break;
             n = us_store_fetch_run(p, r, k, end, true, most);
             if (n == 0)
@@ -261,7 +261,7 @@ static int hold(us_pager_t *p, us_region_t *r, uint32_t i, uint32_t last, bool w
 }
 
 static int hold_range(us_pager_t *p, int id, uint32_t *cursor, uint32_t last, bool pin) {
-    us_region_t *r = range(p, id, cursor, last);
+    us_region_t *r = range(&p->mm, id, cursor, last);
     if (r == NULL)
         return -EINVAL;
     enum { SLICE = 64, LOOKS = US_SLICE / SLICE }; /* blocks; of those with nothing to do, so many count as one */
@@ -269,15 +269,15 @@ static int hold_range(us_pager_t *p, int id, uint32_t *cursor, uint32_t last, bo
     uint32_t looks = 0;
     for (uint32_t i = r->first + *cursor;; i++) {
         if (!pin && (i == r->first + *cursor || i % (US_PAGE / sizeof(us_entry_t)) == 0))
-            i = us_table_seek(p, i, end); /* zeros are there without our doing */
+            i = us_table_seek(&p->mm, i, end); /* zeros are there without our doing */
         *cursor = us_min(i, end) - r->first;
         if (i >= end)
             break;
-        const us_entry_t e = p->space.table[i];
+        const us_entry_t e = p->mm.space.table[i];
         looks += pin || (e.state != US_EMPTY && e.state != US_RESIDENT && e.state != US_PLAIN) ? LOOKS : 1;
         if (looks > US_SLICE)
             return US_AGAIN;
-        if (pin && p->pins[i] == UINT16_MAX)
+        if (pin && p->mm.pins[i] == UINT16_MAX)
             return -EOVERFLOW;
         int res = hold(p, r, i, last, pin);
         if (res == -ENOENT && !pin) /* unmapped by the user: nothing to restore, nobody to miss it */
@@ -287,15 +287,15 @@ static int hold_range(us_pager_t *p, int id, uint32_t *cursor, uint32_t last, bo
                 us_want(p);
             return res;
         }
-        if (pin && p->pins[i]++ == 0)
-            p->s->pinned += us_block_len(r, i);
+        if (pin && p->mm.pins[i]++ == 0)
+            p->mm.s->pinned += us_block_len(r, i);
     }
     return US_DONE;
 }
 
 int us_pager_pin(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
     US_LOCKED(p);
-    us_region_t *r = range(p, id, cursor, last);
+    us_region_t *r = range(&p->mm, id, cursor, last);
     const int plain = r == NULL ? -EINVAL : us_plain_end(p, r, *cursor, last);
     return plain != US_DONE ? plain : hold_range(p, id, cursor, last, true);
 }
@@ -307,14 +307,14 @@ int us_pager_restore(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
 
 int us_pager_unpin(us_pager_t *p, int id, uint32_t first, uint32_t last) {
     US_LOCKED(p);
-    us_region_t *r = range(p, id, &first, last);
+    us_region_t *r = range(&p->mm, id, &first, last);
     if (r == NULL)
         return -EINVAL;
     for (uint32_t i = r->first + first; i < r->first + last; i++) {
-        if (p->pins[i] == 0)
+        if (p->mm.pins[i] == 0)
             return -EINVAL;
-        if (--p->pins[i] == 0)
-            p->s->pinned -= us_block_len(r, i);
+        if (--p->mm.pins[i] == 0)
+            p->mm.s->pinned -= us_block_len(r, i);
     }
     return 0;
 }

@@ -36,7 +36,7 @@ static us_stream_t *stream_for(us_region_t *r, uint32_t b, bool *run) {
 }
 
 void us_readahead(us_pager_t *p, us_region_t *r, uint32_t i, bool write) {
-    uint32_t widest = (uint32_t)us_min(p->cfg.readahead, p->cfg.limit / 16) >> r->shift;
+    uint32_t widest = (uint32_t)us_min(p->mm.cfg.readahead, p->mm.cfg.limit / 16) >> r->shift;
     if (widest < 2)
         return;
     const uint32_t b = i - r->first;
@@ -52,7 +52,7 @@ void us_readahead(us_pager_t *p, us_region_t *r, uint32_t i, bool write) {
     bool posted = false;
     uint32_t k = s->ahead;
     for (; k < end; k++) {
-        const us_entry_t e = p->space.table[r->first + k];
+        const us_entry_t e = p->mm.space.table[r->first + k];
         if (k == marker || (e.flags & US_F_LOCKED) ||
             (e.state != US_EMPTY && e.state != US_FILLED && e.state != US_POOLED && e.state != US_STORED))
             continue;
@@ -60,11 +60,11 @@ void us_readahead(us_pager_t *p, us_region_t *r, uint32_t i, bool write) {
             /* The marker stays out, so that a fault tells when the reader is there. */
             const uint32_t last = k < marker ? marker : end;
             uint32_t n = 0;
-            if (p->resident + us_block_len(r, r->first + k) <= p->cfg.limit)
-                n = us_store_fetch_run(p, r, r->first + k, r->first + last, !us_policy_clean(r, true), p->cfg.limit);
+            if (p->mm.resident + us_block_len(r, r->first + k) <= p->mm.cfg.limit)
+                n = us_store_fetch_run(p, r, r->first + k, r->first + last, !us_policy_clean(r, true), p->mm.cfg.limit);
             if (n == 0)
                 break;
-            p->s->readahead_blocks += n;
+            p->mm.s->readahead_blocks += n;
             k += n - 1;
             continue;
         }
@@ -73,9 +73,9 @@ void us_readahead(us_pager_t *p, us_region_t *r, uint32_t i, bool write) {
             break;
         posted = true;
         if (e.state == US_EMPTY)
-            p->s->readahead_empty_blocks++;
+            p->mm.s->readahead_empty_blocks++;
         else
-            p->s->readahead_blocks++;
+            p->mm.s->readahead_blocks++;
     }
     s->marker = k > marker ? marker : k;
     s->ahead = k;

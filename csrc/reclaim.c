@@ -9,14 +9,14 @@
 #include "region.h"
 
 /* Where the hand goes on from: an entry that may be in use, of a region. pre: there are regions. */
-static us_region_t *turn_hand(us_pager_t *p, us_tier_t *t) {
-    us_region_t *r = us_region_of(p, t->kept_hand);
+static us_region_t *turn_hand(us_mm_t *m, us_tier_t *t) {
+    us_region_t *r = us_region_of(m, t->kept_hand);
     if (r != NULL)
         return r;
-    r = p->byfirst[0]; /* past the last, unless there is one after the gap */
-    for (uint32_t k = 0; k < p->live; k++) {
-        if (p->byfirst[k]->first >= t->kept_hand) {
-            r = p->byfirst[k];
+    r = m->byfirst[0]; /* past the last, unless there is one after the gap */
+    for (uint32_t k = 0; k < m->live; k++) {
+        if (m->byfirst[k]->first >= t->kept_hand) {
+            r = m->byfirst[k];
             break;
         }
     }
@@ -31,8 +31,8 @@ int us_reclaim(us_pager_t *p, us_tier_t *t, uint64_t bytes) {
     const uint64_t want = us_pool_used(t->pool) > bytes ? us_pool_used(t->pool) - bytes : 0;
     uint64_t circle = 0;
     uint32_t looked = 0;
-    for (uint32_t k = 0; k < p->live; k++)
-        circle += p->byfirst[k]->count;
+    for (uint32_t k = 0; k < p->mm.live; k++)
+        circle += p->mm.byfirst[k]->count;
     us_region_t *r = NULL;
     while (us_pool_used(t->pool) > want) {
         if (t->s->kept == 0 || t->kept_passed >= circle) {
@@ -44,16 +44,16 @@ int us_reclaim(us_pager_t *p, us_tier_t *t, uint64_t bytes) {
             return US_AGAIN;
         }
         if (r == NULL || t->kept_hand >= r->first + r->count)
-            r = turn_hand(p, t);
+            r = turn_hand(&p->mm, t);
         const uint32_t end = r->first + r->count;
         if (t->kept_hand == r->first || t->kept_hand % (US_PAGE / sizeof(us_entry_t)) == 0) {
-            const uint32_t at = us_table_seek(p, t->kept_hand, end);
+            const uint32_t at = us_table_seek(&p->mm, t->kept_hand, end);
             t->kept_passed += at - t->kept_hand;
             t->kept_hand = at;
             if (at == end)
                 continue;
         }
-        const us_entry_t e = p->space.table[t->kept_hand];
+        const us_entry_t e = p->mm.space.table[t->kept_hand];
         if ((e.flags & US_F_KEPT) && e.state == US_RESIDENT && !(e.flags & US_F_LOCKED) &&
             US_CODEC_OF(e) != US_FILL && us_tier_of(e) == t->id)
             us_entry_uncopy(p, t->kept_hand);

@@ -7,8 +7,8 @@
 #include "sys.h"
 
 void us_record(us_pager_t *p, int kind, uint32_t i, bool write, uint64_t since) {
-    p->s->faults[kind]++;
-    us_hist_add(&p->space.stats->hist[kind], us_now_ns() - since);
+    p->mm.s->faults[kind]++;
+    us_hist_add(&p->mm.space.stats->hist[kind], us_now_ns() - since);
     if (p->trace.on)
         us_trace_add(&p->trace, kind, write, i, since);
 }
@@ -16,25 +16,25 @@ void us_record(us_pager_t *p, int kind, uint32_t i, bool write, uint64_t since) 
 /* The trace has it at once, in the order of faults; counted it is when the thread is woken. Where there is no place left,
  * after as many threads, it is counted without its wait. */
 void us_record_wait(us_pager_t *p, uint32_t i, bool write, uint64_t since) {
-    if (p->waiters == US_WAITERS) {
+    if (p->mm.waiters == US_WAITERS) {
         us_record(p, US_KIND_PRESENT, i, write, since);
         return;
     }
     if (p->trace.on)
         us_trace_add(&p->trace, US_KIND_PRESENT, write, i, since);
-    p->waiter[p->waiters++] = (us_waiter_t){.entry = i, .since = since};
+    p->mm.waiter[p->mm.waiters++] = (us_waiter_t){.entry = i, .since = since};
 }
 
-void us_record_waited(us_pager_t *p, uint32_t i, uint64_t copied) {
+void us_record_waited(us_mm_t *m, uint32_t i, uint64_t copied) {
     uint64_t now = 0;
-    for (uint32_t k = p->waiters; k-- > 0;) {
-        const us_waiter_t w = p->waiter[k];
+    for (uint32_t k = m->waiters; k-- > 0;) {
+        const us_waiter_t w = m->waiter[k];
         if (w.entry != i)
             continue;
-        p->waiter[k] = p->waiter[--p->waiters];
+        m->waiter[k] = m->waiter[--m->waiters];
         if (copied <= w.since && now == 0)
             now = us_now_ns();
-        p->s->faults[US_KIND_PRESENT]++;
-        us_hist_add(&p->space.stats->hist[US_KIND_PRESENT], (copied > w.since ? copied : now) - w.since);
+        m->s->faults[US_KIND_PRESENT]++;
+        us_hist_add(&m->space.stats->hist[US_KIND_PRESENT], (copied > w.since ? copied : now) - w.since);
     }
 }

@@ -10,6 +10,6 @@ void us_record(us_pager_t *p, int kind, uint32_t i, bool write, uint64_t since);
 void us_record_wait(us_pager_t *p, uint32_t i, bool write, uint64_t since);
 /* Block i is brought in, or was not: ends the wait of the faults that came meanwhile. copied: ns, when the copy was done
  * that has woken those from before it; 0: they are woken just now, as the others are. */
-void us_record_waited(us_pager_t *p, uint32_t i, uint64_t copied);
+void us_record_waited(us_mm_t *m, uint32_t i, uint64_t copied);
 
 #endif

@@ -23,47 +23,47 @@ static uint32_t upto(us_region_t **a, uint32_t n, uint64_t key, bool by_addr) {
     return lo;
 }
 
-us_region_t *us_region_at(us_pager_t *p, uint64_t addr) {
-    uint32_t k = upto(p->byaddr, p->live, addr, true);
-    if (k == 0 || addr - p->byaddr[k - 1]->addr >= p->byaddr[k - 1]->len)
+us_region_t *us_region_at(us_mm_t *m, uint64_t addr) {
+    uint32_t k = upto(m->byaddr, m->live, addr, true);
+    if (k == 0 || addr - m->byaddr[k - 1]->addr >= m->byaddr[k - 1]->len)
         return NULL;
-    return p->byaddr[k - 1];
+    return m->byaddr[k - 1];
 }
 
-us_region_t *us_region_of(us_pager_t *p, uint32_t entry) {
-    uint32_t k = upto(p->byfirst, p->live, entry, false);
-    if (k == 0 || entry - p->byfirst[k - 1]->first >= p->byfirst[k - 1]->count)
+us_region_t *us_region_of(us_mm_t *m, uint32_t entry) {
+    uint32_t k = upto(m->byfirst, m->live, entry, false);
+    if (k == 0 || entry - m->byfirst[k - 1]->first >= m->byfirst[k - 1]->count)
         return NULL;
-    return p->byfirst[k - 1];
+    return m->byfirst[k - 1];
 }
 
-static int grow(us_pager_t *p) {
-    const uint32_t n = p->regions == 0 ? 16 : p->regions * 2;
-    us_region_t **a = us_realloc(p->region, n * sizeof *a);
+static int grow(us_mm_t *m) {
+    const uint32_t n = m->regions == 0 ? 16 : m->regions * 2;
+    us_region_t **a = us_realloc(m->region, n * sizeof *a);
     if (a != NULL)
-        p->region = a;
-    us_region_t **b = us_realloc(p->byaddr, n * sizeof *b);
+        m->region = a;
+    us_region_t **b = us_realloc(m->byaddr, n * sizeof *b);
     if (b != NULL)
-        p->byaddr = b;
-    us_region_t **c = us_realloc(p->byfirst, n * sizeof *c);
+        m->byaddr = b;
+    us_region_t **c = us_realloc(m->byfirst, n * sizeof *c);
     if (c != NULL)
-        p->byfirst = c;
+        m->byfirst = c;
     if (a == NULL || b == NULL || c == NULL)
         return -ENOMEM;
-    memset(p->region + p->regions, 0, (n - p->regions) * sizeof *a);
-    p->regions = n;
+    memset(m->region + m->regions, 0, (n - m->regions) * sizeof *a);
+    m->regions = n;
     return 0;
 }
 
 /* The first gap of the table that holds n entries. */
-static uint32_t find_gap(const us_pager_t *p, uint64_t n) {
+static uint32_t find_gap(const us_mm_t *m, uint64_t n) {
     uint64_t at = 0;
-    for (uint32_t k = 0; k < p->live; k++) {
-        if (p->byfirst[k]->first - at >= n)
+    for (uint32_t k = 0; k < m->live; k++) {
+        if (m->byfirst[k]->first - at >= n)
             return (uint32_t)at;
-        at = (uint64_t)p->byfirst[k]->first + p->byfirst[k]->count;
+        at = (uint64_t)m->byfirst[k]->first + m->byfirst[k]->count;
     }
-    return at + n <= p->space.at.table_cap ? (uint32_t)at : US_NONE;
+    return at + n <= m->space.at.table_cap ? (uint32_t)at : US_NONE;
 }
 
 static void insert(us_region_t **a, uint32_t n, uint32_t at, us_region_t *r) {
@@ -80,19 +80,19 @@ static void erase(us_region_t **a, uint32_t n, const us_region_t *r) {
     }
 }
 
-int us_region_new(us_pager_t *p, uint64_t addr, uint64_t len, uint32_t block, us_region_t **out) {
-    const uint32_t k = upto(p->byaddr, p->live, addr + len - 1, true);
-    if (k > 0 && p->byaddr[k - 1]->addr + p->byaddr[k - 1]->len > addr)
+int us_region_new(us_mm_t *m, uint64_t addr, uint64_t len, uint32_t block, us_region_t **out) {
+    const uint32_t k = upto(m->byaddr, m->live, addr + len - 1, true);
+    if (k > 0 && m->byaddr[k - 1]->addr + m->byaddr[k - 1]->len > addr)
         return -EEXIST;
-    if (p->live == p->regions && grow(p) < 0)
+    if (m->live == m->regions && grow(m) < 0)
         return -ENOMEM;
     /* Not the last one that was given up: a late request must not find another region under its id. */
-    uint32_t id = p->next_id % p->regions;
-    while (p->region[id] != NULL)
-        id = (id + 1) % p->regions;
-    p->next_id = id + 1;
+    uint32_t id = m->next_id % m->regions;
+    while (m->region[id] != NULL)
+        id = (id + 1) % m->regions;
+    m->next_id = id + 1;
     const uint64_t count = (len + block - 1) / block;
-    const uint32_t first = find_gap(p, count);
+    const uint32_t first = find_gap(m, count);
     if (first == US_NONE)
         return -ENOSPC;
     us_region_t *r = us_calloc(1, sizeof *r);
@@ -104,22 +104,22 @@ int us_region_new(us_pager_t *p, uint64_t addr, uint64_t len, uint32_t block, us
                        .first = first,
                        .count = (uint32_t)count,
                        .shift = (uint8_t)__builtin_ctz(block)};
-    p->region[id] = r;
-    insert(p->byaddr, p->live, upto(p->byaddr, p->live, addr, true), r);
-    insert(p->byfirst, p->live, upto(p->byfirst, p->live, first, false), r);
-    p->live++;
-    p->s->regions++;
-    p->s->region_bytes += len;
+    m->region[id] = r;
+    insert(m->byaddr, m->live, upto(m->byaddr, m->live, addr, true), r);
+    insert(m->byfirst, m->live, upto(m->byfirst, m->live, first, false), r);
+    m->live++;
+    m->s->regions++;
+    m->s->region_bytes += len;
     *out = r;
     return 0;
 }
 
-void us_region_free(us_pager_t *p, us_region_t *r) {
-    erase(p->byaddr, p->live, r);
-    erase(p->byfirst, p->live, r);
-    p->live--;
-    p->region[r->id] = NULL;
-    p->s->regions--;
-    p->s->region_bytes -= r->len;
+void us_region_free(us_mm_t *m, us_region_t *r) {
+    erase(m->byaddr, m->live, r);
+    erase(m->byfirst, m->live, r);
+    m->live--;
+    m->region[r->id] = NULL;
+    m->s->regions--;
+    m->s->region_bytes -= r->len;
     free(r);
 }

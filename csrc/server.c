@@ -48,12 +48,12 @@ static void serve(us_pager_t *p) {
     us_servers_t *s = &p->servers;
     us_msg_t msg;
     int n;
-    while ((n = us_sys_read(p->cfg.uffd, &msg, 1)) > 0) {
+    while ((n = us_sys_read(p->mm.cfg.uffd, &msg, 1)) > 0) {
         const uint64_t now = us_now_ns(); /* a fault's time runs while the loop has the lock, too */
         us_server_lock(p, &s->second);
         follow(p, msg.tid);
         us_pump(p);
-        p->s->second_server++;
+        p->mm.s->second_server++;
         us_message(p, &msg, now);
         us_store_flush(p);
         atomic_store_explicit(&p->place.parked, p->parked + p->store.demand, memory_order_relaxed);
@@ -75,7 +75,7 @@ static void *second_main(void *arg) {
             syscall(SYS_futex, &s->active, FUTEX_WAIT_PRIVATE, 0, NULL, NULL, 0);
             continue;
         }
-        struct pollfd f = {.fd = p->cfg.uffd, .events = POLLIN};
+        struct pollfd f = {.fd = p->mm.cfg.uffd, .events = POLLIN};
         if (poll(&f, 1, US_QUIET_MS) > 0) {
             serve(p);
             continue;

@@ -97,11 +97,11 @@ typedef struct us_servers {
     _Atomic uint32_t stop;
 } us_servers_t;
 
-typedef struct us_pager {
-    us_pager_config_t cfg;
+/* One client's memory: what of it is where, what leaves it, and how much of it may be resident. */
+typedef struct us_mm {
+    us_mm_config_t cfg;
     us_space_t space;
     us_stats_t *s;
-    us_codec_ctx_t *codec; /* the loop's own */
 
     us_node_t *node;  /* by entry */
     uint32_t *stamp;  /* by entry: policy clock at which it left; 0 never */
@@ -122,6 +122,24 @@ typedef struct us_pager {
     uint64_t moved_at;   /* ns: the mover's last status, or a command when there was none under way */
     uint64_t stopped_until; /* ns: the client was found stopped: nothing can leave, so the limit gives way until then */
     us_outbox_t outbox;
+
+    uint64_t resident;   /* E6, and what workers are bringing in */
+    uint64_t plain;      /* of these: PLAIN */
+    uint64_t plain_until; /* ns: registering failed, and is not tried again until then */
+    uint64_t leaving;    /* of these: in posted commands */
+    uint64_t mark_high, mark_low;
+    uint64_t top;        /* bytes: above the limit by one call (a wrap, a lower limit), and on the way down from here; or 0 */
+    uint32_t refused;    /* commands refused in a row: pinned, shared or locked pages */
+    uint64_t refused_until; /* ns: no victims are looked for until then */
+    us_waiter_t waiter[US_WAITERS];
+    uint32_t waiters;
+} us_mm_t;
+
+/* The process: who serves, and where what has left lies. */
+typedef struct us_pager {
+    us_pager_config_t cfg;
+    us_mm_t mm;            /* of its client */
+    us_codec_ctx_t *codec; /* the loop's own */
     us_crew_t crew;      /* the workers */
     us_tier_t tier[US_TIERS]; /* by id */
     us_store_t store;    /* the swap file */
@@ -130,24 +148,14 @@ typedef struct us_pager {
 
     us_job_t *stalled[US_JOBS]; /* pressed, and the pool has no room until something is written out */
     uint32_t stalled_n;
-
-    uint64_t resident;   /* E6, and what workers are bringing in */
-    uint64_t plain;      /* of these: PLAIN */
-    uint64_t plain_until; /* ns: registering failed, and is not tried again until then */
-    uint64_t leaving;    /* of these: in posted commands */
     uint64_t pending;    /* raw bytes taken or in the outbox: they will want room in the pool */
-    uint64_t mark_high, mark_low;
-    uint64_t top;        /* bytes: above the limit by one call (a wrap, a lower limit), and on the way down from here; or 0 */
-    uint32_t refused;    /* commands refused in a row: pinned, shared or locked pages */
-    uint64_t refused_until; /* ns: no victims are looked for until then */
     uint64_t gate_until, gate_used; /* no takes until then, unless the pool has emptied */
+
     bool reclaiming;     /* there is more to look at, or to compact: the next step goes on */
     bool said_noroom;
     bool in_step;
     uint32_t parked;     /* faults that are tasks in Python */
     bool want_progress;  /* somebody in Python waits for room */
-    us_waiter_t waiter[US_WAITERS];
-    uint32_t waiters;
 
     uint8_t *raw;        /* a decompressed block, 2 MiB */
     const uint8_t *zero; /* 2 MiB of zeros */
@@ -181,11 +189,11 @@ static inline uint32_t us_region_blocks(const us_region_t *r, uint64_t bytes) {
 /* Entries looked at without memory of their own to work on, in one go; then the loop has its turn. */
 enum { US_SLICE = 16384 };
 /* The first entry of [i, end) that may be other than EMPTY, and the one after i. */
-static inline uint32_t us_table_seek(const us_pager_t *p, uint32_t i, uint32_t end) {
-    return us_space_seek(&p->space, p->cfg.space_fd, i, end);
+static inline uint32_t us_table_seek(const us_mm_t *m, uint32_t i, uint32_t end) {
+    return us_space_seek(&m->space, m->cfg.space_fd, i, end);
 }
-static inline uint32_t us_table_next(const us_pager_t *p, uint32_t i, uint32_t end) {
-    return us_space_next(&p->space, p->cfg.space_fd, i, end);
+static inline uint32_t us_table_next(const us_mm_t *m, uint32_t i, uint32_t end) {
+    return us_space_next(&m->space, m->cfg.space_fd, i, end);
 }
 
 /* A worker or a read has brought block i in, and no fault: an access to come, but at the end of a region. */
@@ -201,8 +209,8 @@ static inline const uint8_t *us_object(us_pager_t *p, us_entry_t e) {
 }
 
 /* Nobody has block i, and it is not on its way out. */
-static inline bool us_is_settled(const us_pager_t *p, uint32_t i) {
-    const us_entry_t e = p->space.table[i];
+static inline bool us_is_settled(const us_mm_t *m, uint32_t i) {
+    const us_entry_t e = m->space.table[i];
     return e.state != US_LEAVING && e.state != US_OUTBOX && (e.flags & US_F_LOCKED) == 0;
 }
 

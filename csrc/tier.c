@@ -82,7 +82,7 @@ static bool helps(const us_pager_t *p, const us_tier_t *t) {
 static bool pool_helps(const us_pager_t *p, const us_tier_t *t, const us_tier_t *from) {
     if (from->cold.head == US_NONE)
         return false;
-    return pool_room(p, t, US_LENGTH_OF(p->space.table[from->cold.head])) || helps(p, t);
+    return pool_room(p, t, US_LENGTH_OF(p->mm.space.table[from->cold.head])) || helps(p, t);
 }
 
 int us_tier_ask(us_pager_t *p, us_tier_t *t, uint32_t len) {
@@ -101,7 +101,7 @@ int us_tier_ask(us_pager_t *p, us_tier_t *t, uint32_t len) {
 }
 
 static int pool_store(us_pager_t *p, us_tier_t *t, us_region_t *r, uint32_t i, const void *payload) {
-    const us_entry_t e = p->space.table[i];
+    const us_entry_t e = p->mm.space.table[i];
     const uint32_t len = US_LENGTH_OF(e);
     const int room = us_tier_ask(p, t, len);
     if (room != US_DONE)
@@ -166,7 +166,7 @@ void us_tier_recoded(us_pager_t *p, us_region_t *r, us_job_t *j) {
 
 static int pool_load(us_pager_t *p, us_tier_t *t, us_region_t *r, uint32_t i, us_tier_t *to) {
     (void)t;
-    return to->ops->store(p, to, r, i, us_object(p, p->space.table[i]));
+    return to->ops->store(p, to, r, i, us_object(p, p->mm.space.table[i]));
 }
 
 /* As many as there are places for. What is promised to reads of the file (they have their block locked) is left. */
@@ -175,11 +175,11 @@ static bool pool_sink(us_pager_t *p, us_tier_t *t, us_tier_t *from, bool small) 
     uint64_t moved = 0;
     (void)small;
     for (uint32_t i = from->cold.head, next; i != US_NONE && moved < SLICE && p->recodes < US_RECODES; i = next) {
-        const us_entry_t e = p->space.table[i];
-        next = p->node[i].next;
+        const us_entry_t e = p->mm.space.table[i];
+        next = p->mm.node[i].next;
         if (e.flags & US_F_LOCKED)
             continue;
-        if (pool_store(p, t, us_region_of(p, i), i, us_object(p, e)) != US_DONE)
+        if (pool_store(p, t, us_region_of(&p->mm, i), i, us_object(p, e)) != US_DONE)
             break;
         moved += US_LENGTH_OF(e);
         any = true;
@@ -282,8 +282,8 @@ bool us_tiers_tidy(us_pager_t *p) {
             continue;
         int64_t n = us_pool_compact(t->pool, 256 << 10, us_entry_shifted, t);
         if (n > 0) {
-            p->s->compactions++;
-            p->s->compacted += (uint64_t)n;
+            p->mm.s->compactions++;
+            p->mm.s->compacted += (uint64_t)n;
             more = true;
         }
     }
@@ -303,7 +303,7 @@ int us_tier_budget(us_pager_t *p, us_tier_t *t, uint64_t budget) {
     const int err = us_pool_set_budget(t->pool, budget);
     if (err != 0)
         return err;
-    p->s->pool_budget += budget - was;
+    p->mm.s->pool_budget += budget - was;
     p->cfg.pool[t->id - 1].budget = budget;
     set_marks(t, budget);
     t->full_until = 0;
@@ -330,20 +330,20 @@ int us_tiers_open(us_pager_t *p) {
         const us_pool_config_t *c = &p->cfg.pool[k];
         us_tier_t *t = &p->tier[k + 1];
         *t = (us_tier_t){.id = k + 1,
-                         .s = &p->s->tier[k + 1],
+                         .s = &p->mm.s->tier[k + 1],
                          .pager = p,
                          .largest = US_POOL_LEN_MAX,
                          .codec = c->codec,
                          .level = c->level,
                          .goal = UINT64_MAX,
                          .cold = {.head = US_NONE, .tail = US_NONE}};
-        const int err = us_pool_init(&t->pool, p->cfg.space_fd, p->space.at.pool_off[k], p->space.pool[k],
-                                     p->space.at.pool_len[k], c->budget);
+        const int err = us_pool_init(&t->pool, p->mm.cfg.space_fd, p->mm.space.at.pool_off[k], p->mm.space.pool[k],
+                                     p->mm.space.at.pool_len[k], c->budget);
         if (err < 0)
             return err;
         t->ops = &pool_ops;
         set_marks(t, c->budget);
-        p->s->pool_budget += c->budget;
+        p->mm.s->pool_budget += c->budget;
         if (before != NULL)
             before->next = t;
         before = t;

@@ -420,22 +420,26 @@ typedef struct us_pool_config {
     int codec, level;
 } us_pool_config_t;
 
+/* The process's. */
 typedef struct us_pager_config {
+    us_pool_config_t pool[3]; /* hot to cold; a budget of 0: there is none, nor any behind it */
+    int workers;
+    int follow;              /* move to the faulting thread's CPU */
+    int servers;             /* 2: a thread serves faults beside the loop while several threads fault */
+    int shuffle;             /* filters are chosen for what is compressed; us_filter_load was called */
+} us_pager_config_t;
+
+/* One client's. */
+typedef struct us_mm_config {
     int uffd, space_fd, doorbell, notify; /* notify: the mover rings here */
-    int pagemap;             /* the client's; -1: there is none */
+    int pagemap;             /* -1: there is none */
     int late;                /* what the limit has room for is plain memory, where there is a pagemap */
     int client_pid, mover_tid;
     uint64_t staging, staging_len;
     uint64_t limit;          /* bytes */
-    us_pool_config_t pool[3]; /* hot to cold; a budget of 0: there is none, nor any behind it */
     uint32_t readahead;      /* bytes, the widest window; 0 is none */
-    int workers;
     int take;                /* US_TAKE_MOVE or US_TAKE_COPY */
-    int follow;              /* move to the faulting thread's CPU */
-    int servers;             /* 2: a thread serves faults beside the loop while several threads fault */
-    int shuffle;             /* filters are chosen for what is compressed; us_filter_load was called */
-    us_layout_t layout;
-} us_pager_config_t;
+} us_mm_config_t;
 
 typedef struct us_event {
     uint32_t kind;  /* US_EV_* */
@@ -459,7 +463,7 @@ int us_pager_io_fd(us_pager_t *p);     /* eventfd: a read or write is done */
 int us_pager_io_engine(us_pager_t *p);
 /* Every n-th read (op 0) or write (1) of the swap file fails with err; see io.h. For tests. */
 int us_pager_io_inject(us_pager_t *p, int op, int err, uint32_t every);
-int us_pager_open(us_pager_t **out, const us_pager_config_t *cfg);
+int us_pager_open(us_pager_t **out, const us_pager_config_t *cfg, const us_mm_config_t *client);
 void us_pager_close(us_pager_t *p);
 int us_pager_worker_fd(us_pager_t *p); /* eventfd: a worker has finished something */
 void us_pager_rung(us_pager_t *p, int fd); /* silences an eventfd, before the step that it has rung for */

@@ -12,8 +12,8 @@ void us_work_forget(us_pager_t *p, uint32_t first, uint32_t count) {
                 w->record[n].entry = US_NONE;
         }
     }
-    for (uint32_t k = 0; k < p->outbox.pages; k++) {
-        us_job_t *job = p->outbox.job[k];
+    for (uint32_t k = 0; k < p->mm.outbox.pages; k++) {
+        us_job_t *job = p->mm.outbox.job[k];
         if (job != NULL && job->entry - first < count)
             job->entry = US_NONE;
     }

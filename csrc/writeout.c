@@ -61,7 +61,7 @@ int us_store_open(us_pager_t *p, int fd, uint64_t bytes, uint32_t segment, int e
     p->place.fd[US_WAKES - 1] = s->ring_fd; /* before there is a fault, so before the warden looks */
     s->on = true; /* us_store_close frees what there is */
     err = us_io_open(&s->io, fd, engine, THREADS, US_READS + 1, US_WRITES, s->ring_fd,
-                     &p->space.ring->loop_asleep);
+                     &p->mm.space.ring->loop_asleep);
     if (err < 0)
         return err;
     uint8_t *bufs = us_sys_reserve_huge((US_WRITES + 1ull) * segment);
@@ -81,11 +81,11 @@ int us_store_open(us_pager_t *p, int fd, uint64_t bytes, uint32_t segment, int e
         if (s->read[k].buf == NULL)
             return -ENOMEM;
     }
-    p->s->swap = (uint64_t)us_log_segments(s->log) * segment;
+    p->mm.s->swap = (uint64_t)us_log_segments(s->log) * segment;
     us_tier_t *t = &p->tier[US_TIER_FILE];
     *t = (us_tier_t){
-        .ops = &file_ops, .id = US_TIER_FILE, .s = &p->s->tier[US_TIER_FILE], .pager = p, .largest = s->largest};
-    t->s->budget = p->s->swap;
+        .ops = &file_ops, .id = US_TIER_FILE, .s = &p->mm.s->tier[US_TIER_FILE], .pager = p, .largest = s->largest};
+    t->s->budget = p->mm.s->swap;
     for (s->above = &p->tier[1]; s->above->next != NULL; s->above = s->above->next)
         ;
     s->above->next = t;
@@ -161,9 +161,9 @@ static void submit(us_pager_t *p, us_write_t *w) {
         payload += w->record[k].size & 0xffffffu;
     w->busy = true;
     s->writes++;
-    p->s->written += bytes;
-    p->s->written_segments++;
-    p->s->padding += bytes - payload;
+    p->mm.s->written += bytes;
+    p->mm.s->written_segments++;
+    p->mm.s->padding += bytes - payload;
     if (us_io_submit(s->io, &w->req) != 0) { /* can't be: there are as many slots as writes */
         w->req.res = -EAGAIN;
         written(p, w);
@@ -173,14 +173,14 @@ static void submit(us_pager_t *p, us_write_t *w) {
 
 /* Adds block i, which is in a pool. false: the segment is full. */
 static bool add_from_pool(us_pager_t *p, us_write_t *w, const us_region_t *r, uint32_t i, const void *payload) {
-    const us_entry_t e = p->space.table[i];
+    const us_entry_t e = p->mm.space.table[i];
     const uint32_t len = US_LENGTH_OF(e);
     if (!add(w, i, e.gen, (uint8_t)US_CODEC_OF(e), len, us_block_len(r, i), payload, e.where))
         return false;
     us_entry_moving(p, i);
     us_tier(p, e)->leaving += len;
-    p->s->written_objects++;
-    p->s->written_object_bytes += len;
+    p->mm.s->written_objects++;
+    p->mm.s->written_object_bytes += len;
     return true;
 }
 
@@ -188,13 +188,13 @@ static bool add_from_pool(us_pager_t *p, us_write_t *w, const us_region_t *r, ui
 static bool add_cold(us_pager_t *p, us_write_t *w, const us_tier_t *from, uint32_t bytes) {
     const uint32_t before = w->pack.used;
     for (uint32_t i = from->cold.head, next; i != US_NONE; i = next) {
-        const us_entry_t e = p->space.table[i];
-        next = p->node[i].next;
+        const us_entry_t e = p->mm.space.table[i];
+        next = p->mm.node[i].next;
         if (e.flags & US_F_LOCKED)
             continue;
         if (w->pack.used - before >= bytes)
             return true;
-        if (!add_from_pool(p, w, us_region_of(p, i), i, us_object(p, e)))
+        if (!add_from_pool(p, w, us_region_of(&p->mm, i), i, us_object(p, e)))
             break;
     }
     return false;
@@ -302,7 +302,7 @@ static bool file_room(const us_pager_t *p, const us_tier_t *t, uint32_t len) {
 
 static int file_store(us_pager_t *p, us_tier_t *t, us_region_t *r, uint32_t i, const void *payload) {
     us_store_t *s = &p->store;
-    if (US_LENGTH_OF(p->space.table[i]) > s->largest)
+    if (US_LENGTH_OF(p->mm.space.table[i]) > s->largest)
         return -ENOSPC;
     s->gathered = us_now_ns();
     if (s->gather != NULL && add_from_pool(p, s->gather, r, i, payload))
@@ -348,9 +348,9 @@ static void written(us_pager_t *p, us_write_t *w) {
             continue;
         }
         const bool ok = us_entry_moved(p, rec->entry, rec->gen, rec->from, us_where(US_TIER_FILE, rec->off), rec->size);
-        p->s->write_garbage += pool && !ok;
+        p->mm.s->write_garbage += pool && !ok;
         if (!pool && ok) {
-            p->s->rewritten += len;
+            p->mm.s->rewritten += len;
             us_log_moved(s->log, len);
         }
         if (pool && ok) {
@@ -359,7 +359,7 @@ static void written(us_pager_t *p, us_write_t *w) {
         }
     }
     if (res != 0) {
-        p->s->write_errors++;
+        p->mm.s->write_errors++;
         const bool full = res == -ENOSPC || res == -EDQUOT;
         us_log_abandon(s->log, w->pack.id, !full);
         if (full) {
@@ -398,9 +398,9 @@ typedef struct us_moving {
 static bool move_object(void *ctx, uint64_t off, const us_obj_header_t *h, const void *payload, bool ok) {
     us_moving_t *m = ctx;
     us_pager_t *p = m->p;
-    if (!ok || h->entry >= p->space.at.table_cap)
+    if (!ok || h->entry >= p->mm.space.at.table_cap)
         return true; /* what is broken and live shows at its next read */
-    const us_entry_t e = p->space.table[h->entry];
+    const us_entry_t e = p->mm.space.table[h->entry];
     if ((e.state != US_STORED && !(e.flags & US_F_KEPT)) || US_CODEC_OF(e) == US_FILL ||
         e.where != us_where(US_TIER_FILE, off) || e.gen != h->gen)
         return true;
@@ -493,8 +493,8 @@ static bool clean(us_pager_t *p) {
                                .len = (uint32_t)us_align_up(us_log_used_in(s->log, (uint32_t)id), US_SEG_ALIGN),
                                .bulk = true,
                                .user = {0, 1}};
-    p->s->cleaned_segments++;
-    p->s->cleaned_bytes += s->old_req.len;
+    p->mm.s->cleaned_segments++;
+    p->mm.s->cleaned_bytes += s->old_req.len;
     if (us_io_submit(s->io, &s->old_req) != 0)
         old_done(s);
     us_io_flush(s->io);

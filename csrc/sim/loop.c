@@ -105,13 +105,13 @@ static void *serve(void *of) {
     task_t *t = of;
     us_event_t *f = &t->fault;
     sim_wait(has_turn, t, SIM_NEVER, "its turn");
-    if (f->tid != (uint32_t)sp->cfg.mover_tid && f->entry != US_NONE) { /* the entry's lock, in the order of asking */
+    if (f->tid != (uint32_t)sp->mm.mover_tid && f->entry != US_NONE) { /* the entry's lock, in the order of asking */
         for (;;) {
             task_t *before = NULL;
             for (int k = 0; k < TASKS; k++) {
                 task_t *o = &task[k];
                 if (o->used && o->is_fault && o != t && o->fault.entry == f->entry && o->number < t->number &&
-                    o->fault.tid != (uint32_t)sp->cfg.mover_tid && (before == NULL || o->number > before->number))
+                    o->fault.tid != (uint32_t)sp->mm.mover_tid && (before == NULL || o->number > before->number))
                     before = o;
             }
             if (before == NULL)
@@ -331,7 +331,7 @@ static void step(void) {
 
 static bool has_work(void *of) {
     (void)of;
-    if (sim_fd_ready(SIM_UFFD, false) || sim_fd_ready(sp->cfg.notify, false) || sim_fd_ready(us_pager_worker_fd(p), false) ||
+    if (sim_fd_ready(SIM_UFFD, false) || sim_fd_ready(sp->mm.notify, false) || sim_fd_ready(us_pager_worker_fd(p), false) ||
         (sp->swap > 0 && sim_fd_ready(us_pager_io_fd(p), false)) || sim_fd_ready(SIM_SOCK_END, false))
         return true;
     for (int k = 0; k < TASKS; k++) {
@@ -360,7 +360,7 @@ static void rung(int fd) {
 
 void *sim_pager_main(void *of) {
     sp = of;
-    sp->error = us_pager_open(&p, &sp->cfg);
+    sp->error = us_pager_open(&p, &sp->cfg, &sp->mm);
     if (sp->error == 0 && sp->swap > 0)
         sp->error = us_pager_swap(p, SIM_DISK, sp->swap, sp->segment, 2); /* US_IO_THREADS */
     const int nowhere = sp->trace ? open("/dev/null", O_WRONLY) : -1;
@@ -386,7 +386,7 @@ void *sim_pager_main(void *of) {
         }
         if (sim_fd_ready(SIM_UFFD, false))
             step();
-        rung(sp->cfg.notify);
+        rung(sp->mm.notify);
         rung(us_pager_worker_fd(p));
         rung(us_pager_io_fd(p));
         if (sim_fd_ready(SIM_SOCK_END, false))

@@ -9,6 +9,7 @@
 
 typedef struct sim_pager {
     us_pager_config_t cfg;
+    us_mm_config_t mm;
     uint64_t swap;     /* bytes; 0: no file */
     uint32_t segment;
     bool trace;        /* to nowhere */

@@ -96,7 +96,7 @@ static void check_pages(us_pager_t *p) {
         for (uint32_t page = 0; page < pages_of(a); page++) {
             const uint64_t addr = (uint64_t)(uintptr_t)memory(a, page);
             const uint32_t i = (uint32_t)a->info.first + (page >> (a->shift - US_PAGE_SHIFT));
-            const us_entry_t e = p->space.table[i];
+            const us_entry_t e = p->mm.space.table[i];
             const bool locked = (e.flags & US_F_LOCKED) != 0, clean = (e.flags & US_F_CLEAN) != 0;
             const bool out = e.state != US_RESIDENT && e.state != US_PLAIN && e.state != US_LEAVING && e.state != US_LOST;
             SIM_CHECK(!(out && !locked && !left_behind) || !sim_is_present(addr), "page %u of area %u is there, and its block (state %d) is out",
@@ -260,7 +260,7 @@ static void pin_some(area_t *a) {
         leave(a);
         return;
     }
-    const int err = us_pin_begin(pin, first, last, ((uint64_t)(last - first)) << a->shift, pager.cfg.limit / 2);
+    const int err = us_pin_begin(pin, first, last, ((uint64_t)(last - first)) << a->shift, pager.mm.limit / 2);
     bool holes = false;
     for (uint32_t k = first << (a->shift - US_PAGE_SHIFT); k < last << (a->shift - US_PAGE_SHIFT) && k < pages_of(a); k++)
         holes |= a->gone[k];
@@ -285,7 +285,7 @@ static void give_back(area_t *a) { /* MADV_DONTNEED by the user */
     const uint32_t at = sim_below(pages_of(a)), run = 1 + sim_below(4);
     for (uint32_t k = at; k < at + run && k < pages_of(a); k++) {
         const uint64_t addr = (uint64_t)(uintptr_t)memory(a, k);
-        const uint8_t state = pager.pager->space.table[(uint32_t)a->info.first + (k >> (a->shift - US_PAGE_SHIFT))].state;
+        const uint8_t state = pager.pager->mm.space.table[(uint32_t)a->info.first + (k >> (a->shift - US_PAGE_SHIFT))].state;
         /* A page that a COPY which was cut short has left may have been written: what comes back is from before that. */
         if (a->dma[k] || a->gone[k] || (sim_is_present(addr) && state != US_RESIDENT && state != US_PLAIN))
             continue;
@@ -462,7 +462,7 @@ static void *user(void *number) {
 static uint64_t pick(const uint64_t *of, uint32_t n) { return of[sim_below(n)]; }
 #define PICK(...) pick((const uint64_t[]){__VA_ARGS__}, sizeof((const uint64_t[]){__VA_ARGS__}) / sizeof(uint64_t))
 
-static void draw(us_pager_config_t *c, uint64_t *outbox) {
+static void draw(us_pager_config_t *c, us_mm_config_t *m, uint64_t *outbox) {
     const uint32_t shift = (uint32_t)PICK(12, 12, 13, 14, 14, 16);
     plan.areas = 1 + sim_below(AREAS - 1);
     plan.users = 1 + sim_below(USERS);
@@ -474,7 +474,7 @@ static void draw(us_pager_config_t *c, uint64_t *outbox) {
         plan.total += a->len;
     }
     const uint64_t least = 4ull << 16;
-    c->limit = us_align_up(us_max(plan.total / PICK(2, 4, 8, 1), least), US_PAGE);
+    m->limit = us_align_up(us_max(plan.total / PICK(2, 4, 8, 1), least), US_PAGE);
     *outbox = PICK(2, 4, 16) << 16;
     const uint32_t pools = 1 + sim_below(US_POOLS);
     for (uint32_t k = 0; k < pools; k++) {
@@ -492,20 +492,20 @@ static void draw(us_pager_config_t *c, uint64_t *outbox) {
         plan.ops = 300 + sim_below(500);
         plan.total = area[0].len = (PAGES_MAX - sim_below(64)) * US_PAGE;
         area[0].shift = (uint32_t)PICK(12, 13, 14);
-        c->limit = least;
+        m->limit = least;
         memset(c->pool, 0, sizeof c->pool);
         pager.segment = (uint32_t)PICK(64 << 10, 128 << 10);
         c->pool[0] = (us_pool_config_t){.budget = 4 * pager.segment + (sim_below(4) << 16), .codec = lz4 ? US_CODEC_LZ4 : 0, .level = 1};
         pager.swap = us_align_up(plan.total * PICK(7, 8, 10, 12) / 10, pager.segment);
     }
-    c->readahead = (uint32_t)PICK(0, 32 << 10, 256 << 10);
+    m->readahead = (uint32_t)PICK(0, 32 << 10, 256 << 10);
     c->workers = 1 + (int)sim_below(3);
     plan.copy = sim_one_in(4);
-    c->take = plan.copy ? US_TAKE_COPY : US_TAKE_MOVE;
+    m->take = plan.copy ? US_TAKE_COPY : US_TAKE_MOVE;
     c->servers = 1 + (int)sim_below(2);
     c->follow = c->servers > 1 || sim_one_in(2);
-    c->late = sim_one_in(2);
-    c->pagemap = sim_one_in(8) ? -1 : SIM_PAGEMAP;
+    m->late = sim_one_in(2);
+    m->pagemap = sim_one_in(8) ? -1 : SIM_PAGEMAP;
 
     sim_pace.switch_one_in = (uint32_t)PICK(1, 3, 8, 20, 100);
     sim_pace.stall_one_in = (uint32_t)PICK(0, 20, 200, 2000);
@@ -612,39 +612,41 @@ static void run_seed(uint64_t seed) {
     sim_seed(seed);
     sim_memory_open();
     us_pager_config_t *c = &pager.cfg;
+    us_mm_config_t *m = &pager.mm;
     uint64_t outbox;
-    draw(c, &outbox);
+    us_layout_t layout;
+    draw(c, m, &outbox);
     draw_with();
     if (each)
         draw_plain();
     sim_disk_open();
     sim_log("%u areas, %llu bytes, limit %llu, outbox %llu, pools %llu %llu %llu codecs %d %d %d, swap %llu by %u", plan.areas,
-            (unsigned long long)plan.total, (unsigned long long)c->limit, (unsigned long long)outbox, (unsigned long long)c->pool[0].budget,
+            (unsigned long long)plan.total, (unsigned long long)m->limit, (unsigned long long)outbox, (unsigned long long)c->pool[0].budget,
             (unsigned long long)c->pool[1].budget, (unsigned long long)c->pool[2].budget, c->pool[0].codec, c->pool[1].codec,
             c->pool[2].codec, (unsigned long long)pager.swap, pager.segment);
     sim_log("%u users, %u calls; %s, %d servers, %d workers, read-ahead %u, late %d, pagemap %d%s%s%s%s%s%s%s", plan.users, plan.ops,
-            plan.copy ? "copy" : "move", c->servers, c->workers, c->readahead, c->late, c->pagemap, plan.lossy ? ", lossy" : "",
+            plan.copy ? "copy" : "move", c->servers, c->workers, m->readahead, m->late, m->pagemap, plan.lossy ? ", lossy" : "",
             plan.tricks ? ", tricks" : "", plan.stops ? ", stops" : "", plan.limits ? ", limits" : "", plan.ends ? ", ends" : "",
             plan.unmaps ? ", unmaps" : "", plan.overwrite ? ", overwrites" : "");
     const uint64_t budgets[US_POOLS] = {c->pool[0].budget, c->pool[1].budget, c->pool[2].budget};
-    c->space_fd = us_space_create(outbox, budgets, 1 << 14, &c->layout);
-    SIM_CHECK(c->space_fd >= 0, "no space: %d", c->space_fd);
-    c->uffd = SIM_UFFD;
-    c->doorbell = sim_eventfd();
-    c->notify = sim_eventfd();
-    c->client_pid = 1;
+    m->space_fd = us_space_create(outbox, budgets, 1 << 14, &layout);
+    SIM_CHECK(m->space_fd >= 0, "no space: %d", m->space_fd);
+    m->uffd = SIM_UFFD;
+    m->doorbell = sim_eventfd();
+    m->notify = sim_eventfd();
+    m->client_pid = 1;
     client = us_client_new();
     SIM_CHECK(client != NULL || excused(), "there is no client");
     if (client == NULL)
         done(seed, NULL);
-    int err = us_client_open(client, c->uffd, c->space_fd, c->doorbell, c->notify, sim_kernel.vector ? US_DROP_VECTOR : US_DROP_SINGLE);
+    int err = us_client_open(client, m->uffd, m->space_fd, m->doorbell, m->notify, sim_kernel.vector ? US_DROP_VECTOR : US_DROP_SINGLE);
     SIM_CHECK(err == 0 || excused(), "the client does not open: %d", err);
     if (err != 0) {
         us_client_free(client);
         done(seed, NULL);
     }
-    c->mover_tid = us_client_tid(client);
-    c->staging = us_client_staging(client, &c->staging_len);
+    m->mover_tid = us_client_tid(client);
+    m->staging = us_client_staging(client, &m->staging_len);
     sim_spawn("loop", false, sim_pager_main, &pager);
     sim_wait(is_ready, &pager, SIM_NEVER, "the pager");
     SIM_CHECK(pager.error == 0 || excused(), "the pager does not open: %d", pager.error);

@@ -98,21 +98,30 @@ class Loop:
         self._codec = ", ".join(found.values())
         self._shuffle = self._load_shuffle(hello["shuffle"])
         self._failed_writes = 0
-        config = ffi.new("us_pager_config_t *")
-        for name in ("client_pid", "mover_tid", "staging", "staging_len", "limit"):
-            setattr(config, name, hello[name])
-        for name in ("readahead", "workers", "take", "follow", "servers", "late"):
+        config, client = ffi.new("us_pager_config_t *"), ffi.new("us_mm_config_t *")
+        for name in ("workers", "follow", "servers"):
             setattr(config, name, hello[name])
         for pool, (size, codec, level) in zip(config.pool, hello["pools"], strict=False):
             pool.budget, pool.codec, pool.level = size, codecs.CODECS[codec], level
         config.shuffle = self._shuffle not in ("off", "none")
-        config.uffd = fds["uffd"]
-        config.space_fd = fds["space"]
-        config.doorbell = fds["doorbell"]
-        config.notify = fds["notify"]
-        config.pagemap = fds.get("pagemap", -1)
+        for name in (
+            "client_pid",
+            "mover_tid",
+            "staging",
+            "staging_len",
+            "limit",
+            "readahead",
+            "take",
+            "late",
+        ):
+            setattr(client, name, hello[name])
+        client.uffd = fds["uffd"]
+        client.space_fd = fds["space"]
+        client.doorbell = fds["doorbell"]
+        client.notify = fds["notify"]
+        client.pagemap = fds.get("pagemap", -1)
         out = ffi.new("us_pager_t **")
-        if (error := -lib.us_pager_open(out, config)) > 0:
+        if (error := -lib.us_pager_open(out, config, client)) > 0:
             # What it keeps beside the table, and the threads' stacks, come on top.
             wanted = os.fstat(fds["space"]).st_size
             pools = sum(size for size, _codec, _level in hello["pools"])
