@@ -37,38 +37,56 @@ void us_evict_noroom(us_pager_t *p) {
     }
 }
 
-/* *soon: what is sinking will make it. */
-static bool pool_has_room(us_pager_t *p, uint32_t len, bool *soon) {
-    if (p->gate_until != 0) {
-        if (us_now_ns() < p->gate_until && us_pool_used(first_pool(p)) + (256 << 10) > p->gate_used)
-            return false;
-        p->gate_until = 0;
-    }
+/* How the first pool gets room. */
+enum { FITS, GATED, WAIT, DEMOTE, RECLAIM };
+typedef struct us_room_plan {
+    int how;
+    uint64_t bytes; /* DEMOTE: down to so many used bytes; RECLAIM: so many at least */
+} us_room_plan_t;
+
+/* Decides how the first pool gets room for len more bytes, as they are before they are compressed. */
+static us_room_plan_t plan_pool_room(const us_pager_t *p, uint32_t len) {
+    const uint64_t used = us_pool_used(p->tier[1].pool);
+    if (p->gate_until != 0 && us_now_ns() < p->gate_until && used + (256 << 10) > p->gate_used)
+        return (us_room_plan_t){.how = GATED};
     /* Spans are never quite full. Where waiting helps, the part that they lose is not promised. */
     const bool helps = us_tiers_help(p);
     const uint64_t budget = p->cfg.pool[0].budget, room = budget - (helps ? budget / 16 : 0);
-    const uint64_t need = us_pool_used(first_pool(p)) + p->pending + len;
+    const uint64_t need = used + p->pending + len;
     if (need <= room)
-        return true;
-    if (helps) { /* the marks alone may leave less than a large block needs */
-        p->tier[1].goal = us_min(p->tier[1].goal, room > len ? room - len : 0);
+        return (us_room_plan_t){.how = FITS};
+    if (helps) /* the marks alone may leave less than a large block needs */
+        return (us_room_plan_t){.how = DEMOTE, .bytes = room > len ? room - len : 0};
+    if (p->tier[1].next != NULL && p->pending > 0) /* compressed, it can sink */
+        return (us_room_plan_t){.how = WAIT};
+    return (us_room_plan_t){.how = RECLAIM, .bytes = need - room};
+}
+
+/* Carries the plan out. US_DONE: there is room; US_WAIT_ROOM: what is under way will make it; -ENOSPC. */
+static int make_pool_room(us_pager_t *p, uint32_t len) {
+    const us_room_plan_t plan = plan_pool_room(p, len);
+    if (plan.how == GATED)
+        return -ENOSPC;
+    p->gate_until = 0;
+    switch (plan.how) {
+    case FITS:
+        return US_DONE;
+    case WAIT:
+        return US_WAIT_ROOM;
+    case DEMOTE:
+        p->tier[1].goal = us_min(p->tier[1].goal, plan.bytes);
         us_tiers_sink(p);
-        *soon = true;
-        return false;
+        return US_WAIT_ROOM;
+    default:
+        break;
     }
-    if (p->tier[1].next != NULL && p->pending > 0) { /* compressed, it can sink */
-        *soon = true;
-        return false;
-    }
-    const int reclaimed = us_reclaim(p, &p->tier[1], need - room);
+    const int reclaimed = us_reclaim(p, &p->tier[1], plan.bytes);
     if (reclaimed == US_DONE)
-        return true;
-    if (reclaimed == US_AGAIN || us_tiers_squeeze(p)) {
-        *soon = true;
-        return false;
-    }
+        return US_DONE;
+    if (reclaimed == US_AGAIN || us_tiers_squeeze(p))
+        return US_WAIT_ROOM;
     us_evict_noroom(p);
-    return false;
+    return -ENOSPC;
 }
 
 /* ---- victims ---------------------------------------------------------------------------------------- */
@@ -88,7 +106,7 @@ static int by_place(const void *a, const void *b) {
 
 enum { CAN, NOT_NOW, NO_SLOT, NO_ROOM };
 
-/* Can block i leave now? Then it is picked. */
+/* Picks block i, if it can leave now. */
 static int pick(us_pager_t *p, us_region_t *r, uint32_t i, us_pick_t *out, uint32_t *takes) {
     const us_entry_t e = p->mm.space.table[i];
     if (!r->active || r->frozen || p->mm.pins[i] != 0 || e.state != US_RESIDENT || (e.flags & US_F_LOCKED))
@@ -101,9 +119,9 @@ static int pick(us_pager_t *p, us_region_t *r, uint32_t i, us_pick_t *out, uint3
     const uint32_t len = us_block_len(r, i);
     if (*takes >= p->crew.idle_n || p->pending + len > (uint64_t)p->mm.outbox.pages << US_PAGE_SHIFT)
         return NO_SLOT;
-    bool soon = false;
-    if (!pool_has_room(p, len, &soon))
-        return soon ? NO_SLOT : NO_ROOM;
+    const int room = make_pool_room(p, len);
+    if (room != US_DONE)
+        return room == US_WAIT_ROOM ? NO_SLOT : NO_ROOM;
     *out = (us_pick_t){p->mm.cfg.take == US_TAKE_COPY ? US_CMD_COPY : US_CMD_MOVE, i, r};
     p->pending += len;
     (*takes)++;
@@ -148,7 +166,7 @@ static bool in_flight(const us_pager_t *p) {
 
 /* Nothing can leave a process that is stopped, since the mover is one of its threads; but others may read its memory
  * meanwhile (process_vm_readv of a profiler), and stand in the fault. Looked at only when the mover owes a status for long. */
-static bool is_stopped(us_pager_t *p) {
+static bool client_stopped(us_pager_t *p) {
     if (p->mm.head == p->mm.seen)
         return false;
     const uint64_t now = us_now_ns();
@@ -230,43 +248,43 @@ int us_evict_range(us_pager_t *p, us_region_t *r, uint32_t *i, uint32_t last) {
 
 void us_evict_begin(us_mm_t *m) { m->top = m->resident > m->cfg.limit ? us_max(m->top, m->resident) : 0; }
 
-/* Is there room for len more bytes? On the way down from far above the limit, which takes seconds for gigabytes, a fault does
- * not wait for the end: half of what leaves makes room for what comes. */
-static bool has_room(us_mm_t *m, uint64_t len) {
-    if (m->resident + len <= m->cfg.limit) {
-        m->top = 0;
-        return true;
-    }
-    if (len == 0 || m->resident + 2 * len > m->top)
+static bool fits(const us_mm_t *m, uint64_t len) { return m->resident + len <= m->cfg.limit; }
+
+/* On the way down from far above the limit, which takes seconds for gigabytes, a fault does not wait for the end: half of
+ * what leaves makes room for what comes. */
+static bool has_share(const us_mm_t *m, uint64_t len) { return len != 0 && m->resident + 2 * len <= m->top; }
+
+/* Lets len more bytes in, if there is room now. */
+static bool admit(us_mm_t *m, uint64_t len) {
+    const bool share = !fits(m, len);
+    if (share && !has_share(m, len))
         return false;
-    m->top -= len;
+    m->top = share ? m->top - len : 0;
     return true;
 }
 
-int us_evict_room(us_pager_t *p, uint64_t len) {
-    if (p->mm.resident - p->mm.leaving + len > p->mm.mark_high) {
-        if (p->mm.plain > 0)
+/* There is no room: will there be? Where what could leave does not, the limit gives way, not the thread. While the pool is
+ * full, only what is leaving right now can make room. */
+static bool will_be_room(const us_pager_t *p) {
+    return p->mm.refused < US_BARREN && (p->gate_until == 0 || p->mm.leaving > 0) && in_flight(p);
+}
+
+int us_evict_make_room(us_pager_t *p, uint64_t len) {
+    us_mm_t *m = &p->mm;
+    if (m->resident - m->leaving + len > m->mark_high) {
+        if (m->plain > 0)
             us_plain_end_some(p);
         us_evict_some(p);
     }
-    if (has_room(&p->mm, len))
+    if (admit(m, len))
         return US_DONE;
-    if (p->mm.plain > 0 && us_plain_end_some(p)) {
+    if (m->plain > 0 && us_plain_end_some(p)) {
         us_evict_some(p);
-        if (has_room(&p->mm, len))
+        if (admit(m, len))
             return US_DONE;
     }
-    if (p->mm.refused >= US_BARREN) /* what could leave does not: the limit gives way, not the thread */
+    if (!will_be_room(p) || client_stopped(p))
         return -ENOSPC;
-    /* While the pool is full, only what is leaving right now can make room. */
-    if (p->gate_until != 0 && p->mm.leaving == 0)
-        return -ENOSPC;
-    if (is_stopped(p))
-        return -ENOSPC;
-    if (in_flight(p)) {
-        p->want_progress = true;
-        return US_WAIT_ROOM;
-    }
-    return -ENOSPC;
+    p->want_progress = true;
+    return US_WAIT_ROOM;
 }
-

@@ -198,9 +198,9 @@ int us_fault_serve(us_pager_t *p, const us_event_t *f) {
     }
     /* Room that others wait for is not to be had by who comes last. */
     const uint64_t len = us_block_len(r, i);
-    int room = us_evict_room(p, waited ? len : len * (1 + p->parked));
+    int room = us_evict_make_room(p, waited ? len : len * (1 + p->parked));
     if (room == -ENOSPC && !waited && p->parked > 0)
-        room = us_evict_room(p, len);
+        room = us_evict_make_room(p, len);
     if (room == US_WAIT_ROOM) {
         if (!waited)
             p->mm.s->throttled++;

@@ -221,7 +221,7 @@ int us_pager_limit(us_pager_t *p, uint64_t limit) {
         return -EINVAL;
     us_mm_limit(&p->mm, limit);
     us_evict_begin(&p->mm);
-    const int room = us_evict_room(p, 0);
+    const int room = us_evict_make_room(p, 0);
     if (room == US_WAIT_ROOM) {
         us_want(p);
         return US_WAIT_ROOM;

@@ -137,7 +137,7 @@ int us_pager_prefetch(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
         }
         if (e.state == US_RESIDENT || e.state == US_PLAIN || e.state == US_EMPTY || e.state == US_LOST || (e.flags & US_F_LOCKED))
             continue;
-        const int room = us_evict_room(p, us_block_len(r, i));
+        const int room = us_evict_make_room(p, us_block_len(r, i));
         if (room == -ENOSPC) { /* nothing can leave for it: it is only a hint */
             i = end;
             break;
@@ -233,7 +233,7 @@ static int hold(us_pager_t *p, us_region_t *r, uint32_t i, uint32_t last, bool w
         return US_DONE;
     if (!within_limit && (e.state == US_EMPTY || (e.state == US_FILLED && e.where == 0)))
         return US_DONE; /* zeros are what the kernel gives by itself, page by page and when they are wanted */
-    if (within_limit && us_evict_room(p, us_block_len(r, i)) == US_WAIT_ROOM)
+    if (within_limit && us_evict_make_room(p, us_block_len(r, i)) == US_WAIT_ROOM)
         return US_WAIT_ROOM;
     if (e.state == US_LOST) /* a touch says so */
         return US_DONE;
