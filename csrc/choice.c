@@ -111,7 +111,7 @@ static int level_of(int codec, int level) {
     return level == 0 && shuffled ? ACCELERATION : level;
 }
 
-int us_press(us_choice_t *c, us_probe_t *probe, us_codec_ctx_t *ctx, int *codec, int level, const void *p,
+int us_choice_compress(us_choice_t *c, us_probe_t *probe, us_codec_ctx_t *ctx, int *codec, int level, const void *p,
              uint32_t n, void *out, uint32_t cap) {
     const int base = *codec;
     uint64_t seen;
@@ -124,7 +124,7 @@ int us_press(us_choice_t *c, us_probe_t *probe, us_codec_ctx_t *ctx, int *codec,
     const int filter = c->on ? atomic_load_explicit(&c->filter, memory_order_relaxed) : US_FILTER_NONE;
     *codec = us_codec_with(base, filter);
     if (!us_probe_worth(probe, ctx, *codec, p, n))
-        return US_PRESS_SKIPPED;
+        return US_CHOICE_SKIPPED;
     int len = us_compress(ctx, *codec, level_of(*codec, level), p, n, out, cap);
     if (len < 0)
         len = 0;
@@ -141,5 +141,5 @@ int us_press(us_choice_t *c, us_probe_t *probe, us_codec_ctx_t *ctx, int *codec,
         }
     }
     us_probe_result(probe, len > 0);
-    return len > 0 ? len : US_PRESS_RAW;
+    return len > 0 ? len : US_CHOICE_RAW;
 }

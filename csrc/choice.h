@@ -44,15 +44,15 @@ typedef struct us_choice {
 /* item: bytes of an item; what is none of 2, 4 and 8 is not known. */
 void us_choice_init(us_choice_t *c, bool on, uint32_t item);
 
-enum { US_PRESS_RAW = 0, US_PRESS_SKIPPED = -1 };
+enum { US_CHOICE_RAW = 0, US_CHOICE_SKIPPED = -1 };
 
 /*
  * Compresses a block of n bytes, a multiple of 4096 and 16-aligned, by the filter that suits its region. The
- * length, at most cap, and in *codec what it was compressed by; US_PRESS_RAW: it does not get so small;
- * US_PRESS_SKIPPED: nor was it tried. *codec on entry: the codec, without a filter. level: as for us_compress, but 0
+ * length, at most cap, and in *codec what it was compressed by; US_CHOICE_RAW: it does not get so small;
+ * US_CHOICE_SKIPPED: nor was it tried. *codec on entry: the codec, without a filter. level: as for us_compress, but 0
  * is LZ4's acceleration 4 where the block is shuffled, which takes 0.7 to 1.0 of the time and up to 5 % more room.
  */
-int us_press(us_choice_t *c, us_probe_t *probe, us_codec_ctx_t *ctx, int *codec, int level, const void *p,
+int us_choice_compress(us_choice_t *c, us_probe_t *probe, us_codec_ctx_t *ctx, int *codec, int level, const void *p,
              uint32_t n, void *out, uint32_t cap);
 
 #endif

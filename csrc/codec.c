@@ -83,7 +83,7 @@ struct us_codec_ctx {
     void *zstd_cctx;
     void *zstd_dctx;
     int zstd_level; /* the highest level that fits in zstd_cspace */
-    _Atomic uint64_t unpressed; /* written by the context's thread only */
+    _Atomic uint64_t decompressions; /* written by the context's thread only */
 };
 
 enum { ALIGN = 64 };
@@ -267,12 +267,12 @@ void *us_codec_spare(us_codec_ctx_t *ctx)
     return ctx->spare;
 }
 
-uint64_t us_codec_unpressed(const us_codec_ctx_t *ctx)
+uint64_t us_codec_decompressions(const us_codec_ctx_t *ctx)
 {
-    return atomic_load_explicit(&ctx->unpressed, memory_order_relaxed);
+    return atomic_load_explicit(&ctx->decompressions, memory_order_relaxed);
 }
 
-static int unpress(us_codec_ctx_t *ctx, int codec, const void *src, uint32_t n, void *dst, uint32_t raw)
+static int decompress_base(us_codec_ctx_t *ctx, int codec, const void *src, uint32_t n, void *dst, uint32_t raw)
 {
     switch (codec) {
     case US_CODEC_NONE:
@@ -298,15 +298,15 @@ int us_decompress(us_codec_ctx_t *ctx, int codec, const void *src, uint32_t n, v
     if (n > INT32_MAX || raw > INT32_MAX)
         return -EILSEQ;
     if (codec != US_CODEC_NONE)
-        atomic_store_explicit(&ctx->unpressed, us_codec_unpressed(ctx) + 1, memory_order_relaxed);
+        atomic_store_explicit(&ctx->decompressions, us_codec_decompressions(ctx) + 1, memory_order_relaxed);
     const int filter = us_codec_filter(codec);
     if (filter == US_FILTER_NONE)
-        return unpress(ctx, codec, src, n, dst, raw);
+        return decompress_base(ctx, codec, src, n, dst, raw);
     if (!us_codec_known(codec) || !ctx->filter.shuffle)
         return -ENOSYS;
     if (raw > ctx->max_block || raw % US_FILTER_UNIT != 0)
         return -EILSEQ;
-    const int err = unpress(ctx, us_codec_base(codec), src, n, ctx->filtered, raw);
+    const int err = decompress_base(ctx, us_codec_base(codec), src, n, ctx->filtered, raw);
     if (err == 0)
         us_filter_undo(&ctx->filter, filter, ctx->filtered, dst, ctx->spare, raw);
     return err;

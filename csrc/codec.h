@@ -98,7 +98,7 @@ int us_decompress(us_codec_ctx_t *ctx, int codec, const void *src, uint32_t n, v
 void *us_codec_spare(us_codec_ctx_t *ctx);
 
 /* How often that was done with the context. Any thread may ask. */
-uint64_t us_codec_unpressed(const us_codec_ctx_t *ctx);
+uint64_t us_codec_decompressions(const us_codec_ctx_t *ctx);
 
 /*
  * Is it one 8-byte word, repeated? Then *word is set. Leaves at the first word that differs.

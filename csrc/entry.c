@@ -2,42 +2,42 @@
  *
  * The state machine of a block. Every change of an entry is made here, by the loop, in one store.
  *
- *                     +------------------- write: gen + 1 -------------------+
- *                     |                                                      |
- *    EMPTY  ------+   |                                            take      v
- *    FILLED ------+--bring-->  RESIDENT (clean, copy kept) ---dirty--->  RESIDENT (changed)
+ *                     +------------------- write: gen + 1 --------------------+
+ *                     |                                                       |
+ *    EMPTY  ------+   |                                             evict     v
+ *    FILLED ------+--swap in-->  RESIDENT (clean, copy kept) --dirty-->  RESIDENT (changed)
  *    POOLED ------+               |          ^      ^                       |        ^
- *       ^                        drop      stay    bring                   take     stay
+ *       ^                       evict     failed  swap in                 evict    failed
  *       |                         v          |      |                       v        |
- *       +--------left-------  LEAVING -------+   OUTBOX  <------left----  LEAVING ---+
+ *       +-------evicted------  LEAVING ------+   OUTBOX  <----evicted---  LEAVING ---+
  *       |                                           |
- *       +----------------pressed--------------------+
+ *       +----------------compressed-----------------+
  *
- *   transition      function              who asks
- *   bring           us_entry_bring        install.c (inline), pump.c (a worker's read-ahead, or put back), fetch.c
- *   reserve         us_entry_reserve      install.c, fault.c, fetch.c: locked while it is brought in
- *   unreserve       us_entry_unreserve    pump.c, fault.c, fetch.c: whoever brings it in is done
- *   lock            us_entry_lock         fetch.c: locked while it is read and not brought in
- *   unlock          us_entry_unlock       fetch.c: the read is done
- *   lost            us_entry_lost         install.c: POOLED or STORED, and can't be read back: LOST, for ever
- *   dirty           us_entry_dirty        install.c: first write to a clean block
- *   drop, take      us_entry_leave        evict.c, with the command
- *   left            us_entry_left         pump.c: the mover's status is 0
- *   stay            us_entry_stay         pump.c: the mover's status is an error
- *   pressed         us_entry_pressed      pump.c: a worker has compressed the slot
- *   uncopy          us_entry_uncopy       reclaim.c: the copy's room is wanted
- *   moving          us_entry_moving       tier.c, writeout.c: its object is on its way to another tier
- *   moved           us_entry_moved        tier.c, writeout.c: it has arrived: POOLED <-> STORED, or the copy has moved
- *   unmoved         us_entry_unmoved      the same: it has not, and stays where it was
- *   shifted         us_entry_shifted      pool.c, while it merges spans
- *   plain           us_entry_plain        plain.c: EMPTY to PLAIN, before the region is active
- *   wrapped         us_entry_wrapped      pager.c: EMPTY to RESIDENT, the same, where there are bytes already
- *   absent          us_entry_absent       plain.c: RESIDENT to EMPTY: it turns out that no page is there
- *   registered      us_entry_registered   plain.c: PLAIN to RESIDENT, or to EMPTY where no page is there
- *   forget          us_entry_forget       pager.c: the region goes
+ *   transition      function                 who asks
+ *   swap in         us_entry_swap_in         install.c (inline), pump.c (a worker's read-ahead, or put back), fetch.c
+ *   reserve         us_entry_reserve         install.c, fault.c, fetch.c: locked while it is swapped in
+ *   unreserve       us_entry_unreserve       pump.c, fault.c, fetch.c: whoever swaps it in is done
+ *   lock            us_entry_lock            fetch.c: locked while it is read and not swapped in
+ *   unlock          us_entry_unlock          fetch.c: the read is done
+ *   lost            us_entry_lost            install.c: POOLED or STORED, and can't be read back: LOST, for ever
+ *   dirty           us_entry_dirty           install.c: first write to a clean block
+ *   evict           us_entry_evict           evict.c, with the command: DROP of a clean block, MOVE or COPY of a changed one
+ *   evicted         us_entry_evicted         pump.c: the mover's status is 0
+ *   failed          us_entry_evict_failed    pump.c: the mover's status is an error
+ *   compressed      us_entry_compressed      pump.c: a worker has compressed the slot
+ *   uncopy          us_entry_uncopy          reclaim.c: the copy's room is wanted
+ *   moving          us_entry_moving          tier.c, writeout.c: its object is on its way to another tier
+ *   moved           us_entry_moved           tier.c, writeout.c: it has arrived: POOLED <-> STORED, or the copy has moved
+ *   unmoved         us_entry_unmoved         the same: it has not, and stays where it was
+ *   shifted         us_entry_shifted         pool.c, while it merges spans
+ *   plain           us_entry_plain           plain.c: EMPTY to PLAIN, before the region is active
+ *   wrapped         us_entry_wrapped         pager.c: EMPTY to RESIDENT, the same, where there are bytes already
+ *   absent          us_entry_absent          plain.c: RESIDENT to EMPTY: it turns out that no page is there
+ *   registered      us_entry_registered      plain.c: PLAIN to RESIDENT, or to EMPTY where no page is there
+ *   forget          us_entry_forget          pager.c: the region goes
  *
  * In each state holds, beside E1 to E7 of types.h:
- *   EMPTY, FILLED, POOLED   no page of the block is in the client, but while a worker brings it in (LOCKED)
+ *   EMPTY, FILLED, POOLED   no page of the block is in the client, but while a worker swaps it in (LOCKED)
  *   OUTBOX                  the same; the slot's job is queued, busy, or done and not yet looked at
  *   RESIDENT clean          every page is there and write-protected
  *   RESIDENT changed        pages may be missing (the user gave them back): those are zeros
@@ -137,7 +137,7 @@ static void drop_copy(us_pager_t *p, us_entry_t *e) {
 }
 
 /* The block's bytes may be others from now on. When the generation comes round, what was begun on an older content of
- * the same number must not be taken for work on this one: writes, jobs of the outbox and recodes forget the block. A
+ * the same number must not be taken for work on this one: writes, jobs of the outbox and recompressions forget the block. A
  * read needs no such care: it has the block locked. Nor does cleaning, which names an object by its place in a pinned
  * segment. */
 static void changed(us_pager_t *p, uint32_t i, us_entry_t *e) {
@@ -147,7 +147,7 @@ static void changed(us_pager_t *p, uint32_t i, us_entry_t *e) {
     us_work_forget(p, i, 1);
 }
 
-void us_entry_bring(us_pager_t *p, us_region_t *r, uint32_t i, bool clean) {
+void us_entry_swap_in(us_pager_t *p, us_region_t *r, uint32_t i, bool clean) {
     expect(&p->mm, i, OUT | IN(US_OUTBOX), 0, US_F_LOCKED);
     us_entry_t e = p->mm.space.table[i];
     const uint32_t len = us_block_len(r, i);
@@ -220,12 +220,12 @@ void us_entry_dirty(us_pager_t *p, uint32_t i) {
     put(&p->mm, i, e);
 }
 
-void us_entry_leave(us_pager_t *p, us_region_t *r, uint32_t i, uint32_t slot) {
+void us_entry_evict(us_pager_t *p, us_region_t *r, uint32_t i, uint32_t slot) {
     expect(&p->mm, i, IN(US_RESIDENT), 0, US_F_LOCKED);
     us_entry_t e = p->mm.space.table[i];
     e.state = US_LEAVING;
     e.flags |= US_F_LOCKED;
-    if (slot != US_NONE) { /* a take; a drop keeps flags and copy as they are */
+    if (slot != US_NONE) { /* changed; a clean block keeps flags and copy as they are */
         e.flags &= (uint8_t)~(US_F_CLEAN | US_F_KEPT);
         changed(p, i, &e);
         e.size = 0;
@@ -235,7 +235,7 @@ void us_entry_leave(us_pager_t *p, us_region_t *r, uint32_t i, uint32_t slot) {
     p->mm.leaving += us_block_len(r, i);
 }
 
-void us_entry_left(us_pager_t *p, us_region_t *r, uint32_t i) {
+void us_entry_evicted(us_pager_t *p, us_region_t *r, uint32_t i) {
     expect(&p->mm, i, IN(US_LEAVING), US_F_LOCKED, US_F_QUEUED);
     us_entry_t e = p->mm.space.table[i];
     const uint32_t len = us_block_len(r, i);
@@ -263,12 +263,12 @@ void us_entry_left(us_pager_t *p, us_region_t *r, uint32_t i) {
     p->mm.leaving -= len;
     p->mm.s->evicted += len;
     p->mm.s->evicted_blocks++;
-    us_policy_left(&p->mm, r, i);
+    us_policy_evicted(&p->mm, r, i);
     if (p->trace.on)
         us_trace_add(&p->trace, US_TRACE_OUT, e.state != US_OUTBOX, i, us_now_ns());
 }
 
-void us_entry_stay(us_pager_t *p, us_region_t *r, uint32_t i) {
+void us_entry_evict_failed(us_pager_t *p, us_region_t *r, uint32_t i) {
     expect(&p->mm, i, IN(US_LEAVING), US_F_LOCKED, US_F_QUEUED);
     us_entry_t e = p->mm.space.table[i];
     e.state = US_RESIDENT;
@@ -282,7 +282,7 @@ void us_entry_stay(us_pager_t *p, us_region_t *r, uint32_t i) {
     us_policy_back(&p->mm, r, i);
 }
 
-int us_entry_pressed(us_pager_t *p, const us_job_t *job) {
+int us_entry_compressed(us_pager_t *p, const us_job_t *job) {
     const uint32_t i = job->entry;
     if (i == US_NONE) /* the generation has come round since */
         return 0;
@@ -386,7 +386,7 @@ bool us_entry_moved(us_pager_t *p, uint32_t i, uint16_t gen, uint64_t from, uint
     return true;
 }
 
-/* It is read, and not to be brought in. */
+/* It is read, and not to be swapped in. */
 void us_entry_lock(us_pager_t *p, uint32_t i) {
     expect(&p->mm, i, IN(US_STORED), 0, US_F_LOCKED);
     us_entry_t e = p->mm.space.table[i];

@@ -3,7 +3,7 @@
  * The way out begins here: which blocks leave, with which commands, and whether there is room within the limit. What mover
  * and workers make of it pump.c commits. Nothing here waits for either.
  *
- * A take is posted only when the pool could hold the block raw, together with all that is pending; copies of clean blocks
+ * A changed block is evicted only when the pool could hold the block raw, together with all that is pending; copies of clean blocks
  * make room first.
  */
 #include "evict.h"
@@ -57,7 +57,7 @@ static us_room_plan_t plan_pool_room(const us_pager_t *p, uint32_t len) {
         return (us_room_plan_t){.how = FITS};
     if (helps) /* the marks alone may leave less than a large block needs */
         return (us_room_plan_t){.how = DEMOTE, .bytes = room > len ? room - len : 0};
-    if (p->tier[1].next != NULL && p->pending > 0) /* compressed, it can sink */
+    if (p->tier[1].next != NULL && p->pending > 0) /* compressed, it can be demoted */
         return (us_room_plan_t){.how = WAIT};
     return (us_room_plan_t){.how = RECLAIM, .bytes = need - room};
 }
@@ -75,7 +75,7 @@ static int make_pool_room(us_pager_t *p, uint32_t len) {
         return US_WAIT_ROOM;
     case DEMOTE:
         p->tier[1].goal = us_min(p->tier[1].goal, plan.bytes);
-        us_tiers_sink(p);
+        us_tiers_demote(p);
         return US_WAIT_ROOM;
     default:
         break;
@@ -91,7 +91,7 @@ static int make_pool_room(us_pager_t *p, uint32_t len) {
 
 /* ---- victims ---------------------------------------------------------------------------------------- */
 
-/* A victim of a batch: drops before takes, both by address, so that vectors and runs form. */
+/* A victim of a batch: clean ones before changed ones, both by address, so that vectors and runs form. */
 typedef struct us_pick {
     uint32_t op, entry;
     us_region_t *region;
@@ -112,7 +112,7 @@ static int pick(us_pager_t *p, us_region_t *r, uint32_t i, us_pick_t *out, uint3
     if (!r->active || r->frozen || p->mm.pins[i] != 0 || e.state != US_RESIDENT || (e.flags & US_F_LOCKED))
         return NOT_NOW;
     if (e.flags & US_F_KEPT) { /* locked at once: the next pick may reclaim copies */
-        us_entry_leave(p, r, i, US_NONE);
+        us_entry_evict(p, r, i, US_NONE);
         *out = (us_pick_t){US_CMD_DROP, i, r};
         return CAN;
     }
@@ -150,9 +150,9 @@ static uint32_t send(us_pager_t *p, us_pick_t *v, uint32_t n) {
             job = us_crew_job(&p->crew);
             p->mm.outbox.job[slot] = job;
             r->jobs++;
-            us_entry_leave(p, r, i, slot);
+            us_entry_evict(p, r, i, slot);
         } else {
-            us_policy_dropped(r);
+            us_policy_evicted_clean(r);
         }
         us_outbox_post(&p->mm, r, i, v[k].op, slot, job);
     }
@@ -222,7 +222,7 @@ int us_evict_range(us_pager_t *p, us_region_t *r, uint32_t *i, uint32_t last) {
             break;
         }
         const us_entry_t now = p->mm.space.table[e];
-        if ((now.flags & US_F_LOCKED) && now.state != US_LEAVING) { /* a worker is bringing it in */
+        if ((now.flags & US_F_LOCKED) && now.state != US_LEAVING) { /* a worker is swapping it in */
             result = US_WAIT_ROOM;
             break;
         }

@@ -30,7 +30,7 @@
 
 /* The same with the pager's lock given back while the bytes are decompressed and copied in, for the other server. */
 static int install_apart(us_pager_t *p, us_region_t *r, uint32_t i, bool write) {
-    us_worker_t *hand = p->servers.hand;
+    us_worker_t *owner = p->servers.owner;
     us_job_t j = {0};
     us_install_job(&p->mm, r, &j, i, !write && us_policy_clean(r, false));
     us_install_bytes(p, &j, i);
@@ -41,8 +41,8 @@ static int install_apart(us_pager_t *p, us_region_t *r, uint32_t i, bool write) 
     if (loop) /* pushed aside from here on it keeps others waiting for this block */
         atomic_store_explicit(&p->place.busy, 1, memory_order_relaxed);
     us_server_unlock(p);
-    us_worker_bring(hand, &j);
-    us_server_lock(p, hand);
+    us_worker_swap_in(owner, &j);
+    us_server_lock(p, owner);
     if (loop)
         atomic_store_explicit(&p->place.busy, 0, memory_order_relaxed);
     US_DELAY(US_D_COMMIT);
@@ -52,7 +52,7 @@ static int install_apart(us_pager_t *p, us_region_t *r, uint32_t i, bool write) 
     us_entry_unreserve(p, r, i);
     int res = US_DONE;
     if (j.status == 0)
-        us_entry_bring(p, r, i, j.clean);
+        us_entry_swap_in(p, r, i, j.clean);
     else /* a page was there, or the kernel had no time, or there is nothing that can be read back */
         res = us_install(p, r, i, write);
     if (wake) {
@@ -187,7 +187,7 @@ int us_fault_serve(us_pager_t *p, const us_event_t *f) {
     default:
         kind = US_KIND_POOLED;
     }
-    if (e.flags & US_F_LOCKED) { /* a worker or a read brings it in; or a read only looks, and then it is asked again */
+    if (e.flags & US_F_LOCKED) { /* a worker or a read swaps it in; or a read only looks, and then it is asked again */
         if (!(e.flags & US_F_WAKE)) {
             e.flags |= US_F_WAKE;
             us_entry_store(&p->mm.space.table[i], e);

@@ -8,7 +8,7 @@
  *   only to see      one object, which stays where it is                              us_store_verify
  *
  * Its blocks are locked until the read is over, and its segment is pinned. A fault on a block that is not being
- * brought in waits for that, and asks again.
+ * swapped in waits for that, and asks again.
  *
  * Failures. A read of one object that fails, or an object that is not what its entry says, is tried again READ_TRIES
  * times; then the block is LOST: its pages are poisoned, a touch is SIGBUS, and a line says which. What was read ahead
@@ -80,7 +80,7 @@ static void add_part(us_mm_t *m, us_read_t *rd, uint32_t i) {
         .off = us_offset_of(e), .entry = i, .length = US_LENGTH_OF(e), .gen = e.gen, .codec = (uint8_t)US_CODEC_OF(e)};
 }
 
-/* Its blocks are locked until they have been brought in. */
+/* Its blocks are locked until they have been swapped in. */
 static bool post_read(us_pager_t *p, us_region_t *r, us_read_t *rd) {
     us_store_t *s = &p->store;
     if (!start_read(p, rd))
@@ -119,7 +119,7 @@ bool us_store_fetch(us_pager_t *p, us_region_t *r, uint32_t i, bool write, uint6
     return true;
 }
 
-/* Can block i be brought in, and does it lie by what rd has? Several workers compress what leaves, so neighbours lie
+/* Can block i be swapped in, and does it lie by what rd has? Several workers compress what leaves, so neighbours lie
  * next to each other in the file, but not always in their order. */
 static bool goes_on(const us_pager_t *p, const us_read_t *rd, uint32_t i) {
     const us_entry_t e = p->mm.space.table[i];
@@ -150,11 +150,11 @@ uint32_t us_store_fetch_run(us_pager_t *p, us_region_t *r, uint32_t i, uint32_t 
 /* A place is promised in which a worker may compress it anew, so that who reads need not wait for one. */
 int us_store_load(us_pager_t *p, us_tier_t *t, us_region_t *r, uint32_t i, us_tier_t *to) {
     (void)t;
-    if (p->recodes >= US_RECODES)
+    if (p->recompressions >= US_RECOMPRESSIONS)
         return US_WAIT_ROOM;
-    const int room = us_tier_ask(p, to, US_LENGTH_OF(p->mm.space.table[i]));
+    const int room = us_tier_make_room(p, to, US_LENGTH_OF(p->mm.space.table[i]));
     if (room != US_DONE)
-        return room == -ENOSPC && p->recodes > 0 ? US_WAIT_ROOM : room;
+        return room == -ENOSPC && p->recompressions > 0 ? US_WAIT_ROOM : room;
     us_read_t *rd = free_read(&p->store, false);
     if (rd == NULL)
         return US_WAIT_ROOM;
@@ -163,7 +163,7 @@ int us_store_load(us_pager_t *p, us_tier_t *t, us_region_t *r, uint32_t i, us_ti
     rd->to = (uint8_t)to->id;
     if (!post_read(p, r, rd))
         return US_WAIT_ROOM;
-    p->recodes++;
+    p->recompressions++;
     return US_DONE;
 }
 
@@ -219,15 +219,15 @@ static int unpack_part(us_pager_t *p, const us_region_t *r, const us_read_t *rd,
 }
 
 /* Copies in what was checked. */
-static int bring_part(us_pager_t *p, us_region_t *r, us_read_t *rd, const us_part_t *part, bool write, bool *wake) {
+static int swap_in_part(us_pager_t *p, us_region_t *r, us_read_t *rd, const us_part_t *part, bool write, bool *wake) {
     const uint8_t *src;
     const int err = unpack_part(p, r, rd, part, &src);
     if (err != 0)
         return err;
     *wake = unlock_part(p, r, part);
     const int res = us_install_copy(p, r, part->entry, write, src);
-    if (res < 0) /* unmapped by the user: there is nowhere to bring it, and nobody to miss it */
-        us_entry_bring(p, r, part->entry, false);
+    if (res < 0) /* unmapped by the user: there is nowhere to put it, and nobody to miss it */
+        us_entry_swap_in(p, r, part->entry, false);
     if (res != US_DONE)
         return 0;
     *wake = false; /* the copy has woken all whose faults were read, and no other was since */
@@ -251,7 +251,7 @@ static void fetched_one(us_pager_t *p, us_region_t *r, us_read_t *rd) {
     if (err == 0 && rd->verify)
         err = unpack_part(p, r, rd, part, &src);
     else if (err == 0 && rd->to == 0)
-        err = bring_part(p, r, rd, part, rd->write, &wake);
+        err = swap_in_part(p, r, rd, part, rd->write, &wake);
     if (err != 0 && ++rd->tries < READ_TRIES) {
         p->mm.s->read_retries++;
         if (start_read(p, rd)) {
@@ -262,7 +262,7 @@ static void fetched_one(us_pager_t *p, us_region_t *r, us_read_t *rd) {
     if (rd->to != 0 || rd->verify) {
         wake = (p->mm.space.table[i].flags & US_F_WAKE) != 0;
         us_entry_unlock(p, i);
-        p->recodes -= rd->to != 0;
+        p->recompressions -= rd->to != 0;
         if (err == 0 && rd->to != 0) { /* if there is no room for it any more it stays in the file */
             us_tier_t *to = &p->tier[rd->to];
             to->ops->store(p, to, r, i, object_of(rd, part) + US_OBJ_HEAD);
@@ -298,7 +298,7 @@ static void fetched_run(us_pager_t *p, us_region_t *r, us_read_t *rd) {
             us_crew_post(&p->crew, j);
             posted = true;
             continue;
-        } else if (bring_part(p, r, rd, part, rd->write, &wake) != 0) {
+        } else if (swap_in_part(p, r, rd, part, rd->write, &wake) != 0) {
             wake = unlock_part(p, r, part);
         }
         end_part(p, r, rd, part, wake);
@@ -307,17 +307,17 @@ static void fetched_run(us_pager_t *p, us_region_t *r, us_read_t *rd) {
         us_crew_ring(&p->crew);
 }
 
-void us_store_brought(us_pager_t *p, us_region_t *r, us_job_t *j) {
+void us_store_swapped_in(us_pager_t *p, us_region_t *r, us_job_t *j) {
     us_read_t *rd = &p->store.read[(j->slot - 1) / US_PARTS];
     const us_part_t *part = &rd->part[(j->slot - 1) % US_PARTS];
     bool wake = false;
     if (j->status == -EEXIST || j->status == -ENOENT) { /* a page was there, or it is several mappings */
-        if (bring_part(p, r, rd, part, true, &wake) != 0)
+        if (swap_in_part(p, r, rd, part, true, &wake) != 0)
             wake = unlock_part(p, r, part);
     } else {
         wake = unlock_part(p, r, part);
         if (j->status == 0) { /* who has written to it since the copy waits, and is not woken by that */
-            us_entry_bring(p, r, part->entry, j->clean);
+            us_entry_swap_in(p, r, part->entry, j->clean);
             us_trace_ahead(p, r, part->entry);
             us_record_waited(&p->mm, part->entry, j->copied);
         }

@@ -134,7 +134,7 @@ int us_install_copy(us_pager_t *p, us_region_t *r, uint32_t i, bool write, const
             return US_AGAIN;
         clean = false;
     }
-    us_entry_bring(p, r, i, clean);
+    us_entry_swap_in(p, r, i, clean);
     if (was_there || holes) /* COPY has woken only who waits for what it has copied */
         us_sys_wake(p->mm.cfg.uffd, dst, len);
     return US_DONE;
@@ -171,7 +171,7 @@ int us_install_unprotect(us_pager_t *p, us_region_t *r, uint32_t i) {
 /* ---- by a worker ------------------------------------------------------------------------------------- */
 
 void us_install_job(us_mm_t *m, us_region_t *r, us_job_t *j, uint32_t i, bool clean) {
-    j->kind = US_JOB_BRING;
+    j->kind = US_JOB_SWAP_IN;
     j->clean = clean;
     j->entry = i;
     j->region = r->id;

@@ -43,7 +43,7 @@ static int check_entry(us_pager_t *p, const us_region_t *r, uint32_t i, us_sums_
     const uint32_t len = us_block_len(r, i);
     const bool plain = i - r->first >= r->plain_from && i - r->first < r->plain_to;
     const bool out = e.state == US_POOLED || e.state == US_STORED;
-    /* Read where it is, and not to be brought in: no room is reserved. */
+    /* Read where it is, and not to be swapped in: no room is reserved. */
     const bool looked_at = e.state == US_STORED && (e.flags & US_F_WRITING);
     if (e.state >= US_STATES || (e.state == US_LEAVING && !is_locked(e)))
         return 2;
@@ -122,24 +122,24 @@ static int check_work(us_pager_t *p, const us_sums_t *s) {
         jobs += q.job != NULL;
     }
     mark_jobs(p, busy);
-    uint32_t recodes = 0;
+    uint32_t recompressions = 0;
     for (int k = 0; k < US_JOBS; k++) {
         const us_job_t *j = &p->crew.job[k];
         if (!busy[k])
             continue;
-        if (j->kind == US_JOB_PRESS) {
+        if (j->kind == US_JOB_COMPRESS) {
             if (!slot_in_use(&p->mm, j->slot) || p->mm.outbox.job[j->slot] != j)
                 return 5;
             slots++;
             jobs++;
             pending += j->raw;
-        } else if (j->kind == US_JOB_BRING && j->slot == 0) {
+        } else if (j->kind == US_JOB_SWAP_IN && j->slot == 0) {
             owners++;
             jobs++;
-        } else if (j->kind == US_JOB_RECODE) {
-            if (p->recode[j->slot].job != j)
+        } else if (j->kind == US_JOB_RECOMPRESS) {
+            if (p->recompress[j->slot].job != j)
                 return 11;
-            recodes++;
+            recompressions++;
             jobs++;
         }
     }
@@ -170,7 +170,7 @@ static int check_work(us_pager_t *p, const us_sums_t *s) {
     }
     if (used != p->mm.outbox.used || in_use != slots || s->takes > slots)
         return 5;
-    if (leaving != p->mm.leaving || s->leaving != leaving || pending != p->pending || recodes + promised != p->recodes ||
+    if (leaving != p->mm.leaving || s->leaving != leaving || pending != p->pending || recompressions + promised != p->recompressions ||
         reads != p->store.reads || demand != p->store.demand || verifying != p->store.verifying || jobs != s->jobs)
         return 11;
     return 0;
@@ -185,7 +185,7 @@ static int check_file(us_pager_t *p, const us_sums_t *s) {
     for (int k = 0; f->on && k < US_WRITES; k++) {
         const us_write_t *w = &f->write[k];
         writes += w->busy;
-        if (w->filling != (w == f->sinker || w == f->gather || w == f->cleaner) || (w->busy && w->filling))
+        if (w->filling != (w == f->demoted || w == f->gather || w == f->cleaner) || (w->busy && w->filling))
             return 10;
         if (!w->busy && !w->filling)
             continue;
@@ -193,8 +193,8 @@ static int check_file(us_pager_t *p, const us_sums_t *s) {
         for (uint32_t n = 0; n < w->records; n++)
             moving[w->record[n].from >> 56] += w->record[n].size & 0xffffffu;
     }
-    for (int k = 0; k < US_RECODES; k++) {
-        const us_recode_t *c = &p->recode[k];
+    for (int k = 0; k < US_RECOMPRESSIONS; k++) {
+        const us_recompress_t *c = &p->recompress[k];
         if (c->job != NULL) {
             moving[c->from >> 56] += c->length;
             coming[c->to->id] += c->length;

@@ -7,7 +7,7 @@
  * Without O_DIRECT there is more to do. A write's last attempt is to have the kernel write the pages to the
  * device (syncing): only clean ones can be dropped. The dropping itself nobody waits for: a thread does it
  * after it has handed the request back, and io_uring as a request of the engine's own, known by a user_data
- * of 0, of which no more than `slots` are under way. The kernel's read-ahead is off, since it would bring in
+ * of 0, of which no more than `slots` are under way. The kernel's read-ahead is off, since it would swap in
  * what nobody drops.
  *
  * Threads sleep as in worker.c: a thread reads its bell, looks at the queues, and sleeps only while the

@@ -12,17 +12,17 @@
 /* MIXED: a change of thread counts this much against each fault that is none. */
 enum { MIXED = 4, MIXED_ON = 64, MIXED_MAX = 128 };
 
-void us_server_lock(us_pager_t *p, us_worker_t *hand) {
+void us_server_lock(us_pager_t *p, us_worker_t *owner) {
     us_servers_t *s = &p->servers;
     if (pthread_mutex_trylock(&s->lock) != 0) {
-        const bool second = hand == &s->second;
-        if (second) /* a loop that yields may have been pushed aside with the lock held: the warden sees to that */
+        const bool second = owner == &s->second;
+        if (second) /* a loop that yields may have been pushed aside with the lock held: the monitor sees to that */
             atomic_store_explicit(&p->place.held_up, 1, memory_order_relaxed);
         pthread_mutex_lock(&s->lock);
         if (second)
             atomic_store_explicit(&p->place.held_up, 0, memory_order_relaxed);
     }
-    s->hand = hand;
+    s->owner = owner;
 }
 
 void us_server_unlock(us_pager_t *p) { pthread_mutex_unlock(&p->servers.lock); }

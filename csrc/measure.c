@@ -79,7 +79,7 @@ int us_measure_codec(us_codec_run_t *run) {
         const uint8_t *src = (const uint8_t *)run->src + i * run->block;
         uint64_t t = us_now_ns();
         int len = us_compress(ctx, run->codec, run->level, src, run->block, packed + at[i], worth);
-        run->press_ns[i] = us_now_ns() - t;
+        run->compress_ns[i] = us_now_ns() - t;
         if (len < 0) {
             err = len;
             goto done;
@@ -97,7 +97,7 @@ int us_measure_codec(us_codec_run_t *run) {
         const int codec = len == run->block ? US_CODEC_NONE : run->codec;
         uint64_t t = us_now_ns();
         err = us_decompress(ctx, codec, packed + at[i], len, out, run->block);
-        run->unpress_ns[k] = us_now_ns() - t;
+        run->decompress_ns[k] = us_now_ns() - t;
         if (err == 0 && memcmp(out, (const uint8_t *)run->src + i * run->block, run->block) != 0)
             err = -EILSEQ;
         if (err != 0)

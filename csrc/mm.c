@@ -23,8 +23,8 @@ static int open_outbox(us_mm_t *m) {
     o->pages = (uint32_t)(m->space.at.outbox_len >> US_PAGE_SHIFT);
     o->span = us_calloc(o->pages, sizeof *o->span);
     o->job = us_calloc(o->pages, sizeof(us_job_t *));
-    o->press = us_sys_reserve(m->space.at.outbox_len);
-    return o->span == NULL || o->job == NULL || o->press == NULL ? -ENOMEM : 0;
+    o->compressed = us_sys_reserve(m->space.at.outbox_len);
+    return o->span == NULL || o->job == NULL || o->compressed == NULL ? -ENOMEM : 0;
 }
 
 int us_mm_open(us_mm_t *m, const us_mm_config_t *cfg) {
@@ -59,7 +59,7 @@ void us_mm_close(us_mm_t *m) {
     free(m->byfirst);
     free(m->outbox.span);
     free(m->outbox.job);
-    unreserve(m->outbox.press, m->space.at.outbox_len);
+    unreserve(m->outbox.compressed, m->space.at.outbox_len);
     unreserve(m->node, cap * sizeof *m->node);
     unreserve(m->stamp, cap * sizeof *m->stamp);
     unreserve(m->pins, cap * sizeof *m->pins);

@@ -3,9 +3,9 @@
  * Why a thread in the client at all: UFFDIO_MOVE works within the caller's address space only, and so does
  * process_madvise(MADV_DONTNEED). Everything else is the pager's.
  *
- * A take by MOVE is atomic for each page: a write lands before it (and is taken along) or faults after it.
+ * MOVE is atomic for each page: a write lands before it (and is taken along) or faults after it.
  * So nothing has to be write-protected, and a page that a device holds pinned is refused (EBUSY) and stays.
- * A take by copy, for kernels before 6.8, protects first; writers then wait until the block has left.
+ * COPY, for kernels before 6.8, protects first; writers then wait until the block has left.
  *
  *    staging   [ block a | block b | block c |          ]  one MOVE for a run of neighbours
  *    outbox        slot 7    slot 2    slot 9              a copy each, then the status: the pager may serve
@@ -38,7 +38,7 @@ static void finish(us_mover_t *m, const us_cmd_t *cmd, int status) {
 }
 
 /* Copies commands [i, head) out of the ring. Other code of the process may write to the ring by mistake, at any time; what
- * it makes of a command is refused, or at worst another range of a region leaves, which the pager then brings back. */
+ * it makes of a command is refused, or at worst another range of a region leaves, which the pager then swaps in again. */
 static void take_commands(us_mover_t *m, uint64_t i, uint64_t head) {
     for (; i < head; i++) {
         const us_cmd_t *from = &m->space->ring->cmd[i & (US_RING - 1)];
@@ -57,7 +57,7 @@ static void take_commands(us_mover_t *m, uint64_t i, uint64_t head) {
     }
 }
 
-/* ---- drops ------------------------------------------------------------------------------------------ */
+/* ---- clean blocks: DROP ------------------------------------------------------------------------------------------ */
 
 /* Gives a block's pages back whose bytes are elsewhere too. madvise that fails (one page locked, a part unmapped) may
  * have given back what comes before, so what counts is not what it says but what is gone: 0 if anything is. What stays of
@@ -116,7 +116,7 @@ static uint64_t drop(us_mover_t *m, uint64_t i, uint64_t head) {
     return i;
 }
 
-/* ---- takes by MOVE ---------------------------------------------------------------------------------- */
+/* ---- evictions by MOVE ------------------------------------------------------------------------------ */
 
 /* What the user has unmapped meanwhile has nowhere to go back to, and its bytes are nobody's. */
 static void move_back(us_mover_t *m, uint64_t dst, uint64_t src, uint64_t len) {
@@ -135,7 +135,7 @@ static void move_back(us_mover_t *m, uint64_t dst, uint64_t src, uint64_t len) {
             continue;
         }
         if (tries == BACK_TRIES)
-            us_die("uswap: pages taken out could not be moved back; ending the process\n");
+            us_die("uswap: evicted pages could not be moved back; ending the process\n");
         sched_yield();
     }
 }
@@ -200,7 +200,7 @@ static uint64_t move_run(us_mover_t *m, uint64_t i, uint64_t head, uint64_t *use
     return end;
 }
 
-/* ---- takes by copy ---------------------------------------------------------------------------------- */
+/* ---- evictions by COPY ------------------------------------------------------------------------------ */
 
 /* Copies a block into its slot by the kernel, since other code of the process may unmap a part of it at any time, or have
  * wrapped memory of which a page is marked as lost. Where the kernel may not be asked, nothing helps against that. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * A userfaultfd pager as one writes it at first, for `uswap bench peers` to show what uswap's design brings.
- * One thread reads one message, makes room for one page of 4 KiB, brings one page in, and sleeps. First in,
+ * One thread reads one message, makes room for one page of 4 KiB, swaps one page in, and sleeps. First in,
  * first out; no batches, no read-ahead, no worker, no say in which CPU it runs on; compressed copies come
  * from malloc. The codec is uswap's own, so that it is not what makes the difference.
  *
@@ -82,7 +82,7 @@ static int evict(us_naive_t *n) {
     return us_sys_wake(n->uffd, address(n, i), US_PAGE);
 }
 
-static int bring(us_naive_t *n, uint64_t i) {
+static int swap_in(us_naive_t *n, uint64_t i) {
     us_naive_page_t *p = &n->page[i];
     int err = 0;
     if (p->copy == NULL)
@@ -118,10 +118,10 @@ static int serve(us_naive_t *n, const us_msg_t *m) {
     if (i >= n->pages)
         return -EFAULT;
     atomic_fetch_add(&n->faults, 1);
-    if (n->page[i].resident) /* another thread's fault brought it in */
+    if (n->page[i].resident) /* another thread's fault swapped it in */
         return us_sys_wake(n->uffd, address(n, i), US_PAGE);
     int err = n->resident == n->room ? evict(n) : 0;
-    return err != 0 ? err : bring(n, i);
+    return err != 0 ? err : swap_in(n, i);
 }
 
 static void *naive_main(void *arg) {

@@ -305,11 +305,11 @@ void us_pager_publish(us_pager_t *p) {
         s->injected[i] = us_injected(i);
     for (int k = 0; p->store.on && k < US_IO_OPS * US_IO_KINDS; k++)
         s->injected[US_INJECT_READ + k] = us_io_injected(p->store.io, k / US_IO_KINDS, US_IO_SHORT - 1 + k % US_IO_KINDS);
-    s->decompressions = us_codec_unpressed(p->codec);
+    s->decompressions = us_codec_decompressions(p->codec);
     for (int i = 0; i < p->crew.n; i++)
-        s->decompressions += us_codec_unpressed(p->crew.worker[i].codec);
+        s->decompressions += us_codec_decompressions(p->crew.worker[i].codec);
     if (p->servers.on)
-        s->decompressions += us_codec_unpressed(p->servers.loop.codec) + us_codec_unpressed(p->servers.second.codec);
+        s->decompressions += us_codec_decompressions(p->servers.loop.codec) + us_codec_decompressions(p->servers.second.codec);
 }
 
 /* ---- the step --------------------------------------------------------------------------------------- */
@@ -358,7 +358,7 @@ static bool spin(us_pager_t *p) {
     enum { LOOKS = 64 };
     if (p->store.demand == 0 || !us_place_spins(&p->place, p->store.begun, us_now_ns()))
         return false;
-    atomic_store_explicit(&p->place.busy, 1, memory_order_relaxed); /* the warden hears of no completion meanwhile */
+    atomic_store_explicit(&p->place.busy, 1, memory_order_relaxed); /* the monitor hears of no completion meanwhile */
     for (int k = 0; k < LOOKS && !completed(p); k++)
         _mm_pause();
     return true;
@@ -388,10 +388,10 @@ int us_pager_step(us_pager_t *p, us_event_t *ev, int max) {
             continue;
         if (p->mm.resident - p->mm.leaving > p->mm.mark_high)
             us_evict_some(p);
-        const bool sinks = us_tiers_sink(p);
+        const bool demoting = us_tiers_demote(p);
         us_store_flush(p);
         more = us_tiers_tidy(p);
-        if (sinks || (p->events == 0 && spin(p)))
+        if (demoting || (p->events == 0 && spin(p)))
             continue;
         /* Say that we sleep, then look again: they finish, then look whether we sleep. */
         atomic_store_explicit(&p->place.parked, p->parked + p->store.demand, memory_order_relaxed);

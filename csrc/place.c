@@ -12,9 +12,9 @@
  * a second, 20 moves. When moves come thick the loop therefore yields, that is, becomes SCHED_IDLE.
  *
  * A SCHED_IDLE task starves beside a busy thread on its CPU. So while the loop yields, a second thread,
- * the warden, looks after 2 ms, and then, as long as nothing is amiss, after 4, 8 and each 16, since a look can
+ * the monitor, looks after 2 ms, and then, as long as nothing is amiss, after 4, 8 and each 16, since a look can
  * itself make the kernel throw the thread away. If faults wait and the loop has not stepped since, and
- * not after 2 ms more, the warden makes the loop an ordinary task again, for a second at least. A loop that was pushed
+ * not after 2 ms more, the monitor makes the loop an ordinary task again, for a second at least. A loop that was pushed
  * aside by the thread it has just woken keeps nobody waiting, and does not count. When no faults come it does the same
  * and goes to sleep.
  *
@@ -64,12 +64,12 @@ static void *try_policy(void *out) {
     return NULL;
 }
 
-/* ---- the warden ------------------------------------------------------------------------------------- */
+/* ---- the monitor ------------------------------------------------------------------------------------- */
 
-static void *warden_main(void *arg) {
+static void *monitor_main(void *arg) {
     us_place_t *l = arg;
-    prctl(PR_SET_NAME, "uswap-warden");
-    atomic_store(&l->warden_tid, (int)syscall(SYS_gettid));
+    prctl(PR_SET_NAME, "uswap-monitor");
+    atomic_store(&l->monitor_tid, (int)syscall(SYS_gettid));
     uint32_t seen = 0;
     long quiet = 0, watch = WATCH_MIN_NS;
     bool waiting = false;
@@ -107,7 +107,7 @@ static void *warden_main(void *arg) {
     return NULL;
 }
 
-/* Called by the loop only; the way back is the warden's. */
+/* Called by the loop only; the way back is the monitor's. */
 static void yield(us_place_t *l) {
     if (atomic_load(&l->yielding) != 0)
         return;
@@ -167,12 +167,12 @@ int us_place_cpu(us_place_t *l, uint32_t tid) {
     return at == NULL ? -1 : atoi(at + 1);
 }
 
-/* The warden's ticks would make the CPU look busy to the kernel, and the thread that is woken just then
+/* The monitor's ticks would make the CPU look busy to the kernel, and the thread that is woken just then
  * would be sent elsewhere. */
 static void keep_away(us_place_t *l, int cpu) {
     cpu_set_t set = l->allowed;
     CPU_CLR((size_t)cpu, &set);
-    const int tid = atomic_load(&l->warden_tid);
+    const int tid = atomic_load(&l->monitor_tid);
     if (tid != 0 && CPU_COUNT(&set) > 0)
         sched_setaffinity(tid, sizeof set, &set);
 }
@@ -256,19 +256,19 @@ int us_place_start(us_place_t *l, int client_pid, int mover_tid, const int fd[US
     if (err == 0)
         pthread_join(trial, NULL);
     if (err == 0 && l->may_yield) {
-        err = us_sys_thread(&l->warden, NULL, warden_main, l);
-        l->has_warden = err == 0;
+        err = us_sys_thread(&l->monitor, NULL, monitor_main, l);
+        l->has_monitor = err == 0;
     }
     return err;
 }
 
 void us_place_stop(us_place_t *l) {
-    if (l->has_warden) {
+    if (l->has_monitor) {
         atomic_store(&l->stop, 1);
         atomic_store(&l->yielding, 1);
         syscall(SYS_futex, &l->yielding, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
-        pthread_join(l->warden, NULL);
-        l->has_warden = false;
+        pthread_join(l->monitor, NULL);
+        l->has_monitor = false;
     }
     for (size_t k = 0; k < sizeof l->stat / sizeof l->stat[0]; k++) {
         if (l->stat[k].tid != 0 && l->stat[k].fd >= 0)

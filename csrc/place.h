@@ -34,17 +34,17 @@ typedef struct us_place {
     uint64_t spin_of;     /* the read that the loop spins for, by when it began; 0: none */
     long switched;        /* how often the CPU had been taken from the loop when it began to */
 
-    /* with the warden: */
-    pthread_t warden;
-    _Atomic int warden_tid;
+    /* with the monitor: */
+    pthread_t monitor;
+    _Atomic int monitor_tid;
     cpu_set_t allowed;    /* before the loop was bound */
-    bool has_warden;
+    bool has_monitor;
     _Atomic uint32_t yielding; /* futex: 1 while the loop is SCHED_IDLE */
     _Atomic uint32_t steps;    /* drains begun */
     _Atomic uint32_t busy;     /* the loop has a fault in hand whose thread it has not begun to wake */
     _Atomic uint32_t held_up;  /* the second server waits for the lock, which the loop may have */
     _Atomic uint32_t parked;   /* tasks wait for what the eventfds tell */
-    _Atomic uint64_t starved;  /* ns: when the warden last had to help */
+    _Atomic uint64_t starved;  /* ns: when the monitor last had to help */
     _Atomic uint32_t stop;
 } us_place_t;
 
@@ -65,7 +65,7 @@ bool us_place_spins(us_place_t *l, uint64_t since, uint64_t now);
 /* Such a read is done; it took so long. loop: it is the loop that has found it done, and not the second server. */
 void us_place_read(us_place_t *l, uint64_t ns, bool loop);
 
-/* For the warden: a drain begins; its last message is about to be served, or there was none. */
+/* For the monitor: a drain begins; its last message is about to be served, or there was none. */
 static inline void us_place_step(us_place_t *l, bool begins) {
     if (begins)
         atomic_store_explicit(&l->steps, atomic_load_explicit(&l->steps, memory_order_relaxed) + 1,

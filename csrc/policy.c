@@ -99,7 +99,7 @@ static bool too_large(us_pager_t *p, uint32_t i) {
     return next != NULL && US_LENGTH_OF(e) > next->largest;
 }
 
-/* Blocks of a pool, in the order in which they came: what sinks first stands first. */
+/* Blocks of a pool, in the order in which they came: what is demoted first stands first. */
 void us_policy_cold(us_pager_t *p, uint32_t i) {
     if (too_large(p, i))
         return;
@@ -121,7 +121,7 @@ void us_policy_cold_first(us_pager_t *p, uint32_t i) {
     flag(&p->mm, i, 0, US_F_QUEUED);
 }
 
-/* Not to sink: it leaves the pool another way, or is on its way. */
+/* Not to be demoted: it leaves the pool another way, or is on its way. */
 void us_policy_warm(us_pager_t *p, uint32_t i) {
     if (p->mm.space.table[i].flags & US_F_QUEUED) {
         us_queue_t *q = cold_of(p, i);
@@ -170,7 +170,7 @@ void us_policy_pass(us_mm_t *m, us_region_t *r, uint32_t i, uint64_t passed[2]) 
     to_tail(m, i);
 }
 
-void us_policy_left(us_mm_t *m, us_region_t *r, uint32_t i) {
+void us_policy_evicted(us_mm_t *m, us_region_t *r, uint32_t i) {
     m->evict_clock += us_block_len(r, i) >> US_PAGE_SHIFT;
     m->stamp[i] = m->evict_clock == 0 ? 1 : m->evict_clock;
 }
@@ -207,5 +207,5 @@ bool us_policy_clean(us_region_t *r, bool ahead) {
 
 void us_policy_wrote(us_region_t *r) { r->write_bias += (US_BIAS_MAX - r->write_bias) / 16; }
 
-void us_policy_dropped(us_region_t *r) { r->write_bias -= r->write_bias / 16; }
+void us_policy_evicted_clean(us_region_t *r) { r->write_bias -= r->write_bias / 16; }
 

@@ -9,11 +9,11 @@ void us_policy_back(us_mm_t *m, us_region_t *r, uint32_t i);
 void us_policy_out(us_mm_t *m, us_region_t *r, uint32_t i);
 uint32_t us_policy_victim(us_mm_t *m, uint64_t passed[2]);
 void us_policy_pass(us_mm_t *m, us_region_t *r, uint32_t i, uint64_t passed[2]);
-void us_policy_left(us_mm_t *m, us_region_t *r, uint32_t i);
-/* Whether a block that a read brings in is installed write-protected. ahead: before anybody has asked for it. */
+void us_policy_evicted(us_mm_t *m, us_region_t *r, uint32_t i);
+/* Whether a block that a read swaps in is installed write-protected. ahead: before anybody has asked for it. */
 bool us_policy_clean(us_region_t *r, bool ahead);
 void us_policy_wrote(us_region_t *r);
-void us_policy_dropped(us_region_t *r);
+void us_policy_evicted_clean(us_region_t *r);
 bool us_policy_is_valid(us_mm_t *m, uint64_t *bytes);
 
 void us_policy_cold(us_pager_t *p, uint32_t i);

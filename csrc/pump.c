@@ -2,7 +2,7 @@
  *
  * Completions: the mover's statuses, the workers' jobs, the file's reads and writes, committed as they come.
  *
- *    status 0 of a take   OUTBOX, and a job for a worker        of a drop    POOLED, STORED or FILLED
+ *    status 0 of MOVE, COPY   OUTBOX, and a job for a worker     of DROP    POOLED, STORED or FILLED
  *    finished job         POOLED or FILLED, and the slot is free
  *
  * When the pool has no room in the end (spans of the wrong sizes), a block goes back to where it came from: it stays
@@ -34,7 +34,7 @@ static void commit_command(us_pager_t *p, us_posted_t q, int status) {
             p->mm.refused_until = us_now_ns() + US_GATE_NS;
         if (status == -EBUSY || status == -EAGAIN)
             p->mm.s->refused_pinned++;
-        us_entry_stay(p, r, q.entry);
+        us_entry_evict_failed(p, r, q.entry);
         if (status == -EUCLEAN) /* its pages had lost their protection: it may have been written */
             us_install_unprotect(p, r, q.entry);
         if (q.job != NULL) {
@@ -46,11 +46,11 @@ static void commit_command(us_pager_t *p, us_posted_t q, int status) {
         return;
     }
     p->mm.refused = 0;
-    us_entry_left(p, r, q.entry);
+    us_entry_evicted(p, r, q.entry);
     if (q.job == NULL)
         return;
     us_job_t *j = q.job;
-    j->kind = US_JOB_PRESS;
+    j->kind = US_JOB_COMPRESS;
     j->gen = p->mm.space.table[q.entry].gen;
     j->entry = q.entry;
     j->region = q.region;
@@ -58,30 +58,30 @@ static void commit_command(us_pager_t *p, us_posted_t q, int status) {
     j->len = 0;
     j->slot = q.slot;
     j->src = p->mm.space.outbox + (uint64_t)q.slot * US_PAGE;
-    j->out = p->mm.outbox.press + (uint64_t)q.slot * US_PAGE;
+    j->out = p->mm.outbox.compressed + (uint64_t)q.slot * US_PAGE;
     j->choice = &r->choice[0];
     us_crew_post(&p->crew, j);
 }
 
 /* false: the job is not over; it was posted again, or is stalled. */
-static bool commit_press(us_pager_t *p, us_region_t *r, us_job_t *j) {
+static bool commit_compressed(us_pager_t *p, us_region_t *r, us_job_t *j) {
     if (atomic_load_explicit(&j->phase, memory_order_relaxed) == US_CANCELLED)
         return true;
     us_tier_t *t = &p->tier[1];
     US_DELAY(US_D_COMMIT);
-    int err = us_entry_pressed(p, j);
+    int err = us_entry_compressed(p, j);
     bool again = false;
     if (err == -ENOSPC) { /* a step's worth at a time: other threads' faults wait behind this */
         again = us_pool_compact(t->pool, (1 << 20) + 4ull * j->raw, us_entry_shifted, t) > 0;
-        err = us_entry_pressed(p, j);
+        err = us_entry_compressed(p, j);
     }
     if (err == -ENOSPC && !again) {
         again = us_reclaim(p, t, 4ull * j->len + (256 << 10)) != -ENOSPC;
-        err = us_entry_pressed(p, j);
+        err = us_entry_compressed(p, j);
     }
     if (err == -ENOSPC && again)
         us_go_on(p);
-    /* Room is being made: it is looked at again in the next step, or when something has sunk. */
+    /* Room is being made: it is looked at again in the next step, or when something was demoted. */
     if (err == -ENOSPC && (again || us_tiers_squeeze(p))) {
         p->stalled[p->stalled_n++] = j;
         return false;
@@ -94,8 +94,8 @@ static bool commit_press(us_pager_t *p, us_region_t *r, us_job_t *j) {
             us_crew_ring(&p->crew);
             return false;
         }
-        if (res < 0) /* the user has unmapped it: there is nowhere to bring it, and nobody to miss it */
-            us_entry_bring(p, r, j->entry, false);
+        if (res < 0) /* the user has unmapped it: there is nowhere to put it, and nobody to miss it */
+            us_entry_swap_in(p, r, j->entry, false);
         return true;
     }
     p->mm.s->compressed_blocks++;
@@ -107,7 +107,7 @@ static bool commit_press(us_pager_t *p, us_region_t *r, us_job_t *j) {
     return true;
 }
 
-static void commit_bring(us_pager_t *p, us_region_t *r, us_job_t *j) {
+static void commit_swap_in(us_pager_t *p, us_region_t *r, us_job_t *j) {
     US_DELAY(US_D_COMMIT);
     const uint64_t addr = us_block_addr(r, j->entry);
     const bool wake = (p->mm.space.table[j->entry].flags & US_F_WAKE) != 0;
@@ -117,7 +117,7 @@ static void commit_bring(us_pager_t *p, us_region_t *r, us_job_t *j) {
         int r2 = us_install(p, r, j->entry, true);
         (void)r2; /* US_AGAIN: stays out, the next fault tries again */
     } else if (j->status == 0) {
-        us_entry_bring(p, r, j->entry, clean);
+        us_entry_swap_in(p, r, j->entry, clean);
         us_trace_ahead(p, r, j->entry);
     }
     if (wake) {
@@ -126,8 +126,8 @@ static void commit_bring(us_pager_t *p, us_region_t *r, us_job_t *j) {
     }
 }
 
-static void finish_press(us_pager_t *p, us_region_t *r, us_job_t *j) {
-    if (!commit_press(p, r, j))
+static void finish_compressed(us_pager_t *p, us_region_t *r, us_job_t *j) {
+    if (!commit_compressed(p, r, j))
         return;
     p->pending -= j->raw;
     us_outbox_free(&p->mm, j->slot);
@@ -137,7 +137,7 @@ static void finish_press(us_pager_t *p, us_region_t *r, us_job_t *j) {
 
 void us_pump(us_pager_t *p) {
     const bool reclaiming = p->reclaiming;
-    bool moved = reclaiming, pressing = false, sunk = false;
+    bool moved = reclaiming, compressing = false, demoted = false;
     p->reclaiming = false;
     while (p->mm.seen < p->mm.head) {
         const us_cmd_t *c = &p->mm.space.ring->cmd[p->mm.seen & (US_RING - 1)];
@@ -147,40 +147,40 @@ void us_pump(us_pager_t *p) {
         const us_posted_t q = p->mm.posted[p->mm.seen & (US_RING - 1)];
         p->mm.seen++;
         commit_command(p, q, status);
-        pressing |= q.job != NULL && status == 0;
+        compressing |= q.job != NULL && status == 0;
         moved = true;
     }
     if (moved)
         p->mm.moved_at = us_now_ns();
-    if (pressing)
+    if (compressing)
         us_crew_ring(&p->crew);
     for (us_job_t *j; (j = us_crew_done(&p->crew)) != NULL;) {
         us_region_t *r = p->mm.region[j->region];
         moved = true;
-        if (j->kind == US_JOB_PRESS) {
-            finish_press(p, r, j);
-        } else if (j->kind == US_JOB_RECODE) {
-            us_tier_recoded(p, r, j);
-            sunk = true;
+        if (j->kind == US_JOB_COMPRESS) {
+            finish_compressed(p, r, j);
+        } else if (j->kind == US_JOB_RECOMPRESS) {
+            us_tier_recompressed(p, r, j);
+            demoted = true;
         } else {
             if (j->slot != 0) {
-                us_store_brought(p, r, j);
+                us_store_swapped_in(p, r, j);
             } else {
-                commit_bring(p, r, j);
+                commit_swap_in(p, r, j);
                 r->jobs--;
             }
             us_crew_free(&p->crew, j);
         }
     }
-    sunk |= us_store_pump(p);
-    moved |= sunk;
-    if (p->stalled_n > 0 && (sunk || reclaiming || (p->tier[1].leaving == 0 && !us_tiers_busy(p)))) {
+    demoted |= us_store_pump(p);
+    moved |= demoted;
+    if (p->stalled_n > 0 && (demoted || reclaiming || (p->tier[1].leaving == 0 && !us_tiers_busy(p)))) {
         us_job_t *again[US_JOBS];
         const uint32_t n = p->stalled_n;
         memcpy(again, p->stalled, n * sizeof(us_job_t *));
         p->stalled_n = 0;
         for (uint32_t k = 0; k < n; k++)
-            finish_press(p, p->mm.region[again[k]->region], again[k]);
+            finish_compressed(p, p->mm.region[again[k]->region], again[k]);
     }
     if (moved && p->want_progress) {
         p->want_progress = false;

@@ -91,7 +91,7 @@ int us_pager_move(us_pager_t *p, int id, uint32_t *cursor, uint32_t last, int to
         t->ops->flush(p, t);
     us_store_flush(p);
     if (result == US_WAIT_ROOM) {
-        us_tiers_sink(p);
+        us_tiers_demote(p);
         us_want(p);
     }
     return result;
@@ -170,14 +170,14 @@ int us_pager_verify(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
         return err;
     if (r->frozen)
         return -ECANCELED;
-    enum { PRESSED = 128 << 10 }; /* bytes decompressed here: then the loop has its turn */
-    uint64_t pressed = 0;
+    enum { AT_ONCE = 128 << 10 }; /* bytes decompressed here: then the loop has its turn */
+    uint64_t decompressed = 0;
     int result = US_DONE;
     const uint32_t end = r->first + last;
     uint32_t i = us_table_seek(&p->mm, r->first + *cursor, end);
     for (int n = 0; i < end; i = us_table_next(&p->mm, i, end), n++) {
         const us_entry_t e = p->mm.space.table[i];
-        if (n == US_SLICE || pressed >= PRESSED) {
+        if (n == US_SLICE || decompressed >= AT_ONCE) {
             result = US_AGAIN;
             break;
         }
@@ -189,7 +189,7 @@ int us_pager_verify(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
             break;
         }
         if (e.state == US_POOLED) {
-            pressed += us_block_len(r, i);
+            decompressed += us_block_len(r, i);
             if (!us_install_intact(p, r, i))
                 us_install_lose(p, r, i, false);
         }
@@ -215,7 +215,7 @@ static int populate(us_mm_t *m, us_region_t *r, uint32_t i) {
     return US_DONE;
 }
 
-/* Brings block i in, written or not, whatever it takes; for pins and for the end. */
+/* Swaps block i in, written or not, whatever it needs; for pins and for the end. */
 static int hold(us_pager_t *p, us_region_t *r, uint32_t i, uint32_t last, bool within_limit) {
     enum { AHEAD = 256 };
     const us_entry_t e = p->mm.space.table[i];
@@ -225,7 +225,7 @@ static int hold(us_pager_t *p, us_region_t *r, uint32_t i, uint32_t last, bool w
         return us_install_unprotect(p, r, i);
     if (e.state == US_RESIDENT && !within_limit)
         return US_DONE;
-    if (e.state == US_RESIDENT) { /* single pages may be protected: what a drop or a COPY that was cut short has left */
+    if (e.state == US_RESIDENT) { /* single pages may be protected: what a DROP or a COPY that was cut short has left */
         const int res = us_install_unprotect(p, r, i);
         return res != US_DONE ? res : populate(&p->mm, r, i);
     }

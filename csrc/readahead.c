@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * Which blocks come along. A fault next to the last one begins a run. While the run holds, the window doubles, and all of it
- * is brought in by workers but one block, the marker; the fault on the marker tells that the reader is half-way, and starts
+ * is swapped in by workers but one block, the marker; the fault on the marker tells that the reader is half-way, and starts
  * the next window while the rest of this one is still ahead of the reader.
  *
  *      reader ->  [ in | in | MARKER | in | in ]  next window ...

@@ -4,7 +4,7 @@
 
 #include "state.h"
 
-/* A fault on block i was served: brings along what will be wanted next. */
+/* A fault on block i was served: swaps in along what will be wanted next. */
 void us_readahead(us_pager_t *p, us_region_t *r, uint32_t i, bool write);
 
 #endif

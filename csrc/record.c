@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * How long a fault took, and of faults on a block that somebody else brings in, until when.
+ * How long a fault took, and of faults on a block that somebody else swaps in, until when.
  */
 #include "record.h"
 

@@ -3,7 +3,7 @@
  * The log of segments: format, checks, and which segment is in which state with how many live bytes.
  *
  * Why arrays and no lists or heaps: a fault on a stored block changes one segment's live bytes, which must cost
- * nothing. The poorest is asked for once for each segment that is compacted, which takes the disk a
+ * nothing. A victim is asked for once for each segment that is compacted, which takes the disk a
  * millisecond; a scan of 4 bytes a segment (100,000 segments: 90 us) is hidden behind that. What must not
  * happen is a scan in vain at each step of a loop that has nothing to compact: see `in_vain`.
  *
@@ -39,7 +39,7 @@ enum { FREE = 0, OPEN = 1, WRITING = 2, SEALED = 3, RETIRED = 4 };
 struct us_log {
     uint32_t segment_size; /* bytes */
     uint32_t nsegments, nfree, retired;
-    int32_t  in_vain;      /* percent that us_log_poorest() found nothing for; -1: not known */
+    int32_t  in_vain;      /* percent that us_log_victim() found nothing for; -1: not known */
     uint64_t space, sequence; /* sequence: of the segment begun last */
     uint64_t total_live, padding; /* bytes */
     uint64_t died, moved;  /* bytes of objects: named no more, or never; those of them that live on elsewhere */
@@ -394,7 +394,7 @@ void us_log_moved(us_log_t *l, uint32_t length) { l->moved += US_OBJ_HEAD + leng
 
 uint64_t us_log_overspent(const us_log_t *l) { return l->overspent; }
 
-/* The account of us_log_poorest(). That it is in credit follows from what is chosen; should it not be, then cleaning
+/* The account of us_log_victim(). That it is in credit follows from what is chosen; should it not be, then cleaning
  * stops all the same. */
 static bool in_credit(const us_log_t *l) {
     return l->rewritten <= 10 * (l->died - l->moved) + (2 * l->fresh + 8) * l->segment_size;
@@ -419,7 +419,7 @@ void us_log_shun(us_log_t *l, uint32_t id) {
     rekey(l, id);
 }
 
-int64_t us_log_poorest(us_log_t *l, uint32_t max_percent) {
+int64_t us_log_victim(us_log_t *l, uint32_t max_percent) {
     if (l->in_vain >= 0 && max_percent <= (uint32_t)l->in_vain)
         return -ENOENT;
     if (max_percent <= 90 && !in_credit(l)) {

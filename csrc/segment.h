@@ -172,10 +172,10 @@ void us_log_unpin(us_log_t *l, uint64_t off);
        bytes written for victims <= 10 x bytes that died + 2 segments for each written by the pool + 8 segments
 
    which is kept as an account: beyond it nothing is offered, and us_log_overspent() counts. */
-int64_t us_log_poorest(us_log_t *l, uint32_t max_percent);
+int64_t us_log_victim(us_log_t *l, uint32_t max_percent);
 uint64_t us_log_overspent(const us_log_t *l);
 
-/* Compaction could not take out what is live in it (a bad header, a broken object): us_log_poorest() does not
+/* Compaction could not take out what is live in it (a bad header, a broken object): us_log_victim() does not
    offer it again until it has been free. pre: sealed. */
 void us_log_shun(us_log_t *l, uint32_t id);
 

@@ -99,7 +99,7 @@ int us_server_open(us_pager_t *p) {
     pthread_mutexattr_destroy(&kind);
     s->has_lock = err == 0;
     s->cpu = -1;
-    s->hand = &s->loop;
+    s->owner = &s->loop;
     return -err;
 }
 

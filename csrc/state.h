@@ -35,7 +35,7 @@ typedef struct us_region {
     uint32_t plain_from, plain_to; /* blocks, counted from first: E8 */
     uint32_t jobs;       /* of workers, not yet committed */
     uint32_t clock;      /* faults that read-ahead has looked at */
-    uint32_t tries;      /* blocks that would be brought in writable, but for each so-manieth */
+    uint32_t tries;      /* blocks that would be swapped in writable, but for each so-manieth */
     uint32_t write_bias; /* 0..US_BIAS_MAX: how often a clean block of ours is written soon */
     us_stream_t stream[US_STREAMS];
     us_choice_t choice[US_POOLS]; /* the workers': how its blocks are compressed for each pool */
@@ -62,7 +62,7 @@ typedef struct us_outbox {
     uint32_t pages, head, tail, used;
     uint32_t *span;  /* at a slot's first page: its pages, and US_SLOT_FREE when given up */
     us_job_t **job;  /* at a slot's first page: the job that compresses it */
-    uint8_t *press;  /* private, as large as the outbox: where a slot's job writes its output */
+    uint8_t *compressed; /* private, as large as the outbox: where a slot's job writes its output */
 } us_outbox_t;
 
 /* A command as the pager posted it. The ring's copy is in memory that the client can write: of that only the status is
@@ -70,10 +70,10 @@ typedef struct us_outbox {
 typedef struct us_posted {
     uint32_t entry, region; /* entry US_NONE: a NOFORK, of no block */
     uint32_t len, slot; /* as in us_cmd_t */
-    us_job_t *job; /* of a take; NULL for a drop */
+    us_job_t *job; /* of MOVE and COPY; else NULL */
 } us_posted_t;
 
-/* A fault on a block that is being brought in: who brings it wakes the thread. */
+/* A fault on a block that is being swapped in: who swaps it in wakes the thread. */
 enum { US_WAITERS = 64 };
 typedef struct us_waiter {
     uint32_t entry;
@@ -85,7 +85,7 @@ typedef struct us_servers {
     pthread_mutex_t lock;
     bool has_lock;         /* it was initialised */
     bool on;               /* there is a second server */
-    us_worker_t *hand;     /* of whom the lock is: the loop's or the second one's context and scratch */
+    us_worker_t *owner;    /* of the lock: the loop's or the second one's context and scratch */
     us_worker_t loop, second;
     uint32_t apart;        /* blocks that are copied in with the lock given back */
     uint32_t last_tid;     /* of the last fault */
@@ -123,7 +123,7 @@ typedef struct us_mm {
     uint64_t stopped_until; /* ns: the client was found stopped: nothing can leave, so the limit gives way until then */
     us_outbox_t outbox;
 
-    uint64_t resident;   /* E6, and what workers are bringing in */
+    uint64_t resident;   /* E6, and what workers are swapping in */
     uint64_t plain;      /* of these: PLAIN */
     uint64_t plain_until; /* ns: registering failed, and is not tried again until then */
     uint64_t leaving;    /* of these: in posted commands */
@@ -143,10 +143,10 @@ typedef struct us_pager {
     us_crew_t crew;      /* the workers */
     us_tier_t tier[US_TIERS]; /* by id */
     us_store_t store;    /* the swap file */
-    us_recode_t recode[US_RECODES];
-    uint32_t recodes;    /* in use, or promised to a read */
+    us_recompress_t recompress[US_RECOMPRESSIONS];
+    uint32_t recompressions;    /* in use, or promised to a read */
 
-    us_job_t *stalled[US_JOBS]; /* pressed, and the pool has no room until something is written out */
+    us_job_t *stalled[US_JOBS]; /* compressed, and the pool has no room until something is written out */
     uint32_t stalled_n;
     uint64_t pending;    /* raw bytes taken or in the outbox: they will want room in the pool */
     uint64_t gate_until, gate_used; /* no takes until then, unless the pool has emptied */
@@ -196,7 +196,7 @@ static inline uint32_t us_table_next(const us_mm_t *m, uint32_t i, uint32_t end)
     return us_space_next(&m->space, m->cfg.space_fd, i, end);
 }
 
-/* A worker or a read has brought block i in, and no fault: an access to come, but at the end of a region. */
+/* A worker or a read has swapped block i in, and no fault: an access to come, but at the end of a region. */
 static inline void us_trace_ahead(us_pager_t *p, const us_region_t *r, uint32_t i) {
     if (p->trace.on && !r->frozen)
         us_trace_add(&p->trace, US_TRACE_AHEAD, 0, i, us_now_ns());
@@ -215,7 +215,7 @@ static inline bool us_is_settled(const us_mm_t *m, uint32_t i) {
 }
 
 /* Is it the loop that has the lock? pre: the caller has it. */
-static inline bool us_server_is_loop(const us_servers_t *s) { return s->hand == &s->loop; }
+static inline bool us_server_is_loop(const us_servers_t *s) { return s->owner == &s->loop; }
 
 static inline bool us_server_shared(const us_servers_t *s) {
     return atomic_load_explicit(&s->active, memory_order_relaxed) != 0;

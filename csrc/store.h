@@ -27,7 +27,7 @@ typedef struct us_write {
     us_record_t *record;
     uint32_t records, room;
     bool busy;
-    bool filling;        /* is the sinker, the cleaner or gather: not begun */
+    bool filling;        /* it is `demoted`, `cleaner` or `gather`: not begun */
     uint32_t victim[US_VICTIMS], victims; /* segments whose objects it holds, pinned until it is done */
 } us_write_t;
 
@@ -47,11 +47,11 @@ typedef struct us_read {
     uint64_t from;       /* of the span in the file */
     uint32_t bytes, region, tries;
     uint32_t parts;
-    uint32_t left;       /* of these: not yet brought in */
+    uint32_t left;       /* of these: not yet swapped in */
     us_part_t part[US_PARTS];
     bool busy, write, demand;
     bool verify;         /* it is looked at, and stays where it is */
-    uint8_t to;          /* the tier that the object goes to; 0: it is brought in */
+    uint8_t to;          /* the tier that the object goes to; 0: it is swapped in */
     uint64_t since;      /* ns: the fault's message */
     uint64_t begun;      /* ns: the read */
 } us_read_t;
@@ -68,7 +68,7 @@ typedef struct us_store {
     uint32_t verifying;  /* of the reads: those that only look */
     uint32_t demand;     /* of the reads: those that a thread stands still for */
     uint64_t begun;      /* ns: the last of these */
-    us_write_t *sinker;  /* what sinks is packed into this; NULL: none has been begun */
+    us_write_t *demoted;  /* what is demoted is packed into this; NULL: none has been begun */
     us_write_t *gather;  /* what its tier's store puts objects into; NULL: none yet */
     uint64_t gathered;   /* ns: the last one */
     struct us_tier *above; /* the pool that sinks into the file */

@@ -96,8 +96,8 @@ static inline int inject(int op) {
 }
 
 uint32_t us_delays[US_DELAYS];
-static const char *const delay_names[US_DELAYS] = {"take",    "taken", "drop",    "status", "press", "pressed",
-                                                   "bring",   "brought", "commit", "serve",  "served", "plain"};
+static const char *const delay_names[US_DELAYS] = {"take",    "taken", "drop",    "status", "compress", "compressed",
+                                                   "swapin", "swapped", "commit", "serve",  "served", "plain"};
 
 static uint32_t delay_seed = 1;
 static _Atomic uint32_t delay_threads;

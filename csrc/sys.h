@@ -76,10 +76,10 @@ enum {
     US_D_TAKEN,    /* the mover, between the move and the copy to the slot */
     US_D_DROP,     /* the mover, before a drop */
     US_D_STATUS,   /* the mover, before it raises the flag */
-    US_D_PRESS,    /* a worker, before it compresses */
-    US_D_PRESSED,  /* a worker, before it hands the result over */
-    US_D_BRING,    /* a worker, between decompression and copy */
-    US_D_BROUGHT,  /* a worker, after the copy */
+    US_D_COMPRESS,    /* a worker, before it compresses */
+    US_D_COMPRESSED,  /* a worker, before it hands the result over */
+    US_D_SWAP_IN,    /* a worker, between decompression and copy */
+    US_D_SWAPPED_IN,  /* a worker, after the copy */
     US_D_COMMIT,   /* the loop, before it commits a completion */
     US_D_SERVE,    /* the loop, before it serves a fault */
     US_D_SERVED,   /* the loop, between copy and commit */

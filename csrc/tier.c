@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT
  *
- * The tiers in RAM, and what makes blocks sink from tier to tier; writeout.c is the file's half. tier.h says how a
+ * The tiers in RAM, and what demotes blocks from tier to tier; writeout.c is the file's half. tier.h says how a
  * block moves.
  *
- * Recoding. What goes to the second or third pool, and has another codec than that, is compressed anew by a worker, from
- * a copy of the object. There are US_RECODES places for that, taken at the start; a block for which there is none waits
+ * Recompression. What goes to the second or third pool, and has another codec than that, is compressed anew by a worker, from
+ * a copy of the object. There are US_RECOMPRESSIONS places for that, taken at the start; a block for which there is none waits
  * where it is. What does not get smaller by it moves as it is, and so does all that goes to the first pool or the file.
  */
 #include "tiers.h"
@@ -20,7 +20,7 @@
 enum { BOUNCE = 1 << US_BLOCK_MAX_SHIFT, SLICE = 64 << 10 };
 #define FULL_NS 50000000ull
 
-static bool sink(us_pager_t *p, us_tier_t *t);
+static bool demote(us_pager_t *p, us_tier_t *t);
 
 /* ---- a pool as a tier ------------------------------------------------------------------------------- */
 
@@ -66,10 +66,10 @@ static int settle_in(us_pager_t *p, us_tier_t *t, uint32_t i, uint16_t gen, uint
     return 0;
 }
 
-static us_recode_t *free_recode(us_pager_t *p) {
-    for (int k = 0; k < US_RECODES; k++) {
-        if (p->recode[k].job == NULL)
-            return &p->recode[k];
+static us_recompress_t *free_recompression(us_pager_t *p) {
+    for (int k = 0; k < US_RECOMPRESSIONS; k++) {
+        if (p->recompress[k].job == NULL)
+            return &p->recompress[k];
     }
     return NULL;
 }
@@ -85,7 +85,7 @@ static bool pool_helps(const us_pager_t *p, const us_tier_t *t, const us_tier_t 
     return pool_room(p, t, US_LENGTH_OF(p->mm.space.table[from->cold.head])) || helps(p, t);
 }
 
-int us_tier_ask(us_pager_t *p, us_tier_t *t, uint32_t len) {
+int us_tier_make_room(us_pager_t *p, us_tier_t *t, uint32_t len) {
     if (pool_room(p, t, len))
         return US_DONE;
     /* Few were a long search for little. */
@@ -103,20 +103,20 @@ int us_tier_ask(us_pager_t *p, us_tier_t *t, uint32_t len) {
 static int pool_store(us_pager_t *p, us_tier_t *t, us_region_t *r, uint32_t i, const void *payload) {
     const us_entry_t e = p->mm.space.table[i];
     const uint32_t len = US_LENGTH_OF(e);
-    const int room = us_tier_ask(p, t, len);
+    const int room = us_tier_make_room(p, t, len);
     if (room != US_DONE)
         return room;
     if (t->id == 1 || t->codec == us_codec_base((int)US_CODEC_OF(e)) || t->codec == US_CODEC_NONE) {
         us_entry_moving(p, i);
         return settle_in(p, t, i, e.gen, e.where, e.size, payload) == -ENOSPC ? -ENOSPC : US_DONE;
     }
-    us_recode_t *c = p->recodes < US_RECODES ? free_recode(p) : NULL;
+    us_recompress_t *c = p->recompressions < US_RECOMPRESSIONS ? free_recompression(p) : NULL;
     if (c == NULL || p->crew.idle_n <= US_JOBS / 4)
         return US_WAIT_ROOM;
     us_job_t *j = us_crew_job(&p->crew);
-    *c = (us_recode_t){.in = c->in, .out = c->out, .job = j, .to = t, .from = e.where, .length = len};
+    *c = (us_recompress_t){.in = c->in, .out = c->out, .job = j, .to = t, .from = e.where, .length = len};
     memcpy(c->in, payload, len);
-    j->kind = US_JOB_RECODE;
+    j->kind = US_JOB_RECOMPRESS;
     j->codec = (uint8_t)US_CODEC_OF(e);
     j->to_codec = (uint8_t)t->codec;
     j->to_level = t->level;
@@ -125,12 +125,12 @@ static int pool_store(us_pager_t *p, us_tier_t *t, us_region_t *r, uint32_t i, c
     j->raw = us_block_len(r, i);
     j->len = len;
     j->gen = e.gen;
-    j->slot = (uint32_t)(c - p->recode);
+    j->slot = (uint32_t)(c - p->recompress);
     j->src = c->in;
     j->out = c->out;
     j->choice = &r->choice[t->id - 1];
     us_entry_moving(p, i);
-    p->recodes++;
+    p->recompressions++;
     t->coming += len;
     if (us_tier_of(e) != US_TIER_FILE)
         us_tier(p, e)->leaving += len;
@@ -144,8 +144,8 @@ static void pool_flush(us_pager_t *p, us_tier_t *t) {
     us_crew_ring(&p->crew);
 }
 
-void us_tier_recoded(us_pager_t *p, us_region_t *r, us_job_t *j) {
-    us_recode_t *c = &p->recode[j->slot];
+void us_tier_recompressed(us_pager_t *p, us_region_t *r, us_job_t *j) {
+    us_recompress_t *c = &p->recompress[j->slot];
     us_tier_t *t = c->to;
     const int from = (int)(c->from >> 56);
     t->coming -= c->length;
@@ -154,12 +154,12 @@ void us_tier_recoded(us_pager_t *p, us_region_t *r, us_job_t *j) {
     const void *bytes = j->status == 1 ? j->out : j->src;
     const uint32_t size = US_SIZE(j->codec, j->len);
     if (j->entry != US_NONE && settle_in(p, t, j->entry, j->gen, c->from, size, bytes) == 0 && j->status == 1) {
-        t->s->recoded_blocks++;
-        t->s->recoded_in += c->length;
-        t->s->recoded_out += j->len;
+        t->s->recompressed_blocks++;
+        t->s->recompressed_in += c->length;
+        t->s->recompressed_out += j->len;
     }
     c->job = NULL;
-    p->recodes--;
+    p->recompressions--;
     r->jobs--;
     us_crew_free(&p->crew, j);
 }
@@ -170,11 +170,11 @@ static int pool_load(us_pager_t *p, us_tier_t *t, us_region_t *r, uint32_t i, us
 }
 
 /* As many as there are places for. What is promised to reads of the file (they have their block locked) is left. */
-static bool pool_sink(us_pager_t *p, us_tier_t *t, us_tier_t *from, bool small) {
+static bool pool_demote(us_pager_t *p, us_tier_t *t, us_tier_t *from, bool small) {
     bool any = false;
     uint64_t moved = 0;
     (void)small;
-    for (uint32_t i = from->cold.head, next; i != US_NONE && moved < SLICE && p->recodes < US_RECODES; i = next) {
+    for (uint32_t i = from->cold.head, next; i != US_NONE && moved < SLICE && p->recompressions < US_RECOMPRESSIONS; i = next) {
         const us_entry_t e = p->mm.space.table[i];
         next = p->mm.node[i].next;
         if (e.flags & US_F_LOCKED)
@@ -186,7 +186,7 @@ static bool pool_sink(us_pager_t *p, us_tier_t *t, us_tier_t *from, bool small) 
     }
     pool_flush(p, t);
     if (!any && t->next != NULL && t->goal != UINT64_MAX) /* it has been asked for room */
-        any = sink(p, t);
+        any = demote(p, t);
     return any;
 }
 
@@ -205,7 +205,7 @@ static bool pool_busy(const us_pager_t *p, const us_tier_t *t) {
     return false;
 }
 
-static const us_tier_ops_t pool_ops = {.sink = pool_sink,
+static const us_tier_ops_t pool_ops = {.demote = pool_demote,
                                        .wants = pool_wants,
                                        .store = pool_store,
                                        .flush = pool_flush,
@@ -216,21 +216,21 @@ static const us_tier_ops_t pool_ops = {.sink = pool_sink,
                                        .tend = pool_tend,
                                        .busy = pool_busy};
 
-/* ---- sinking ---------------------------------------------------------------------------------------- */
+/* ---- demotion --------------------------------------------------------------------------------------- */
 
 static uint64_t used(const us_pager_t *p, const us_tier_t *t) {
     return us_pool_used(t->pool) + (t->id == 1 ? p->pending : 0);
 }
 
-static bool sink(us_pager_t *p, us_tier_t *t) {
+static bool demote(us_pager_t *p, us_tier_t *t) {
     const uint64_t now = used(p, t);
     if (now > us_min(t->mark_high, t->goal))
-        t->sinking = true;
-    if (t->sinking && now - us_min(t->leaving, now) <= us_min(t->mark_low, t->goal)) {
-        t->sinking = false;
+        t->demoting = true;
+    if (t->demoting && now - us_min(t->leaving, now) <= us_min(t->mark_low, t->goal)) {
+        t->demoting = false;
         t->goal = UINT64_MAX;
     }
-    return (t->sinking || t->next->ops->wants(p, t->next)) && t->next->ops->sink(p, t->next, t, false);
+    return (t->demoting || t->next->ops->wants(p, t->next)) && t->next->ops->demote(p, t->next, t, false);
 }
 
 /* What a range call has begun the loop goes on with. */
@@ -249,13 +249,13 @@ bool us_tiers_busy(const us_pager_t *p) {
 }
 
 /* The coldest first, so that there is room for what comes from above. */
-bool us_tiers_sink(us_pager_t *p) {
+bool us_tiers_demote(us_pager_t *p) {
     bool any = false;
     for (us_tier_t *t = &p->tier[1]; t != NULL; t = t->next)
         any |= t->ops->tend(p, t);
     for (int k = US_POOLS; k >= 1; k--) {
         if (p->tier[k].pool != NULL && p->tier[k].next != NULL)
-            any |= sink(p, &p->tier[k]);
+            any |= demote(p, &p->tier[k]);
     }
     come_back(p, any);
     return any;
@@ -264,11 +264,11 @@ bool us_tiers_sink(us_pager_t *p) {
 bool us_tiers_help(const us_pager_t *p) { return helps(p, &p->tier[1]); }
 
 bool us_tiers_squeeze(us_pager_t *p) {
-    us_tiers_sink(p);
+    us_tiers_demote(p);
     for (int k = US_POOLS; k >= 1; k--) {
         us_tier_t *t = &p->tier[k];
         if (t->pool != NULL && t->next != NULL && t->leaving == 0)
-            t->next->ops->sink(p, t->next, t, true);
+            t->next->ops->demote(p, t->next, t, true);
     }
     come_back(p, false);
     return p->tier[1].leaving > 0 || us_tiers_busy(p);
@@ -316,10 +316,10 @@ int us_tier_budget(us_pager_t *p, us_tier_t *t, uint64_t budget) {
         return US_AGAIN;
     if (!helps(p, t))
         return US_DONE; /* nothing takes more of it: it shrinks as blocks come back */
-    /* Its spans may be sparse, and what is used below the budget: then more has to sink all the same, until a span is empty. */
+    /* Its spans may be sparse, and what is used below the budget: then more must be demoted all the same, until a span is empty. */
     const uint64_t now = us_pool_used(t->pool);
     t->goal = us_min(t->goal, us_min(budget - budget / 8, now - us_min(now, now / 8 + 1)));
-    us_tiers_sink(p);
+    us_tiers_demote(p);
     return US_WAIT_ROOM;
 }
 
@@ -351,21 +351,21 @@ int us_tiers_open(us_pager_t *p) {
     }
     if (pools == 0)
         return -EINVAL;
-    for (int k = 0; pools > 1 && k < US_RECODES; k++) {
-        p->recode[k].in = us_sys_reserve(BOUNCE);
-        p->recode[k].out = us_sys_reserve(BOUNCE);
-        if (p->recode[k].in == NULL || p->recode[k].out == NULL)
+    for (int k = 0; pools > 1 && k < US_RECOMPRESSIONS; k++) {
+        p->recompress[k].in = us_sys_reserve(BOUNCE);
+        p->recompress[k].out = us_sys_reserve(BOUNCE);
+        if (p->recompress[k].in == NULL || p->recompress[k].out == NULL)
             return -ENOMEM;
     }
     return 0;
 }
 
 void us_tiers_close(us_pager_t *p) {
-    for (int k = 0; k < US_RECODES; k++) {
-        if (p->recode[k].in != NULL)
-            munmap(p->recode[k].in, BOUNCE);
-        if (p->recode[k].out != NULL)
-            munmap(p->recode[k].out, BOUNCE);
+    for (int k = 0; k < US_RECOMPRESSIONS; k++) {
+        if (p->recompress[k].in != NULL)
+            munmap(p->recompress[k].in, BOUNCE);
+        if (p->recompress[k].out != NULL)
+            munmap(p->recompress[k].out, BOUNCE);
     }
     for (int k = 1; k < US_TIERS; k++) {
         if (p->tier[k].pool != NULL)

@@ -17,7 +17,7 @@
  * No lock is held meanwhile: until the commit the block is where it was, and faults are served from there. Room
  * in both tiers is taken only between copy and commit.
  *
- * Each pool has marks. Above the high one its coldest objects sink to the next tier, until the low one.
+ * Each pool has marks. Above the high one its coldest objects are demoted to the next tier, until the low one.
  */
 #ifndef US_TIER_H
 #define US_TIER_H
@@ -39,7 +39,7 @@ typedef struct us_queue {
 typedef struct us_tier_ops {
     /* Begins to move some of the coldest of `from` here, no more than takes some ten microseconds: faults wait
      * meanwhile. small: even if there is little. True: something is on its way now that was not. */
-    bool (*sink)(struct us_pager *p, us_tier_t *t, us_tier_t *from, bool small);
+    bool (*demote)(struct us_pager *p, us_tier_t *t, us_tier_t *from, bool small);
     /* A batch was begun and wants more, whatever the marks say. */
     bool (*wants)(const struct us_pager *p, const us_tier_t *t);
     /* Begins to move block i here; its object is at payload, and need not stay there. US_DONE, US_WAIT_ROOM, -ENOSPC. */
@@ -71,7 +71,7 @@ struct us_tier {
     us_pool_t *pool;
     int codec, level;
     uint64_t mark_high, mark_low;
-    bool sinking;         /* between the marks, on the way down */
+    bool demoting;         /* between the marks, on the way down */
     uint64_t goal;        /* bytes: down to here, whatever the marks say, for somebody who waits; UINT64_MAX: nobody */
     uint64_t leaving;     /* bytes of objects on their way to another tier */
     uint64_t full_until;  /* ns: its spans had no place for what there should have been room for */
@@ -82,13 +82,13 @@ struct us_tier {
 };
 
 /* An object that a worker compresses anew. The worker's input is a copy, so the pool's may go meanwhile. */
-enum { US_RECODES = 32 };
-typedef struct us_recode {
+enum { US_RECOMPRESSIONS = 32 };
+typedef struct us_recompress {
     uint8_t *in, *out;    /* 2 MiB each, of which only what is used has memory */
     struct us_job *job;   /* NULL: free */
     us_tier_t *to;
     uint64_t from;        /* where the entry had it */
     uint32_t length;      /* bytes, there */
-} us_recode_t;
+} us_recompress_t;
 
 #endif

@@ -6,11 +6,11 @@
 
 int us_tiers_open(us_pager_t *p);
 void us_tiers_close(us_pager_t *p);
-/* A bit of what brings pools that are over their high mark under the low one. True: call again when no fault waits. */
-bool us_tiers_sink(us_pager_t *p);
+/* Demotes a bit of what is above the low mark in pools that were above the high one. True: call again when no fault waits. */
+bool us_tiers_demote(us_pager_t *p);
 /* Room for len bytes in a pool: US_DONE, US_WAIT_ROOM or -ENOSPC. The marks alone may leave less than a large block
- * needs, so who waits says how far it has to sink. */
-int us_tier_ask(us_pager_t *p, us_tier_t *t, uint32_t len);
+ * needs, so who waits says down to what it has to be demoted. */
+int us_tier_make_room(us_pager_t *p, us_tier_t *t, uint32_t len);
 /* As us_pager_pool. */
 int us_tier_budget(us_pager_t *p, us_tier_t *t, uint64_t budget);
 /* The first pool is under its marks and has no room all the same, since its spans are sparse: moves a batch all the
@@ -23,6 +23,6 @@ bool us_tiers_busy(const us_pager_t *p);
 /* Does, or will, something that leaves the first pool make room in it? */
 bool us_tiers_help(const us_pager_t *p);
 /* A worker is done. */
-void us_tier_recoded(us_pager_t *p, us_region_t *r, us_job_t *j);
+void us_tier_recompressed(us_pager_t *p, us_region_t *r, us_job_t *j);
 
 #endif

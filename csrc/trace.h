@@ -20,7 +20,7 @@
  *
  *   what              flags            entry                when
  *   US_KIND_*         1: a write       of the block         monotonic ns at which the fault's message was read
- *   US_TRACE_AHEAD    0                of the block         a worker or a read has brought it in without a fault
+ *   US_TRACE_AHEAD    0                of the block         a worker or a read has swapped it in without a fault
  *   US_TRACE_OUT      1: was dropped   of the block         it has left the client's pages
  *   US_TRACE_REGION   log2 of a block  first of the region  it was added; two MORE follow
  *   US_TRACE_MORE     0                the region's id      its length in bytes

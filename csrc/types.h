@@ -11,17 +11,19 @@
  *   table     all entries of all regions of a client; a region has a contiguous range of it.
  *   tier      where compressed blocks lie: a pool or the swap file. A block that is out lies in one tier.
  *   pool      a tier in RAM: compressed objects, in the space. There are up to three, hot to cold.
- *   sink      to move a tier's coldest objects to the next colder one.   recode  to compress them anew for it.
+ *   demote    to move a tier's coldest objects to the next colder one.   recompress   for its codec, on the way.
  *   object    a block's compressed (or raw) bytes in the pool.
- *   outbox    bytes of blocks that were taken out of the client and wait for a worker.
+ *   outbox    bytes of changed blocks that were evicted and wait for a worker.
  *   slot      a block's place in the outbox, counted in pages.
  *   staging   address space of the client into which the mover MOVEs pages before it copies them.
  *   client    the user's process.        mover   the one C thread of ours in it.
  *   pager     the process that owns every decision.   loop    its main thread; the only writer of entries.
  *   worker    a C thread of the pager: compresses, or decompresses and installs read-ahead.
+ *   swap in   to give a block its pages back.   evict   to take them: of a changed block to the outbox, by MOVE or COPY;
+ *             of a clean one DROP gives them back to the kernel, since its copy has the bytes.
+ *   victim    the block that is evicted next; of the log, the segment that is cleaned next.
  *   clean     a resident block that is write-protected: unchanged since it came in.
- *   copy      of a clean block: the object or word it came from, kept so that it can be dropped at once.
- *   take      a changed block out of the client's pages.   drop   a clean block that has a copy.
+ *   copy      of a clean block: the object or word it came from, kept so that it can be evicted at once.
  */
 #ifndef US_TYPES_H
 #define US_TYPES_H
@@ -66,7 +68,7 @@
  *   EMPTY     0
  *   PLAIN     0
  *   RESIDENT  KEPT: the copy (as in POOLED or STORED, or the word when codec is US_FILL); else 0
- *   LEAVING   KEPT: the copy (a drop); else the slot (a take)
+ *   LEAVING   KEPT: the copy (DROP); else the slot (MOVE, COPY)
  *   OUTBOX    the slot
  *   FILLED    the word; codec is US_FILL
  *   POOLED    tier:8 | offset:56 in that tier's pool
@@ -82,15 +84,15 @@
  *       EMPTY, FILLED, POOLED or STORED
  *   E3  CLEAN implies RESIDENT or LEAVING;  KEPT implies CLEAN
  *   E4  an object of a pool has exactly one entry that names it, and its header names that entry
- *   E5  a slot in use is a take's that is posted, or a job's of the outbox; OUTBOX and LEAVING (a take) name one each
- *   E6  resident bytes = sum over RESIDENT, LEAVING and PLAIN blocks, and those that a worker or a read brings in
+ *   E5  a slot in use is of a posted MOVE or COPY, or a job's of the outbox; OUTBOX and LEAVING (MOVE, COPY) name one each
+ *   E6  resident bytes = sum over RESIDENT, LEAVING and PLAIN blocks, and those that a worker or a read swaps in
  *   E7  RESIDENT blocks are in exactly one queue of the policy; those that have rounds left, in the main one
  *   E8  PLAIN blocks are those of [plain_from, plain_to) of their region, and no others
  *   E9  live bytes of a segment = sum over STORED blocks and kept copies that lie there; the log's own invariants
  *   E10 pins of segments = parts of reads, victims of writes, and the segment that is cleaned; a buffer for writing is
  *       free, busy, or one of the three that are filled
- *   E11 leaving, pending, recodes, reads, demand, verifying and the regions' jobs count what is under way; a tier's leaving
- *       and coming are the bytes of its objects in writes and recodes; no pinned block is LEAVING
+ *   E11 leaving, pending, recompressions, reads, demand, verifying and the regions' jobs count what is under way; a tier's leaving
+ *       and coming are the bytes of its objects in writes and recompressions; no pinned block is LEAVING
  *   E12 the statistics that are gauges are the sums over the entries
  *   E13 a pool's cold queue holds those of its POOLED blocks that are QUEUED, and knows their bytes
  */
@@ -112,8 +114,8 @@ enum {
     US_F_MAIN = 16,   /* in the main queue (else in the small one), when queued */
     US_F_QUEUED = 32, /* in a queue of the policy */
     US_F_WRITING = 128, /* POOLED, STORED: its object is on its way to another tier. LOCKED as well: it is being read for
-                         * that, or only to be verified, and not to be brought in; no room is reserved for it */
-    US_F_WAKE = 64    /* a fault came while a worker brings it in: wake when done */
+                         * that, or only to be verified, and not to be swapped in; no room is reserved for it */
+    US_F_WAKE = 64    /* a fault came while a worker swaps it in: wake when done */
 };
 
 enum { US_FILL = 0x7f }; /* the codec of one repeated word; no filter has a number as high as 7 */

@@ -31,7 +31,7 @@ enum {
     US_KIND_OUTBOX = 2,    /* on its way out, not compressed yet */
     US_KIND_POOLED = 3,    /* decompressed from the pool */
     US_KIND_PROTECTED = 4, /* first write to a clean block: protection lifted */
-    US_KIND_PRESENT = 5,   /* somebody else had brought it in: a wake only */
+    US_KIND_PRESENT = 5,   /* somebody else had swapped it in: a wake only */
     US_KIND_WAITED = 6,    /* had to wait for the mover, a worker or room */
     US_KIND_STORED = 7,    /* read from the swap file */
     US_KINDS = 8
@@ -56,7 +56,7 @@ enum { US_EV_FAULT = 1, US_EV_UNLOCKED = 2, US_EV_PROGRESS = 3, US_EV_NOROOM = 4
 /* The records of a trace that are no faults; those that are have their US_KIND_*. trace.h draws them. */
 enum {
     US_TRACE_VERSION = 1,
-    US_TRACE_AHEAD = 16, /* brought in without a fault */
+    US_TRACE_AHEAD = 16, /* swapped in without a fault */
     US_TRACE_OUT = 17,   /* has left the client's pages */
     US_TRACE_REGION = 18,
     US_TRACE_MORE = 19,
@@ -98,7 +98,7 @@ typedef struct us_tier_stats {
     uint64_t raw, bytes;           /* blocks that are out and lie here: before and after compression */
     uint64_t kept;                 /* copies of clean resident blocks, compressed */
     uint64_t came_blocks, came;    /* that have come from another tier: number; bytes as they are here */
-    uint64_t recoded_blocks, recoded_in, recoded_out; /* of these, compressed anew: bytes before and after */
+    uint64_t recompressed_blocks, recompressed_in, recompressed_out; /* of these, compressed anew: bytes before and after */
 } us_tier_stats_t;
 
 /* Counters and gauges, in the space: the pager writes them, the client reads them. Bytes unless said. */
@@ -164,7 +164,7 @@ int us_inject_set(const char *op, int err, uint32_t every);
 enum { US_INJECT_READ = 12, US_INJECTS = 22 };
 uint64_t us_injected(int i);
 const char *us_injected_name(int i); /* "copy", "read" (refused), "read:SHORT"; NULL: there is none */
-/* Sleep a random time up to `usec` at transition `point` ("taken", "press", ...; "all"). Point "seed" gives in usec what
+/* Sleep a random time up to `usec` at transition `point` ("taken", "compress", ...; "all"). Point "seed" gives in usec what
  * the times come from, else 1: a thread's are the same again, as long as threads come to their first delays in the same
  * order. Set it before the first delay. */
 int us_delay_set(const char *point, uint32_t usec);
@@ -259,7 +259,7 @@ int us_registration_active(us_registration_t *r);
 void us_registration_info(us_registration_t *r, us_registration_info_t *out);
 void us_registration_free(us_registration_t *r);
 
-/* Blocks that are brought in and held. */
+/* Blocks that are swapped in and held. */
 typedef struct us_pin us_pin_t;
 us_pin_t *us_pin_new(us_registration_t *r);
 /* -EDQUOT: with these `bytes` more than `most` would be pinned. */
@@ -355,8 +355,8 @@ typedef struct us_codec_run {
     int scattered;     /* decompress in an order that no cache likes, else one after the other */
     const void *src;   /* of len / block blocks */
     uint64_t len;
-    uint64_t *press_ns;   /* out: of each block */
-    uint64_t *unpress_ns; /* out: of each block, in the order of decompression */
+    uint64_t *compress_ns;   /* out: of each block */
+    uint64_t *decompress_ns; /* out: of each block, in the order of decompression */
     uint64_t packed;      /* out: bytes after compression; a block that saves less than 1/16 counts whole */
 } us_codec_run_t;
 /* A codec by itself, on one thread. The codec must have been loaded into this process. */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * What is under way is called off: writes, jobs of the outbox and recodes that name a block whose bytes are others now.
+ * What is under way is called off: writes, jobs of the outbox and recompressions that name a block whose bytes are others now.
  */
 #include "work.h"
 
@@ -17,8 +17,8 @@ void us_work_forget(us_pager_t *p, uint32_t first, uint32_t count) {
         if (job != NULL && job->entry - first < count)
             job->entry = US_NONE;
     }
-    for (int k = 0; k < US_RECODES; k++) {
-        us_job_t *job = p->recode[k].job;
+    for (int k = 0; k < US_RECOMPRESSIONS; k++) {
+        us_job_t *job = p->recompress[k].job;
         if (job != NULL && job->entry - first < count)
             job->entry = US_NONE;
     }

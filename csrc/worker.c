@@ -68,7 +68,7 @@ static void end_run(us_crew_t *c) {
 void us_crew_post(us_crew_t *c, us_job_t *job) {
     job->more = NULL;
     job->turn = c->turn++;
-    if (job->kind != US_JOB_BRING || job->codec == US_FILL) {
+    if (job->kind != US_JOB_SWAP_IN || job->codec == US_FILL) {
         hand_over(c, job);
         return;
     }
@@ -114,11 +114,11 @@ us_job_t *us_crew_done(us_crew_t *c) {
 
 /* ---- the work --------------------------------------------------------------------------------------- */
 
-static void press(us_worker_t *w, us_job_t *j) {
+static void compress_job(us_worker_t *w, us_job_t *j) {
     uint8_t queued = US_QUEUED;
     if (!atomic_compare_exchange_strong(&j->phase, &queued, US_BUSY))
         return; /* cancelled: the block has come back and was written */
-    US_DELAY(US_D_PRESS);
+    US_DELAY(US_D_COMPRESS);
     j->status = 0;
     if (us_is_filled(j->src, j->raw, &j->word)) {
         j->codec = US_FILL;
@@ -128,23 +128,23 @@ static void press(us_worker_t *w, us_job_t *j) {
     const int codec = w->crew->codec;
     if (codec != US_CODEC_NONE) {
         int how = codec;
-        const int n = us_press(j->choice, &w->probe, w->codec, &how, w->crew->level, j->src, j->raw, j->out,
+        const int n = us_choice_compress(j->choice, &w->probe, w->codec, &how, w->crew->level, j->src, j->raw, j->out,
                                j->raw - j->raw / 16);
         if (n > 0) {
             j->codec = (uint8_t)how;
             j->len = (uint32_t)n;
             return;
         }
-        j->status = n == US_PRESS_SKIPPED ? 2 : 1;
+        j->status = n == US_CHOICE_SKIPPED ? 2 : 1;
     }
     j->codec = US_CODEC_NONE;
     j->len = j->raw;
 }
 
 /* What gains less than 1/16 stays as it is: to decompress it would then only cost more. */
-static void recode(us_worker_t *w, us_job_t *j) {
+static void recompress(us_worker_t *w, us_job_t *j) {
     const void *raw = j->src;
-    US_DELAY(US_D_PRESS);
+    US_DELAY(US_D_COMPRESS);
     j->status = 0;
     if (j->codec != US_CODEC_NONE) {
         if (us_decompress(w->codec, j->codec, j->src, j->len, w->scratch, j->raw) != 0)
@@ -152,7 +152,7 @@ static void recode(us_worker_t *w, us_job_t *j) {
         raw = w->scratch;
     }
     int how = j->to_codec;
-    const int n = us_press(j->choice, &w->reprobe, w->codec, &how, j->to_level, raw, j->raw, j->out,
+    const int n = us_choice_compress(j->choice, &w->reprobe, w->codec, &how, j->to_level, raw, j->raw, j->out,
                            j->len - j->len / 16);
     if (n <= 0)
         return;
@@ -161,7 +161,7 @@ static void recode(us_worker_t *w, us_job_t *j) {
     j->status = 1;
 }
 
-void us_worker_bring(us_worker_t *w, us_job_t *j) {
+void us_worker_swap_in(us_worker_t *w, us_job_t *j) {
     const void *from = j->src;
     if (j->codec == US_FILL) {
         from = w->crew->zero;
@@ -175,7 +175,7 @@ void us_worker_bring(us_worker_t *w, us_job_t *j) {
             return;
         from = w->scratch;
     }
-    US_DELAY(US_D_BRING);
+    US_DELAY(US_D_SWAP_IN);
     uint64_t off = 0;
     for (int tries = 0; off < j->raw && tries < COPY_TRIES; tries++) {
         uint64_t done;
@@ -186,28 +186,28 @@ void us_worker_bring(us_worker_t *w, us_job_t *j) {
             break;
     }
     j->copied = us_now_ns();
-    US_DELAY(US_D_BROUGHT);
+    US_DELAY(US_D_SWAPPED_IN);
 }
 
 /* All of a run, in one copy where that goes well. */
-static void bring_run(us_worker_t *w, us_job_t *first) {
+static void swap_in_run(us_worker_t *w, us_job_t *first) {
     uint64_t bytes = 0, done = 0;
     for (us_job_t *j = first; j != NULL; bytes += j->raw, j = j->more) {
         if (us_decompress(w->codec, j->codec, j->src, j->len, w->scratch + bytes, j->raw) != 0)
             break;
         j->status = 0;
     }
-    US_DELAY(US_D_BRING);
+    US_DELAY(US_D_SWAP_IN);
     if (bytes > 0)
         us_sys_copy(w->crew->uffd, first->dst, w->scratch, bytes, first->clean, &done);
     const uint64_t now = us_now_ns();
-    US_DELAY(US_D_BROUGHT);
+    US_DELAY(US_D_SWAPPED_IN);
     uint64_t end = 0;
     for (us_job_t *j = first; j != NULL; j = j->more) {
         end += j->raw;
         j->copied = now;
         if (end > done)
-            us_worker_bring(w, j);
+            us_worker_swap_in(w, j);
     }
 }
 
@@ -226,11 +226,11 @@ static void *worker_main(void *arg) {
         const uint32_t bell = atomic_load(&c->bell); /* before stop and the rings are looked at */
         if (atomic_load(&c->stop) != 0)
             break;
-        us_job_t *j = take(c, US_JOB_BRING);
+        us_job_t *j = take(c, US_JOB_SWAP_IN);
         if (j == NULL)
-            j = take(c, US_JOB_PRESS);
+            j = take(c, US_JOB_COMPRESS);
         if (j == NULL)
-            j = take(c, US_JOB_RECODE);
+            j = take(c, US_JOB_RECOMPRESS);
         if (j == NULL) {
             if (!told) {
                 ring_loop(c);
@@ -245,15 +245,15 @@ static void *worker_main(void *arg) {
             atomic_fetch_sub(&c->sleepers, 1);
             continue;
         }
-        if (j->kind == US_JOB_PRESS)
-            press(w, j);
-        else if (j->kind == US_JOB_RECODE)
-            recode(w, j);
+        if (j->kind == US_JOB_COMPRESS)
+            compress_job(w, j);
+        else if (j->kind == US_JOB_RECOMPRESS)
+            recompress(w, j);
         else if (j->more != NULL)
-            bring_run(w, j);
+            swap_in_run(w, j);
         else
-            us_worker_bring(w, j);
-        US_DELAY(US_D_PRESSED);
+            us_worker_swap_in(w, j);
+        US_DELAY(US_D_COMPRESSED);
         uint32_t head = atomic_load_explicit(&w->done_head, memory_order_relaxed);
         for (; j != NULL; j = j->more)
             w->done[head++ % US_JOBS] = (uint16_t)(j - c->job);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * The workers: C threads of the pager that compress what is in the outbox, decompress and install what
- * read-ahead wants, and compress anew what sinks to a denser pool. They decide nothing and write no entry: a job says all they need, its result goes back
+ * read-ahead wants, and recompress what is demoted to a denser pool. They decide nothing and write no entry: a job says all they need, its result goes back
  * to the loop.
  *
  *   loop     todo[kind] ring ->  worker  -> done ring (one for each worker)   loop
@@ -20,7 +20,7 @@
 _Static_assert(US_FILTERS <= US_FILL >> 4, "a filled block is told apart from a filtered one");
 
 enum { US_JOBS = 1024 };
-enum { US_JOB_BRING = 0, US_JOB_PRESS = 1, US_JOB_RECODE = 2, US_JOB_KINDS = 3 };
+enum { US_JOB_SWAP_IN = 0, US_JOB_COMPRESS = 1, US_JOB_RECOMPRESS = 2, US_JOB_KINDS = 3 };
 enum { US_QUEUED = 0, US_BUSY = 1, US_CANCELLED = 2 };
 
 typedef struct us_job {
@@ -34,7 +34,7 @@ typedef struct us_job {
     uint32_t entry, region;
     uint32_t raw;         /* bytes of the block */
     uint32_t len;         /* bytes compressed */
-    uint32_t slot;        /* PRESS: in the outbox; RECODE: which us_recode_t; BRING: of a read's part, else 0 */
+    uint32_t slot;        /* PRESS: in the outbox; RECODE: which us_recompress_t; BRING: of a read's part, else 0 */
     int32_t status;       /* BRING: 0 or -errno.  PRESS: 0, or 1 raw, 2 raw and not tried.  RECODE: 1 compressed anew */
     uint64_t dst;         /* BRING: client address */
     uint64_t copied;      /* BRING: out: ns, when its bytes were in, with status 0 */
@@ -91,11 +91,11 @@ void us_crew_stop(us_crew_t *c);
 int us_worker_open(us_worker_t *w, us_crew_t *c, uint32_t max_block);
 void us_worker_close(us_worker_t *w, uint32_t max_block);
 /* Decompresses and copies in, as the job says; its status tells how that went. */
-void us_worker_bring(us_worker_t *w, us_job_t *job);
+void us_worker_swap_in(us_worker_t *w, us_job_t *job);
 /* A free job, or NULL. */
 us_job_t *us_crew_job(us_crew_t *c);
-/* A worker may have it at once, but what is brought in perhaps only after us_crew_ring, which rings the bell: neighbours
- * that are posted one after the other, in order, are brought in by one copy. */
+/* A worker may have it at once, but what is swapped in perhaps only after us_crew_ring, which rings the bell: neighbours
+ * that are posted one after the other, in order, are swapped in by one copy. */
 void us_crew_post(us_crew_t *c, us_job_t *job);
 void us_crew_ring(us_crew_t *c);
 /* The finished job that was posted first, or nearly, or NULL. The caller gives it back with us_crew_free. */

@@ -3,10 +3,10 @@
  * The file as a tier: pool to file, and the file's own housekeeping; fetch.c is the way back. All of it is the
  * loop's; the I/O engine only carries bytes.
  *
- *   out    the coldest objects of the pool above, as they are, into a segment's buffer   file_sink
+ *   out    the coldest objects of the pool above, as they are, into a segment's buffer   file_demote
  *          one write; meanwhile the pool's object is the block: a fault is served from it
  *          done: entry unchanged (generation)?  STORED, the pool's object goes.  else: garbage
- *   log    few free segments: the poorest are read, what lives in them is packed anew    clean
+ *   log    few free segments: victims are read, what lives in them is packed anew    clean
  *
  * No memory is allocated on these ways: the buffers are there from the start. Nothing is decompressed on
  * the way out or in cleaning. Reads have slots and buffers that writes can't use up, so a fault never
@@ -58,7 +58,7 @@ int us_store_open(us_pager_t *p, int fd, uint64_t bytes, uint32_t segment, int e
     s->ring_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (s->ring_fd < 0)
         return -errno;
-    p->place.fd[US_WAKES - 1] = s->ring_fd; /* before there is a fault, so before the warden looks */
+    p->place.fd[US_WAKES - 1] = s->ring_fd; /* before there is a fault, so before the monitor looks */
     s->on = true; /* us_store_close frees what there is */
     err = us_io_open(&s->io, fd, engine, THREADS, US_READS + 1, US_WRITES, s->ring_fd,
                      &p->mm.space.ring->loop_asleep);
@@ -208,7 +208,7 @@ static bool enough(const us_store_t *s, const us_tier_t *from) {
 static bool file_busy(const us_pager_t *p, const us_tier_t *t) {
     const us_store_t *s = &p->store;
     (void)t;
-    return s->writes > 0 || s->sinker != NULL || (s->old_id >= 0 && (!s->old_read || s->gathering));
+    return s->writes > 0 || s->demoted != NULL || (s->old_id >= 0 && (!s->old_read || s->gathering));
 }
 
 static bool file_helps(const us_pager_t *p, const us_tier_t *t, const us_tier_t *from) {
@@ -250,28 +250,28 @@ static bool file_tend(us_pager_t *p, us_tier_t *t) {
 }
 
 /* A slice of a segment; the last one writes it. */
-static bool file_sink(us_pager_t *p, us_tier_t *t, us_tier_t *from, bool small) {
+static bool file_demote(us_pager_t *p, us_tier_t *t, us_tier_t *from, bool small) {
     us_store_t *s = &p->store;
     (void)t;
-    us_write_t *w = s->sinker;
+    us_write_t *w = s->demoted;
     if (w == NULL) {
         w = free_write(s);
         if (w == NULL || s->full_until != 0 || (!small && !enough(s, from)) || (s->writes > 0 && wanted(s)))
             return false;
         if (!begin(s, w, KEEP_FREE)) {
-            from->sinking = true; /* wanted, whatever the marks say */
+            from->demoting = true; /* wanted, whatever the marks say */
             clean(p);
             if (from->cold.head != US_NONE && !file_busy(p, t))
                 say_full(p);
             return false;
         }
-        s->sinker = w;
+        s->demoted = w;
         w->filling = true;
     }
     const uint32_t before = w->records;
     if (add_cold(p, w, from, SLICE)) /* it would hold more, and there is more */
         return true;
-    s->sinker = NULL;
+    s->demoted = NULL;
     w->filling = false;
     if (w->records == 0)
         us_log_abandon(s->log, w->pack.id, false);
@@ -282,7 +282,7 @@ static bool file_sink(us_pager_t *p, us_tier_t *t, us_tier_t *from, bool small) 
 
 static bool file_wants(const us_pager_t *p, const us_tier_t *t) {
     (void)t;
-    return p->store.sinker != NULL;
+    return p->store.demoted != NULL;
 }
 
 static void file_flush(us_pager_t *p, us_tier_t *t) {
@@ -312,7 +312,7 @@ static int file_store(us_pager_t *p, us_tier_t *t, us_region_t *r, uint32_t i, c
     if (w == NULL)
         return US_WAIT_ROOM;
     if (!file_room(p, t, 0) || !begin(s, w, KEEP_FREE)) {
-        s->above->sinking = true;
+        s->above->demoting = true;
         clean(p);
         return file_busy(p, t) ? US_WAIT_ROOM : -ENOSPC;
     }
@@ -461,7 +461,7 @@ static bool gather(us_pager_t *p) {
     }
 }
 
-/* Cleans as late as can be, since what is left alone gets poorer, and the poorest first. What is gathered is
+/* Cleans as late as can be, since what is left alone loses more of its objects, and what lost most first. What is gathered is
  * not mixed with what comes from the pool: it has been let be for longer, and likely will be. */
 static bool clean(us_pager_t *p) {
     us_store_t *s = &p->store;
@@ -473,9 +473,9 @@ static bool clean(us_pager_t *p) {
     }
     const uint32_t free_now = us_log_free_segments(s->log);
     const uint32_t ahead = (uint32_t)us_max(AHEAD, us_log_segments(s->log) / AHEAD_PART);
-    if (!s->above->sinking || s->full_until != 0 || free_now + coming(s) > KEEP_FREE + ahead)
+    if (!s->above->demoting || s->full_until != 0 || free_now + coming(s) > KEEP_FREE + ahead)
         return false;
-    const int64_t id = us_log_poorest(s->log, POOR);
+    const int64_t id = us_log_victim(s->log, POOR);
     if (id < 0) { /* nothing more is gained until something dies; what is gathered makes what room it can */
         if (s->cleaner != NULL && s->cleaner->records > 0 && free_now <= KEEP_FREE) {
             add_cold(p, s->cleaner, s->above, UINT32_MAX);
@@ -501,7 +501,7 @@ static bool clean(us_pager_t *p) {
     return false;
 }
 
-static const us_tier_ops_t file_ops = {.sink = file_sink,
+static const us_tier_ops_t file_ops = {.demote = file_demote,
                                     .wants = file_wants,
                                     .store = file_store,
                                     .flush = file_flush,

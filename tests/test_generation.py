@@ -21,7 +21,7 @@ CHILD = """
 import sys, threading, time
 import uswap
 
-with uswap.Pager(limit="1MiB", pool="8MiB", block="4KiB", readahead=0, delays="press:20000") as pager:
+with uswap.Pager(limit="1MiB", pool="8MiB", block="4KiB", readahead=0, delays="compress:20000") as pager:
     region = pager.region(64 << 10)
     view = memoryview(region)
     stop = threading.Event()

@@ -222,7 +222,7 @@ SAYS = """
     out = os.fdopen(os.dup(1), "w")
     data = random.Random(1).randbytes(1 << 20)
     with uswap.Pager(limit="1MiB", pool="1MiB", block="4KiB", readahead=0,
-                     delays="status:3000,press:3000") as pager:
+                     delays="status:3000,compress:3000") as pager:
         region = pager.region("8MiB")
         view = memoryview(region)
         def fill(k):

@@ -32,7 +32,9 @@ def filled(pager: uswap.Pager) -> uswap.Region:
 
 def ahead(options: dict[str, Any]) -> dict[str, int]:
     """What the children of test_brought_by_a_worker run: a reader that catches up with its read-ahead."""
-    with uswap.Pager(limit=4 * MIB, delays="bring:50000", servers=1, workers=1, **options) as pager:
+    with uswap.Pager(
+        limit=4 * MIB, delays="swapin:50000", servers=1, workers=1, **options
+    ) as pager:
         region = filled(pager)
         if "swapfile" in options:
             region.migrate("file")

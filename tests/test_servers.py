@@ -96,13 +96,13 @@ def faulting(seconds: float, options: dict[str, Any], block: int) -> dict[str, A
         ({"codec": "zstd"}, 16 * KIB),
         ({"delays": "all:300"}, 16 * KIB),
         ({"delays": "serve:500,served:500,commit:500"}, 4 * KIB),
-        ({"delays": "bring:1000,brought:1000"}, 16 * KIB),
+        ({"delays": "swapin:1000,swapped:1000"}, 16 * KIB),
         ({"swapfile": "."}, 16 * KIB),
         ({"swapfile": ".", "io": "threads", "delays": "commit:200,served:200"}, 4 * KIB),
         ({"swapfile": ".", "inject": "read:SLOW:3,write:SLOW:2"}, 16 * KIB),
         ({"inject": "copy:EAGAIN:7"}, 16 * KIB),
         (
-            {"swapfile": ".", "inject": "copy:EAGAIN:3,read:EINTR:5", "delays": "brought:200"},
+            {"swapfile": ".", "inject": "copy:EAGAIN:3,read:EINTR:5", "delays": "swapped:200"},
             4 * KIB,
         ),
     ],
@@ -167,7 +167,7 @@ def leaves(delays: str) -> None:
                 thread.join()
 
 
-@pytest.mark.parametrize("delays", ["", "brought:300", "serve:200,commit:200"])
+@pytest.mark.parametrize("delays", ["", "swapped:300", "serve:200,commit:200"])
 def test_leaves(delays: str) -> None:
     """A region released, and a pager closed, while two servers serve."""
     run_child(leaves, args=[delays], timeout=150)

@@ -302,7 +302,7 @@ def down(folder: str, shuffle: str) -> dict[str, Any]:
         for name, array in paged.items():
             assert array.tobytes() == kinds[name].tobytes(), name
         stats = pager.stats()
-        recoded = sum(tier.recoded_blocks for tier in stats.tiers)
+        recoded = sum(tier.recompressed_blocks for tier in stats.tiers)
         assert stats.lost == 0
         del array, paged
     return {

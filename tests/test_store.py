@@ -74,7 +74,7 @@ def test_slow_disk(inject: str, io: str) -> None:
     assert found["lost"] == 0
 
 
-@pytest.mark.parametrize("delays", ["all:300", "commit:500,serve:200", "press:2000,bring:1000"])
+@pytest.mark.parametrize("delays", ["all:300", "commit:500,serve:200", "compress:2000,swapin:1000"])
 def test_delays(delays: str) -> None:
     """Whatever takes long on the way to the file and back, the bytes are right."""
     assert _stress(delays=delays, seconds=1.5)["written"] > 0

@@ -51,8 +51,8 @@ def test_stress() -> None:
         "all:300",
         "take:1000,taken:1000,status:1000",
         "drop:2000,commit:300",
-        "press:3000,pressed:1000",
-        "bring:1000,brought:1000",
+        "compress:3000,compressed:1000",
+        "swapin:1000,swapped:1000",
         "serve:200,served:200",
     ],
 )

@@ -76,8 +76,8 @@ def moving(block: int) -> None:
             assert view[at : at + 512 * KIB] == content[at : at + 512 * KIB]
             pager.check()
         second = next(tier for tier in pager.stats().tiers if tier.name == "pool2")
-        assert second.recoded_blocks > 0
-        assert second.recoded_out < second.recoded_in * 15 // 16
+        assert second.recompressed_blocks > 0
+        assert second.recompressed_out < second.recompressed_in * 15 // 16
     assert view == content
 
 
@@ -104,7 +104,7 @@ def sinking() -> None:
         assert first.used <= first.budget
         assert second.used <= second.budget
         assert file.came_blocks <= second.came_blocks
-        assert second.recoded_blocks > 0
+        assert second.recompressed_blocks > 0
         pager.check()
         assert view == content
         pager.check()
@@ -160,7 +160,7 @@ def stress(seconds: float, options: dict[str, Any], more: dict[str, Any]) -> dic
     [
         {},
         {"delays": "all:300"},
-        {"delays": "commit:1000,press:1500"},
+        {"delays": "commit:1000,compress:1500"},
         {"inject": "write:SLOW:1,read:SLOW:4"},
         {"inject": "read:EIO:40,write:EIO:20,copy:EAGAIN:7,move:EBUSY:9"},
     ],

@@ -89,10 +89,10 @@ class TierStats:
     """Blocks that have come from another tier."""
     came: int
     """The same in bytes, as they are here."""
-    recoded_blocks: int
+    recompressed_blocks: int
     """Of these: compressed anew."""
-    recoded_in: int
-    recoded_out: int
+    recompressed_in: int
+    recompressed_out: int
 
     @property
     def ratio(self) -> float:

@@ -216,11 +216,11 @@ static tally_t feed(us_choice_t *c, us_probe_t *probe, us_codec_ctx_t *ctx, int 
         content(src, n, among != 0 && i % among == 0 ? TEXT : kind);
         const uint64_t last = c->last, due = c->due;
         int how = codec;
-        const int len = us_press(c, probe, ctx, &how, 1, src, n, dst, n - n / 16);
+        const int len = us_choice_compress(c, probe, ctx, &how, 1, src, n, dst, n - n / 16);
         t.tries += c->last != last || (due == 0 && c->due != 0);
         if (len <= 0) {
             t.raw++;
-            t.skipped += len == US_PRESS_SKIPPED;
+            t.skipped += len == US_CHOICE_SKIPPED;
             t.bytes += n;
             continue;
         }
@@ -314,7 +314,7 @@ static void test_first_try(us_codec_ctx_t *ctx, int codec)
         us_probe_t probe = {0};
         us_choice_init(&c, true, 0);
         int how = codec;
-        (void)us_press(&c, &probe, ctx, &how, 1, src, PAGE, dst, PAGE - PAGE / 16);
+        (void)us_choice_compress(&c, &probe, ctx, &how, 1, src, PAGE, dst, PAGE - PAGE / 16);
         CHECK(c.filter == best);
         narrow += best != US_FILTER_NONE && plain - least <= PAGE / 64;
     }
@@ -360,7 +360,7 @@ static void test_spread(us_codec_ctx_t *ctx, int codec)
     for (uint32_t i = 0; i < 10 * BLOCKS; i++) {
         const uint64_t last = c.last;
         int how = codec;
-        CHECK(us_press(&c, &probe, ctx, &how, 1, src, BLOCK, dst, BLOCK) > 0);
+        CHECK(us_choice_compress(&c, &probe, ctx, &how, 1, src, BLOCK, dst, BLOCK) > 0);
         tried[i % BLOCKS] |= c.last != last;
     }
     uint32_t places = 0;
@@ -405,7 +405,7 @@ static void *share(void *arg)
             memcpy(src + k, &v, 8);
         }
         int how = s->codec;
-        const int len = us_press(s->c, &probe, ctx, &how, 1, src, BLOCK, dst, BLOCK - BLOCK / 16);
+        const int len = us_choice_compress(s->c, &probe, ctx, &how, 1, src, BLOCK, dst, BLOCK - BLOCK / 16);
         if (len > 0 && us_decompress(ctx, how, dst, (uint32_t)len, out, BLOCK) == 0 && memcmp(src, out, BLOCK) == 0)
             s->filtered += us_codec_filter(how) != US_FILTER_NONE;
     }

@@ -206,7 +206,7 @@ static void test_edges(void) {
     us_log_free(NULL);
     CHECK(us_log_new(&l, 5 * 4096, 8192, 1) == 0); /* the odd page at the end is not used */
     CHECK(us_log_segments(l) == 2 && us_log_segment_size(l) == 8192 && us_log_free_segments(l) == 2);
-    CHECK(us_log_poorest(l, 100) == -ENOENT);
+    CHECK(us_log_victim(l, 100) == -ENOENT);
     CHECK(us_log_open(l) == 0 && us_log_open(l) == 1 && us_log_open(l) == -ENOSPC);
     CHECK(us_log_used_bytes(l) == 16384);
     us_log_abandon(l, 0, true);
@@ -223,9 +223,9 @@ static void test_edges(void) {
         us_log_written(l, 1);
         us_log_live(l, (uint64_t)a, 8);
         us_log_settle(l, 1);
-        CHECK(us_log_poorest(l, 1) == -ENOENT && us_log_poorest(l, 2) == 1); /* short: 144 bytes of 8192 */
+        CHECK(us_log_victim(l, 1) == -ENOENT && us_log_victim(l, 2) == 1); /* short: 144 bytes of 8192 */
         us_log_shun(l, 1);
-        CHECK(us_log_poorest(l, 100) == -ENOENT && us_log_is_valid(l));
+        CHECK(us_log_victim(l, 100) == -ENOENT && us_log_is_valid(l));
         us_log_dead(l, (uint64_t)a, 8);
         CHECK(us_log_free_segments(l) == 1);
     }
@@ -435,7 +435,7 @@ static bool model_gains(uint32_t id, uint32_t live, uint32_t percent) {
 static void compact(void) {
     flight_t *f = take_flight();
     uint32_t percent = below(4) ? between(10, 90) : 0;
-    int64_t id = us_log_poorest(lg, percent);
+    int64_t id = us_log_victim(lg, percent);
     uint32_t best = UINT32_MAX; /* what the model says */
     for (uint32_t i = 0; i < SEGMENTS; i++) {
         uint32_t live = model_live(i);
@@ -599,7 +599,7 @@ static void cleaner_begins(void) {
 
 /* One victim goes into the cleaner's segment, and into the next if it does not fit. False: there is none. */
 static bool clean_one(void) {
-    const int64_t id = us_log_poorest(cl, 90);
+    const int64_t id = us_log_victim(cl, 90);
     if (id < 0)
         return false;
     CHECK(us_log_live_in(cl, (uint32_t)id) > 0);
@@ -731,14 +731,14 @@ static void bench(void) {
     }
     double t = now();
     for (uint32_t i = 0; i < 100; i++)
-        CHECK(us_log_poorest(l, 90) >= 0);
+        CHECK(us_log_victim(l, 90) >= 0);
     printf("poorest of 100,000: %.1f us found", (now() - t) * 1e4);
     t = now();
-    CHECK(us_log_poorest(l, 1) == -ENOENT);
+    CHECK(us_log_victim(l, 1) == -ENOENT);
     printf(", %.1f us in vain the first time", (now() - t) * 1e6);
     t = now();
     for (uint32_t i = 0; i < 1000; i++)
-        CHECK(us_log_poorest(l, 1) == -ENOENT);
+        CHECK(us_log_victim(l, 1) == -ENOENT);
     printf(", %.3f us from then on\n", (now() - t) * 1e3);
     us_log_free(l);
     free(buf);

@@ -86,11 +86,11 @@ static us_job_t *next_done(void) {
 
 /* All are finished before the first result is asked for. */
 static void in_order(void) {
-    us_delays[US_D_PRESSED] = 50; /* so that each of them has a part */
+    us_delays[US_D_COMPRESSED] = 50; /* so that each of them has a part */
     start(3);
     us_choice_t none = {0};
     for (uint32_t k = 0; k < BLOCKS; k++) {
-        us_job_t *j = job(US_JOB_PRESS, k);
+        us_job_t *j = job(US_JOB_COMPRESS, k);
         j->choice = &none;
         us_crew_post(&crew, j);
         if (below(8) == 0)
@@ -110,7 +110,7 @@ static void in_order(void) {
     }
     CHECK(us_crew_done(&crew) == NULL && us_crew_busy(&crew) == 0);
     us_crew_stop(&crew);
-    us_delays[US_D_PRESSED] = 0;
+    us_delays[US_D_COMPRESSED] = 0;
 }
 
 /* Asks for `n` results; blocks whose bit is set in `bad` are said to have failed by `why`. */
@@ -140,7 +140,7 @@ static void was_copied(const uint32_t *lengths, uint32_t n) {
 static void runs(void) {
     start(1); /* neighbours: of 40 pages the first 16, the next, the rest */
     for (uint32_t k = 0; k < 40; k++)
-        us_crew_post(&crew, job(US_JOB_BRING, k));
+        us_crew_post(&crew, job(US_JOB_SWAP_IN, k));
     us_crew_ring(&crew);
     take(40, NULL, 0);
     was_copied((uint32_t[]){16, 16, 8}, 3);
@@ -150,17 +150,17 @@ static void runs(void) {
     for (uint32_t k = 0; k < 10; k++) {
         if (k == 3)
             continue;
-        us_job_t *j = job(US_JOB_BRING, k);
+        us_job_t *j = job(US_JOB_SWAP_IN, k);
         j->clean = k < 6;
         j->region = k >= 8;
         us_crew_post(&crew, j);
     }
-    us_job_t *filled = job(US_JOB_BRING, 10);
+    us_job_t *filled = job(US_JOB_SWAP_IN, 10);
     filled->codec = US_FILL;
     memset(pages[10], 0, US_PAGE);
     us_crew_post(&crew, filled);
-    us_crew_post(&crew, job(US_JOB_BRING, 12));
-    us_crew_post(&crew, job(US_JOB_BRING, 11));
+    us_crew_post(&crew, job(US_JOB_SWAP_IN, 12));
+    us_crew_post(&crew, job(US_JOB_SWAP_IN, 11));
     us_crew_ring(&crew);
     take(12, NULL, 0);
     was_copied((uint32_t[]){3, 2, 2, 2, 1, 1, 1}, 7);
@@ -174,7 +174,7 @@ static void failures(void) {
     for (uint32_t run = 0; run < 3; run++) {
         const uint32_t wrong = (uint32_t[]){0, 7, 15}[run];
         for (uint32_t k = 0; k < 16; k++) {
-            us_job_t *j = job(US_JOB_BRING, 16 * run + k);
+            us_job_t *j = job(US_JOB_SWAP_IN, 16 * run + k);
             if (k == wrong) {
                 j->codec = US_CODEC_ZSTD; /* which is not loaded */
                 bad[16 * run + k] = true;
@@ -189,7 +189,7 @@ static void failures(void) {
     start(1); /* the kernel has no time, at a block's border: the rest comes by itself */
     cut = 5 * US_PAGE;
     for (uint32_t k = 0; k < 16; k++)
-        us_crew_post(&crew, job(US_JOB_BRING, k));
+        us_crew_post(&crew, job(US_JOB_SWAP_IN, k));
     us_crew_ring(&crew);
     take(16, NULL, 0);
     CHECK(cut == 0 && copies == 12);
@@ -200,7 +200,7 @@ static void failures(void) {
     there[7] = true;
     bad[6] = true;
     for (uint32_t k = 0; k < 16; k += 2) {
-        us_job_t *j = job(US_JOB_BRING, k);
+        us_job_t *j = job(US_JOB_SWAP_IN, k);
         j->raw = j->len = 2 * US_PAGE;
         us_crew_post(&crew, j);
     }
@@ -219,7 +219,7 @@ static void at_random(void) {
     while (posted < BLOCKS || out_there > 0) {
         for (uint32_t n = posted < BLOCKS ? below(40) : 0; n > 0 && posted < BLOCKS; n--, posted++, out_there++) {
             const bool press = below(4) == 0;
-            us_job_t *j = job(press ? US_JOB_PRESS : US_JOB_BRING, posted);
+            us_job_t *j = job(press ? US_JOB_COMPRESS : US_JOB_SWAP_IN, posted);
             j->choice = &none;
             j->clean = below(8) != 0;
             brought += !press;
@@ -227,9 +227,9 @@ static void at_random(void) {
         }
         us_crew_ring(&crew);
         for (us_job_t *j; (j = us_crew_done(&crew)) != NULL; out_there--) {
-            CHECK(j->kind == US_JOB_PRESS || j->status == 0);
-            CHECK(j->kind == US_JOB_PRESS || memcmp(memory + j->entry * US_PAGE, pages[j->entry], US_PAGE) == 0);
-            brought -= j->kind == US_JOB_BRING;
+            CHECK(j->kind == US_JOB_COMPRESS || j->status == 0);
+            CHECK(j->kind == US_JOB_COMPRESS || memcmp(memory + j->entry * US_PAGE, pages[j->entry], US_PAGE) == 0);
+            brought -= j->kind == US_JOB_SWAP_IN;
             us_crew_free(&crew, j);
         }
     }

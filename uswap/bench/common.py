@@ -283,8 +283,8 @@ def shuffle(filter: str) -> dict[str, str]:
 class CodecRun:
     """A codec by itself: nanoseconds of each block, bytes before and after."""
 
-    press_ns: Sequence[int]
-    unpress_ns: Sequence[int]
+    compress_ns: Sequence[int]
+    decompress_ns: Sequence[int]
     raw: int
     packed: int
 
@@ -321,8 +321,8 @@ def run_codec(
             "scattered": int(scattered),
             "src": source,
             "len": count * block,
-            "press_ns": press,
-            "unpress_ns": unpress,
+            "compress_ns": press,
+            "decompress_ns": unpress,
         },
     )
     error = lib.us_measure_codec(run)

@@ -250,7 +250,7 @@ def _round_beside(config: Latency, result: Result, source: bytes) -> None:
         raise OSError(-error, f"the floor: {os.strerror(-error)}")
     _add(result, "floor", 1, ffi.unpack(ns, count)[LEAD:])
     run = run_codec(config.codec, source, config.block, filter=config.filter, scattered=True)
-    _add(result, "codec", 1, run.unpress_ns[LEAD:])
+    _add(result, "codec", 1, run.decompress_ns[LEAD:])
 
 
 def _round_of(config: Latency, result: Result, source: bytes, number: int, threads: int) -> None:
@@ -300,7 +300,7 @@ def _round_of(config: Latency, result: Result, source: bytes, number: int, threa
         del region
 
     # One slow worker, so that blocks wait for it.
-    with Pager(**options, delays=f"press:{OUTBOX_DELAY}", workers=1) as pager:
+    with Pager(**options, delays=f"compress:{OUTBOX_DELAY}", workers=1) as pager:
         _round_of_outbox(config, result, source, pager, threads)
 
 

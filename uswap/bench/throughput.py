@@ -167,7 +167,7 @@ def _round_of_memory(config: Throughput, result: Result) -> None:
 
 def _round_of(config: Throughput, row: Row, source: bytes) -> None:
     alone = run_codec(config.codec, source[: 32 << 20], row.block, filter=config.filter)
-    row.rates.setdefault("codec", []).append(alone.raw / sum(alone.unpress_ns) * 1e9)
+    row.rates.setdefault("codec", []).append(alone.raw / sum(alone.decompress_ns) * 1e9)
     size = config.size
     whole = size + max(64 << 20, size // 4)  # a limit that nothing comes near
     _round_within(config, row, source, "evicted", whole)
