@@ -34,7 +34,17 @@ CFLAGS = ["-std=gnu11", "-O2", "-g", "-pthread", "-fvisibility=hidden"]
 WARNINGS = ["-Wall", "-Wextra", "-Wshadow"]
 LDFLAGS = ["-pthread", "-ldl"]
 INSTALL = "on Debian and Ubuntu: apt-get install gcc libc6-dev python3-dev"
-SHIPPED = ("csrc", "tests", "demos", "Makefile", "CHANGELOG.md", "LICENSE", "README.md")
+SHIPPED = (
+    "csrc",
+    "tests",
+    "demos",
+    "Makefile",
+    "BENCHMARKS.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "LICENSE",
+    "README.md",
+)
 
 BUILD.mkdir(exist_ok=True)  # [tool.distutils.egg_info] puts the metadata there
 

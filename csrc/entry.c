@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * The state machine of a block. Every change of an entry is made here, by the loop, in one store.
+ * The state machine of a block. Every change of an entry is made here, by the owner of the lock, in one store.
  *
  *                     +------------------- write: gen + 1 --------------------+
  *                     |                                                       |

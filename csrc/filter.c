@@ -17,7 +17,7 @@ us_filter_fn_t us_filter_functions(void) { return loaded; }
  * A row of bytes becomes eight rows of bits, the lowest bits first. Eight bytes are a matrix of 8 x 8 bits in
  * a 64-bit lane; to turn it swaps bits 7 apart, then pairs 14 apart, then fours 28 apart.
  *
- * On the machine of README.md's "Tried" 3.8 GB/s, as fast as the library's (with AVX2, and its malloc).
+ * 3.8 GB/s on the machine of TRIED.md, as fast as the library's (with AVX2, and its malloc).
  */
 
 static inline __m128i swap(__m128i x, int by, long long mask) {

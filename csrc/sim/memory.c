@@ -4,7 +4,7 @@
  * or a slot by its address needs no help; beside them stands what the page table would say. A page that is not there is
  * full of GONE, so that whoever reads it all the same is found out.
  *
- * What is told of the kernel is what ../../README.md's users have: Linux 6.8 and newer. As fine as a page: COPY, MOVE,
+ * What is told of the kernel is Linux 6.8 and newer, and where `old` says so before that. As fine as a page: COPY, MOVE,
  * WRITEPROTECT and DONTNEED go page by page, and others run between two pages.
  */
 #include "memory.h"
