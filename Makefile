@@ -17,6 +17,7 @@ TEST_LIMIT ?= 1700
 # The pytest files that compile and run tests/c, with -fsanitize=$$USWAP_SANITIZE.
 C_TESTS ?= $(shell grep -lsE 'USWAP_SANITIZE|tests/c' tests/test_*.py)
 
+C_FILES := $(wildcard csrc/*.[ch] csrc/sim/*.[ch] tests/c/*.[ch])
 CFLAGS_LINT := -std=gnu11 -O2 -pthread -D_GNU_SOURCE -Wall -Wextra -Wshadow -Werror
 ifeq ($(shell uname -m),x86_64)
 CFLAGS_LINT += -mcx16
@@ -37,13 +38,14 @@ install: $(STAMPS)/installed ## install the built wheel into .venv/
 test: lint $(STAMPS)/installed $(STAMPS)/data ## lint, then the tests on the built wheel (ARGS="...")
 	@USWAP_TEST_INSTALLED=1 timeout --kill-after=30 $(TEST_LIMIT) $(BIN)/pytest $(ARGS)
 
-lint: lint-python lint-c ## ruff, mypy strict, and C warnings as errors
+lint: lint-python lint-c ## ruff, mypy strict, clang-format, and C warnings as errors
 lint-python: $(STAMPS)/tools
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 # Compiled as the wheel is, since some warnings need the optimiser.
-lint-c: | $(STAMPS)
+lint-c: $(STAMPS)/tools
+	@$(BIN)/clang-format --style=file:csrc/.clang-format --dry-run -Werror $(C_FILES)
 	@echo "$(CC) $(CFLAGS_LINT) csrc/*.c csrc/sim/*.c"
 	@for file in csrc/*.c csrc/sim/*.c; do $(CC) $(CFLAGS_LINT) -c -o build/lint.o $$file || exit 1; done; \
 	  rm -f build/lint.o

@@ -112,7 +112,7 @@ static int level_of(int codec, int level) {
 }
 
 int us_choice_compress(us_choice_t *c, us_probe_t *probe, us_codec_ctx_t *ctx, int *codec, int level, const void *p,
-             uint32_t n, void *out, uint32_t cap) {
+                       uint32_t n, void *out, uint32_t cap) {
     const int base = *codec;
     uint64_t seen;
     if (c->on && is_due(c, n, &seen)) {

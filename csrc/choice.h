@@ -53,6 +53,6 @@ enum { US_CHOICE_RAW = 0, US_CHOICE_SKIPPED = -1 };
  * is LZ4's acceleration 4 where the block is shuffled, which takes 0.7 to 1.0 of the time and up to 5 % more room.
  */
 int us_choice_compress(us_choice_t *c, us_probe_t *probe, us_codec_ctx_t *ctx, int *codec, int level, const void *p,
-             uint32_t n, void *out, uint32_t cap);
+                       uint32_t n, void *out, uint32_t cap);
 
 #endif

@@ -38,34 +38,34 @@ enum {
 
 struct us_client {
     us_space_t space;
-    int space_fd;            /* the caller's; entries are read from it */
-    dev_t space_dev;         /* which file it is, if nobody has closed it meanwhile */
+    int space_fd;    /* the caller's; entries are read from it */
+    dev_t space_dev; /* which file it is, if nobody has closed it meanwhile */
     ino_t space_ino;
     us_mover_t mover;
     us_watchdog_t watchdog;
     us_control_t control;
-    pid_t owner;             /* the process that it is of */
+    pid_t owner; /* the process that it is of */
     _Atomic uint32_t refs;
     pthread_mutex_t lock, gauges;
-    bool attached;           /* there is a pager to ask */
-    bool has_control;        /* the socket is open */
+    bool attached;    /* there is a pager to ask */
+    bool has_control; /* the socket is open */
     bool open;
-    bool leaving;            /* no more registrations; it closes when the last one ends */
-    us_shared_stats_t *last; /* what statistics told when it was closed */
+    bool leaving;                     /* no more registrations; it closes when the last one ends */
+    us_shared_stats_t *last;          /* what statistics told when it was closed */
     us_registration_t *registrations; /* active ones */
-    uint64_t pinning;        /* bytes that the pager has been asked to pin */
-    us_client_t *next;       /* of all open clients of the process */
+    uint64_t pinning;                 /* bytes that the pager has been asked to pin */
+    us_client_t *next;                /* of all open clients of the process */
 };
 
 struct us_registration {
     us_registration_t *next;
     us_client_t *client;
-    _Atomic uint32_t refs;   /* the caller's, and one of each pin */
+    _Atomic uint32_t refs; /* the caller's, and one of each pin */
     us_registration_info_t info;
     uint64_t addr, len;
     int hugepage, at_end;
     bool active;
-    uint32_t pinning;        /* pins that the pager has been asked for; it does not end meanwhile */
+    uint32_t pinning; /* pins that the pager has been asked for; it does not end meanwhile */
 };
 
 struct us_pin {
@@ -171,8 +171,7 @@ int us_client_open(us_client_t *c, int uffd, int space_fd, int doorbell, int not
     c->space_fd = space_fd;
     c->space_dev = st.st_dev;
     c->space_ino = st.st_ino;
-    void *staging = mmap(NULL, STAGING, PROT_READ | PROT_WRITE,
-                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *staging = mmap(NULL, STAGING, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (staging == MAP_FAILED) {
         err = -errno;
         goto unmap;
@@ -303,8 +302,8 @@ static int begin(us_client_t *c, us_registration_t *r, uint32_t block, uint32_t 
     return ask(c, US_OP_ACTIVATE, r->info.id, NULL, NULL);
 }
 
-int us_registration_begin(us_registration_t *r, uint64_t addr, uint64_t len, uint32_t block, uint32_t item, int resident,
-                          int hugepage, int at_end) {
+int us_registration_begin(us_registration_t *r, uint64_t addr, uint64_t len, uint32_t block, uint32_t item,
+                          int resident, int hugepage, int at_end) {
     us_client_t *c = r->client;
     if (!is_ours(c))
         return -ECHILD;
@@ -389,7 +388,8 @@ void us_registration_free(us_registration_t *r) {
         return;
     pthread_mutex_lock(&c->lock);
     if (end(c, r, r->at_end) != 0 && r->active && c->open)
-        us_die("uswap: a region could not be ended, and its addresses are about to be given back; ending the process\n");
+        us_die(
+            "uswap: a region could not be ended, and its addresses are about to be given back; ending the process\n");
     pthread_mutex_unlock(&c->lock);
     unref_registration(r);
 }
@@ -719,8 +719,7 @@ static int cover(uint64_t addr, uint64_t len, int id) {
 #define MAP_FIXED_NOREPLACE 0x100000
 #endif
     void *at = (void *)(uintptr_t)addr;
-    void *m = mmap(at, len, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE,
-                   -1, 0);
+    void *m = mmap(at, len, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
     if (m == at) {
         const uint32_t k = atomic_load(&covered_n);
         if (k < COVERED) {

@@ -72,9 +72,9 @@ static const symbol_t zstd_symbols[] = {
 /* --- Contexts --- */
 
 struct us_codec_ctx {
-    lz4_fn_t lz4;   /* copies: a codec that is loaded again must not meet the old library's state */
-    zstd_fn_t zstd; /* compress == NULL: not loaded when the context was made */
-    us_filter_fn_t filter; /* the same of shuffle */
+    lz4_fn_t lz4;           /* copies: a codec that is loaded again must not meet the old library's state */
+    zstd_fn_t zstd;         /* compress == NULL: not loaded when the context was made */
+    us_filter_fn_t filter;  /* the same of shuffle */
     void *filtered, *spare; /* max_block each, if there are filters */
     uint32_t max_block;
     void *lz4_state;
@@ -82,20 +82,16 @@ struct us_codec_ctx {
     void *zstd_dspace;
     void *zstd_cctx;
     void *zstd_dctx;
-    int zstd_level; /* the highest level that fits in zstd_cspace */
+    int zstd_level;                  /* the highest level that fits in zstd_cspace */
     _Atomic uint64_t decompressions; /* written by the context's thread only */
 };
 
 enum { ALIGN = 64 };
 
-static void *alloc_aligned(size_t size)
-{
-    return us_aligned_alloc(ALIGN, (size + ALIGN - 1) & ~(size_t)(ALIGN - 1));
-}
+static void *alloc_aligned(size_t size) { return us_aligned_alloc(ALIGN, (size + ALIGN - 1) & ~(size_t)(ALIGN - 1)); }
 
 /* The most that any level up to this one wants for any block up to max_block: not monotone in either. */
-static size_t zstd_space(const zstd_fn_t *fn, int level, uint32_t max_block)
-{
+static size_t zstd_space(const zstd_fn_t *fn, int level, uint32_t max_block) {
     size_t most = 0;
     for (int l = 1; l <= level; l++) {
         for (unsigned long long n = 4096;; n *= 2) {
@@ -113,8 +109,7 @@ static size_t zstd_space(const zstd_fn_t *fn, int level, uint32_t max_block)
  * A static context, because one made by ZSTD_createCCtx allocates at the first use and, when 128 blocks
  * in a row used a third of its workspace, frees it and allocates a smaller one.
  */
-static int zstd_grow(us_codec_ctx_t *ctx, int level)
-{
+static int zstd_grow(us_codec_ctx_t *ctx, int level) {
     if (level < US_CODEC_ZSTD_LEVEL)
         level = US_CODEC_ZSTD_LEVEL;
     if (level > ZSTD_LEVEL_MAX)
@@ -135,8 +130,7 @@ static int zstd_grow(us_codec_ctx_t *ctx, int level)
     return 0;
 }
 
-static int ctx_init(us_codec_ctx_t *ctx)
-{
+static int ctx_init(us_codec_ctx_t *ctx) {
     if (ctx->filter.shuffle) {
         ctx->filtered = alloc_aligned(ctx->max_block);
         ctx->spare = alloc_aligned(ctx->max_block);
@@ -164,8 +158,7 @@ static int ctx_init(us_codec_ctx_t *ctx)
 }
 
 static int ctx_new(us_codec_ctx_t **out, uint32_t max_block, const codec_fn_t *lz4, const codec_fn_t *zstd,
-                   us_filter_fn_t filter)
-{
+                   us_filter_fn_t filter) {
     *out = NULL;
     if (max_block == 0 || max_block > US_CODEC_MAX)
         return -EINVAL;
@@ -187,13 +180,11 @@ static int ctx_new(us_codec_ctx_t **out, uint32_t max_block, const codec_fn_t *l
     return 0;
 }
 
-int us_codec_ctx_new(us_codec_ctx_t **out, uint32_t max_block)
-{
+int us_codec_ctx_new(us_codec_ctx_t **out, uint32_t max_block) {
     return ctx_new(out, max_block, &table[US_CODEC_LZ4], &table[US_CODEC_ZSTD], us_filter_functions());
 }
 
-void us_codec_ctx_free(us_codec_ctx_t *ctx)
-{
+void us_codec_ctx_free(us_codec_ctx_t *ctx) {
     if (!ctx)
         return;
     free(ctx->lz4_state);
@@ -207,13 +198,9 @@ void us_codec_ctx_free(us_codec_ctx_t *ctx)
 /* --- Compression --- */
 
 /* LZ4: n + n/255 + 16. ZSTD: n + n/256, and up to 64 more below 128 KiB; its frame header is within that. */
-uint32_t us_codec_bound(uint32_t n)
-{
-    return n + n / 255 + 128;
-}
+uint32_t us_codec_bound(uint32_t n) { return n + n / 255 + 128; }
 
-static int zstd_compress(us_codec_ctx_t *ctx, int level, const void *src, uint32_t n, void *dst, uint32_t cap)
-{
+static int zstd_compress(us_codec_ctx_t *ctx, int level, const void *src, uint32_t n, void *dst, uint32_t cap) {
     if (level > ctx->zstd_level && ctx->zstd_level < ZSTD_LEVEL_MAX) {
         int rc = zstd_grow(ctx, level);
         if (rc)
@@ -227,9 +214,7 @@ static int zstd_compress(us_codec_ctx_t *ctx, int level, const void *src, uint32
     return len == (size_t)-ZSTD_MEMORY_ALLOCATION ? -ENOMEM : -EIO;
 }
 
-int us_compress(us_codec_ctx_t *ctx, int codec, int level, const void *src, uint32_t n, void *dst,
-                uint32_t cap)
-{
+int us_compress(us_codec_ctx_t *ctx, int codec, int level, const void *src, uint32_t n, void *dst, uint32_t cap) {
     if (n == 0 || n > ctx->max_block)
         return -EINVAL;
     if (cap > INT32_MAX)
@@ -257,23 +242,17 @@ int us_compress(us_codec_ctx_t *ctx, int codec, int level, const void *src, uint
         if (!ctx->zstd.compress)
             return -ENOSYS;
         return zstd_compress(ctx, level, src, n, dst, cap);
-    default:
-        return -ENOSYS;
+    default: return -ENOSYS;
     }
 }
 
-void *us_codec_spare(us_codec_ctx_t *ctx)
-{
-    return ctx->spare;
-}
+void *us_codec_spare(us_codec_ctx_t *ctx) { return ctx->spare; }
 
-uint64_t us_codec_decompressions(const us_codec_ctx_t *ctx)
-{
+uint64_t us_codec_decompressions(const us_codec_ctx_t *ctx) {
     return atomic_load_explicit(&ctx->decompressions, memory_order_relaxed);
 }
 
-static int decompress_base(us_codec_ctx_t *ctx, int codec, const void *src, uint32_t n, void *dst, uint32_t raw)
-{
+static int decompress_base(us_codec_ctx_t *ctx, int codec, const void *src, uint32_t n, void *dst, uint32_t raw) {
     switch (codec) {
     case US_CODEC_NONE:
         if (n != raw)
@@ -288,13 +267,11 @@ static int decompress_base(us_codec_ctx_t *ctx, int codec, const void *src, uint
         if (!ctx->zstd.compress)
             return -ENOSYS;
         return ctx->zstd.decompress(ctx->zstd_dctx, dst, raw, src, n) == raw ? 0 : -EILSEQ;
-    default:
-        return -ENOSYS;
+    default: return -ENOSYS;
     }
 }
 
-int us_decompress(us_codec_ctx_t *ctx, int codec, const void *src, uint32_t n, void *dst, uint32_t raw)
-{
+int us_decompress(us_codec_ctx_t *ctx, int codec, const void *src, uint32_t n, void *dst, uint32_t raw) {
     if (n > INT32_MAX || raw > INT32_MAX)
         return -EILSEQ;
     if (codec != US_CODEC_NONE)
@@ -314,8 +291,7 @@ int us_decompress(us_codec_ctx_t *ctx, int codec, const void *src, uint32_t n, v
 
 /* --- Loading, and the proof --- */
 
-static uint64_t xorshift(uint64_t *x)
-{
+static uint64_t xorshift(uint64_t *x) {
     *x ^= *x << 13;
     *x ^= *x >> 7;
     *x ^= *x << 17;
@@ -327,34 +303,22 @@ enum { PROOF_MAX = 128 << 10 };
 /* Five kinds of content: one byte repeated, random, small integers, a long period, both halves mixed. */
 enum { PROOF_KINDS = 5 };
 
-static void proof_content(unsigned char *p, uint32_t n, int kind)
-{
+static void proof_content(unsigned char *p, uint32_t n, int kind) {
     uint64_t x = 0x9E3779B97F4A7C15u + n;
     for (uint32_t i = 0; i < n; i++) {
         switch (kind) {
-        case 0:
-            p[i] = 0x5A;
-            break;
-        case 1:
-            p[i] = (unsigned char)xorshift(&x);
-            break;
-        case 2:
-            p[i] = i % 8 < 2 ? (unsigned char)(xorshift(&x) & (i % 8 ? 3 : 255)) : 0;
-            break;
-        case 3:
-            p[i] = i < 2048 ? (unsigned char)xorshift(&x) : p[i - 2048];
-            break;
-        default:
-            p[i] = i < n / 2 ? (unsigned char)xorshift(&x) : (unsigned char)(i / 7);
-            break;
+        case 0: p[i] = 0x5A; break;
+        case 1: p[i] = (unsigned char)xorshift(&x); break;
+        case 2: p[i] = i % 8 < 2 ? (unsigned char)(xorshift(&x) & (i % 8 ? 3 : 255)) : 0; break;
+        case 3: p[i] = i < 2048 ? (unsigned char)xorshift(&x) : p[i - 2048]; break;
+        default: p[i] = i < n / 2 ? (unsigned char)xorshift(&x) : (unsigned char)(i / 7); break;
         }
     }
 }
 
 /* The bytes behind raw are a fence: a library that writes past its room is not used either. */
-static bool proof_one(us_codec_ctx_t *ctx, int codec, const unsigned char *src, uint32_t n,
-                      unsigned char *packed, unsigned char *raw)
-{
+static bool proof_one(us_codec_ctx_t *ctx, int codec, const unsigned char *src, uint32_t n, unsigned char *packed,
+                      unsigned char *raw) {
     enum { FENCE = 64 };
     uint32_t bound = us_codec_bound(n);
     int len = us_compress(ctx, codec, 1, src, n, packed, bound);
@@ -379,13 +343,12 @@ static bool proof_one(us_codec_ctx_t *ctx, int codec, const unsigned char *src, 
     return true;
 }
 
-static int prove(int codec, const codec_fn_t *fn)
-{
+static int prove(int codec, const codec_fn_t *fn) {
     static const uint32_t sizes[] = {1, 13, 4096, 65536, PROOF_MAX};
     static const codec_fn_t nothing;
     us_codec_ctx_t *ctx = NULL;
-    int rc = ctx_new(&ctx, PROOF_MAX, codec == US_CODEC_LZ4 ? fn : &nothing,
-                     codec == US_CODEC_ZSTD ? fn : &nothing, (us_filter_fn_t){0});
+    int rc = ctx_new(&ctx, PROOF_MAX, codec == US_CODEC_LZ4 ? fn : &nothing, codec == US_CODEC_ZSTD ? fn : &nothing,
+                     (us_filter_fn_t){0});
     if (rc)
         return rc;
     const size_t room = us_codec_bound(PROOF_MAX) + ALIGN;
@@ -403,8 +366,7 @@ static int prove(int codec, const codec_fn_t *fn)
     return rc;
 }
 
-int us_codec_load(int codec, const char *path)
-{
+int us_codec_load(int codec, const char *path) {
     if (codec != US_CODEC_LZ4 && codec != US_CODEC_ZSTD)
         return -EINVAL;
     void *lib = dlopen(path, RTLD_NOW | RTLD_LOCAL);
@@ -429,8 +391,7 @@ int us_codec_load(int codec, const char *path)
     return 0;
 }
 
-bool us_codec_ready(int codec)
-{
+bool us_codec_ready(int codec) {
     if (!us_codec_known(codec))
         return false;
     if (us_codec_filter(codec) != US_FILTER_NONE && !us_filter_functions().shuffle)
@@ -440,8 +401,7 @@ bool us_codec_ready(int codec)
 
 /* --- Blocks of one repeated word --- */
 
-bool us_is_filled(const void *p, size_t n, uint64_t *word)
-{
+bool us_is_filled(const void *p, size_t n, uint64_t *word) {
     const uint64_t *w = p;
     uint64_t first = w[0];
     /* Most blocks differ at once, and those that begin with a run (a padded header) mostly at the end. */
@@ -459,8 +419,7 @@ bool us_is_filled(const void *p, size_t n, uint64_t *word)
     return true;
 }
 
-void us_fill(void *p, size_t n, uint64_t word)
-{
+void us_fill(void *p, size_t n, uint64_t word) {
     __m128i *v = p, *end = v + n / 16;
     const __m128i w = _mm_set1_epi64x((long long)word);
     for (; v < end; v += 4) {
@@ -495,8 +454,7 @@ void us_fill(void *p, size_t n, uint64_t word)
 enum { SAMPLE = 1024 };
 
 /* By its filter or without: what a region's filter is no good for may be text among numbers. */
-static bool sample_compresses(us_codec_ctx_t *ctx, int codec, const void *p)
-{
+static bool sample_compresses(us_codec_ctx_t *ctx, int codec, const void *p) {
     unsigned char out[SAMPLE];
     const uint32_t cap = SAMPLE - SAMPLE / 32;
     return us_compress(ctx, codec, 1, p, SAMPLE, out, cap) > 0 ||
@@ -504,8 +462,7 @@ static bool sample_compresses(us_codec_ctx_t *ctx, int codec, const void *p)
             us_compress(ctx, us_codec_base(codec), 1, p, SAMPLE, out, cap) > 0);
 }
 
-bool us_probe_worth(us_probe_t *probe, us_codec_ctx_t *ctx, int codec, const void *p, uint32_t n)
-{
+bool us_probe_worth(us_probe_t *probe, us_codec_ctx_t *ctx, int codec, const void *p, uint32_t n) {
     if (probe->score < US_PROBE_ON || n <= SAMPLE)
         return true;
     uint32_t skips = ++probe->skips;
@@ -520,8 +477,7 @@ bool us_probe_worth(us_probe_t *probe, us_codec_ctx_t *ctx, int codec, const voi
     return sample_compresses(ctx, codec, (const char *)p + at);
 }
 
-void us_probe_result(us_probe_t *probe, bool compressed)
-{
+void us_probe_result(us_probe_t *probe, bool compressed) {
     if (!compressed)
         probe->score = probe->score + 2 > US_PROBE_TOP ? US_PROBE_TOP : probe->score + 2;
     else if (probe->forced)

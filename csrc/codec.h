@@ -87,8 +87,7 @@ uint32_t us_codec_bound(uint32_t n);
  *   -ENOMEM  zstd at a high level
  *   -EIO     the library failed in a way it should not
  */
-int us_compress(us_codec_ctx_t *ctx, int codec, int level, const void *src, uint32_t n, void *dst,
-                uint32_t cap);
+int us_compress(us_codec_ctx_t *ctx, int codec, int level, const void *src, uint32_t n, void *dst, uint32_t cap);
 
 /* Decompresses n bytes into exactly raw bytes. 0, -EILSEQ when the input does not give that, -ENOSYS: the
  * context has no such codec or filter. */

@@ -15,7 +15,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#define POLY 0x82f63b78u /* Castagnoli, reversed */
+#define POLY 0x82f63b78u          /* Castagnoli, reversed */
 enum { LONG = 512, SHORT = 128 }; /* bytes of a stretch */
 
 static uint32_t table[8][256];

@@ -158,9 +158,7 @@ void us_entry_swap_in(us_pager_t *p, us_region_t *r, uint32_t i, bool clean) {
         e.size = US_SIZE(US_FILL, 0);
         e.where = 0;
         break;
-    case US_FILLED:
-        p->mm.s->filled -= len;
-        break;
+    case US_FILLED: p->mm.s->filled -= len; break;
     case US_POOLED:
         us_policy_warm(p, i);
         e.flags = p->mm.space.table[i].flags;
@@ -470,7 +468,8 @@ void us_entry_registered(us_pager_t *p, us_region_t *r, uint32_t i, bool there) 
 
 void us_entry_absent(us_pager_t *p, us_region_t *r, uint32_t i) {
     us_entry_t e = p->mm.space.table[i];
-    if (e.state != US_RESIDENT || (e.flags & (US_F_LOCKED | US_F_CLEAN)) || p->mm.pins[i] != 0) /* it has been out since */
+    if (e.state != US_RESIDENT || (e.flags & (US_F_LOCKED | US_F_CLEAN)) ||
+        p->mm.pins[i] != 0) /* it has been out since */
         return;
     us_policy_out(&p->mm, r, i);
     e = p->mm.space.table[i];
@@ -490,12 +489,8 @@ void us_entry_forget(us_pager_t *p, us_region_t *r, uint32_t i) {
             us_policy_out(&p->mm, r, i);
         resident_sub(&p->mm, len);
         break;
-    case US_PLAIN:
-        resident_sub(&p->mm, len);
-        break;
-    case US_FILLED:
-        p->mm.s->filled -= len;
-        break;
+    case US_PLAIN: resident_sub(&p->mm, len); break;
+    case US_FILLED: p->mm.s->filled -= len; break;
     case US_POOLED:
         us_policy_warm(p, i);
         us_entry_free_object(p, e);
@@ -505,11 +500,8 @@ void us_entry_forget(us_pager_t *p, us_region_t *r, uint32_t i) {
         us_entry_free_object(p, e);
         out_sub(p, e, len);
         break;
-    case US_LOST:
-        p->mm.s->lost -= len;
-        break;
-    default:
-        break;
+    case US_LOST: p->mm.s->lost -= len; break;
+    default: break;
     }
     if (e.state != US_EMPTY || e.flags != 0 || e.gen != 0) /* what was never touched stays sparse */
         put(&p->mm, i, (us_entry_t){0}); /* no job of the region is left, so the generation may begin anew */

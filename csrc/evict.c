@@ -69,16 +69,13 @@ static int make_pool_room(us_pager_t *p, uint32_t len) {
         return -ENOSPC;
     p->gate_until = 0;
     switch (plan.how) {
-    case FITS:
-        return US_DONE;
-    case WAIT:
-        return US_WAIT_ROOM;
+    case FITS: return US_DONE;
+    case WAIT: return US_WAIT_ROOM;
     case DEMOTE:
         p->tier[1].goal = us_min(p->tier[1].goal, plan.bytes);
         us_tiers_demote(p);
         return US_WAIT_ROOM;
-    default:
-        break;
+    default: break;
     }
     const int reclaimed = us_reclaim(p, &p->tier[1], plan.bytes);
     if (reclaimed == US_DONE)
@@ -187,7 +184,8 @@ void us_evict_some(us_pager_t *p) {
     const uint64_t staying = p->mm.resident - p->mm.leaving;
     const uint64_t want = us_min(staying > p->mm.mark_low ? staying - p->mm.mark_low : 0, BATCH_BYTES);
     uint64_t passed[2] = {0, 0};
-    while (bytes < want && n < US_BATCH && n < us_outbox_room(&p->mm) && looked++ < (n == 0 ? LOOK_MAX : 2 * US_BATCH)) {
+    while (bytes < want && n < US_BATCH && n < us_outbox_room(&p->mm) &&
+           looked++ < (n == 0 ? LOOK_MAX : 2 * US_BATCH)) {
         const uint32_t i = us_policy_victim(&p->mm, passed);
         if (i == US_NONE)
             break;

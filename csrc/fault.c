@@ -107,7 +107,7 @@ static int serve_present(us_pager_t *p, us_region_t *r, uint32_t i, uint64_t pag
     if (err != 0)
         return err;
     if (p->mm.space.table[i].flags & US_F_CLEAN)
-        us_entry_dirty(p, i); /* the copy is not what the block holds any more */
+        us_entry_dirty(p, i);      /* the copy is not what the block holds any more */
     us_install_unprotect(p, r, i); /* should it fail, the first write finds the page protected and does it */
     return US_DONE;
 }
@@ -144,7 +144,8 @@ int us_fault_serve(us_pager_t *p, const us_event_t *f) {
         return res < 0 ? give_up(&p->mm, page) : res;
     }
     case US_LEAVING:
-        if (f->tid == (uint32_t)p->mm.cfg.mover_tid && (f->flags & US_FAULT_WP)) { /* it unshares a page, without a write */
+        if (f->tid == (uint32_t)p->mm.cfg.mover_tid &&
+            (f->flags & US_FAULT_WP)) { /* it unshares a page, without a write */
             const int err = us_sys_protect(p->mm.cfg.uffd, page, US_PAGE, false);
             return err == 0 ? US_DONE : err == -EAGAIN ? US_AGAIN : give_up(&p->mm, page);
         }
@@ -161,31 +162,28 @@ int us_fault_serve(us_pager_t *p, const us_event_t *f) {
     case US_PLAIN: /* a fault from before it was plain: registering was only tried */
         us_sys_wake(p->mm.cfg.uffd, page, US_PAGE);
         return US_DONE;
-    case US_EMPTY:
-        kind = US_KIND_EMPTY;
-        break;
-    case US_FILLED:
-        kind = US_KIND_FILLED;
-        break;
-    case US_OUTBOX:
-        kind = US_KIND_OUTBOX;
-        break;
-    case US_STORED:
-        kind = US_KIND_STORED;
-        break;
+    case US_EMPTY: kind = US_KIND_EMPTY; break;
+    case US_FILLED: kind = US_KIND_FILLED; break;
+    case US_OUTBOX: kind = US_KIND_OUTBOX; break;
+    case US_STORED: kind = US_KIND_STORED; break;
     case US_LOST: { /* the mark is gone with the user's own MADV_DONTNEED, or it came just now */
         /* Or it is a page that was there when the rest was lost, and protected. */
-        const int err = f->flags & US_FAULT_WP ? us_sys_protect(p->mm.cfg.uffd, page, US_PAGE, false) : us_install_mark(&p->mm, page, US_PAGE);
+        const int err = f->flags & US_FAULT_WP ? us_sys_protect(p->mm.cfg.uffd, page, US_PAGE, false)
+                                               : us_install_mark(&p->mm, page, US_PAGE);
         if (err == -EAGAIN)
             return US_AGAIN;
         if (err != 0 && !(f->flags & US_FAULT_WP))
-            us_event(p, (us_event_t){.kind = US_EV_LOST, .entry = i, .addr = page, .flags = (uint32_t)-err,
-                                     .tid = r->id, .offset = page - r->addr, .length = US_PAGE});
+            us_event(p, (us_event_t){.kind = US_EV_LOST,
+                                     .entry = i,
+                                     .addr = page,
+                                     .flags = (uint32_t)-err,
+                                     .tid = r->id,
+                                     .offset = page - r->addr,
+                                     .length = US_PAGE});
         us_sys_wake(p->mm.cfg.uffd, page, US_PAGE); /* the thread touches again and gets SIGBUS */
         return US_DONE;
     }
-    default:
-        kind = US_KIND_POOLED;
+    default: kind = US_KIND_POOLED;
     }
     if (e.flags & US_F_LOCKED) { /* a worker or a read swaps it in; or a read only looks, and then it is asked again */
         if (!(e.flags & US_F_WAKE)) {

@@ -26,11 +26,8 @@ enum { READ_TRIES = 3, RUN_MAX = 256 << 10, GAP_MAX = 64 << 10 }; /* bytes: of a
 
 /* us_store_flush hands it over. */
 static bool start_read(us_pager_t *p, us_read_t *rd) {
-    rd->req = (us_io_req_t){.op = US_IO_READ,
-                            .buf = rd->buf,
-                            .off = rd->from,
-                            .len = rd->bytes,
-                            .user = {(uint64_t)(uintptr_t)rd}};
+    rd->req = (us_io_req_t){
+        .op = US_IO_READ, .buf = rd->buf, .off = rd->from, .len = rd->bytes, .user = {(uint64_t)(uintptr_t)rd}};
     p->mm.s->reads++;
     p->mm.s->read_bytes += rd->bytes;
     rd->begun = us_now_ns();

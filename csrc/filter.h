@@ -48,9 +48,7 @@ int us_filter_load(const char *path);
 us_filter_fn_t us_filter_functions(void);
 
 /* The bytes of an item: 2, 4, 8, or 1 for US_FILTER_NONE. */
-static inline uint32_t us_filter_item(int filter) {
-    return filter == US_FILTER_NONE ? 1u : 2u << (filter - 1) % 3;
-}
+static inline uint32_t us_filter_item(int filter) { return filter == US_FILTER_NONE ? 1u : 2u << (filter - 1) % 3; }
 static inline bool us_filter_is_bit(int filter) { return filter >= US_FILTER_BIT2; }
 
 /*

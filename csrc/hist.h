@@ -33,8 +33,7 @@ typedef struct us_hist {
 } us_hist_t;
 
 /* The bucket of a value. */
-static inline uint32_t us_hist_index(uint64_t ns)
-{
+static inline uint32_t us_hist_index(uint64_t ns) {
     if (ns < US_HIST_SUB)
         return (uint32_t)ns;
     uint32_t log = 63u - (uint32_t)__builtin_clzll(ns);
@@ -45,8 +44,7 @@ static inline uint32_t us_hist_index(uint64_t ns)
 }
 
 /* By the one writer. No read-modify-write is needed: nobody else stores. */
-static inline void us_hist_add(us_hist_t *h, uint64_t ns)
-{
+static inline void us_hist_add(us_hist_t *h, uint64_t ns) {
     uint64_t *b = &h->bucket[us_hist_index(ns)];
     __atomic_store_n(b, __atomic_load_n(b, __ATOMIC_RELAXED) + 1, __ATOMIC_RELAXED);
     __atomic_store_n(&h->count, __atomic_load_n(&h->count, __ATOMIC_RELAXED) + 1, __ATOMIC_RELAXED);

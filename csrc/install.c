@@ -26,14 +26,10 @@ static const uint8_t *fill_bytes(us_pager_t *p, uint64_t word, uint32_t len) {
 
 static const uint8_t *bytes_of(us_pager_t *p, us_entry_t e, uint32_t len) {
     switch (e.state) {
-    case US_EMPTY:
-        return p->zero;
-    case US_FILLED:
-        return fill_bytes(p, e.where, len);
-    case US_OUTBOX:
-        return p->mm.space.outbox + e.where * US_PAGE;
-    default:
-        break;
+    case US_EMPTY: return p->zero;
+    case US_FILLED: return fill_bytes(p, e.where, len);
+    case US_OUTBOX: return p->mm.space.outbox + e.where * US_PAGE;
+    default: break;
     }
     const uint8_t *object = us_object(p, e);
     if (US_CODEC_OF(e) == US_CODEC_NONE)

@@ -14,14 +14,14 @@
 
 /* What the entries say, added up. */
 typedef struct us_sums {
-    uint64_t locked;                  /* entries */
+    uint64_t locked;                                          /* entries */
     uint64_t resident, plain, leaving, queued, free_to_leave; /* bytes */
-    uint64_t takes;                   /* entries: LEAVING into a slot, or OUTBOX */
+    uint64_t takes;                                           /* entries: LEAVING into a slot, or OUTBOX */
     uint64_t outbox, filled, lost, pinned;
     uint64_t raw[US_TIERS], bytes[US_TIERS], kept[US_TIERS], objects[US_TIERS];
     uint64_t cold[US_TIERS], cold_bytes[US_TIERS];
-    uint64_t *live;                   /* by segment; NULL: there is no file, or no memory to count in */
-    uint64_t jobs;                    /* of all regions */
+    uint64_t *live; /* by segment; NULL: there is no file, or no memory to count in */
+    uint64_t jobs;  /* of all regions */
 } us_sums_t;
 
 static bool is_clean(us_entry_t e) { return (e.flags & US_F_CLEAN) != 0; }
@@ -170,8 +170,9 @@ static int check_work(us_pager_t *p, const us_sums_t *s) {
     }
     if (used != p->mm.outbox.used || in_use != slots || s->takes > slots)
         return 5;
-    if (leaving != p->mm.leaving || s->leaving != leaving || pending != p->pending || recompressions + promised != p->recompressions ||
-        reads != p->store.reads || demand != p->store.demand || verifying != p->store.verifying || jobs != s->jobs)
+    if (leaving != p->mm.leaving || s->leaving != leaving || pending != p->pending ||
+        recompressions + promised != p->recompressions || reads != p->store.reads || demand != p->store.demand ||
+        verifying != p->store.verifying || jobs != s->jobs)
         return 11;
     return 0;
 }
@@ -236,13 +237,15 @@ static int check_tiers(us_pager_t *p, const us_sums_t *s) {
     uint64_t raw = 0, bytes = 0, kept = 0;
     for (us_tier_t *t = &p->tier[1]; t != NULL && t->pool != NULL; t = t->next) {
         us_walk_t w = {.p = p, .tier = t->id};
-        if (us_pool_walk(t->pool, check_object, &w) != 0 || w.objects != s->objects[t->id] || !us_pool_is_valid(t->pool))
+        if (us_pool_walk(t->pool, check_object, &w) != 0 || w.objects != s->objects[t->id] ||
+            !us_pool_is_valid(t->pool))
             return 4;
         uint64_t n = 0, sum = 0;
         uint32_t before = US_NONE;
         for (uint32_t i = t->cold.head; i != US_NONE; before = i, i = p->mm.node[i].next) {
             const us_entry_t e = p->mm.space.table[i];
-            if (e.state != US_POOLED || us_tier_of(e) != t->id || !(e.flags & US_F_QUEUED) || p->mm.node[i].prev != before)
+            if (e.state != US_POOLED || us_tier_of(e) != t->id || !(e.flags & US_F_QUEUED) ||
+                p->mm.node[i].prev != before)
                 return 13;
             n++;
             sum += US_LENGTH_OF(e);
@@ -260,8 +263,8 @@ static int check_tiers(us_pager_t *p, const us_sums_t *s) {
     }
     const us_stats_t *is = p->mm.s;
     if (is->pooled_raw != raw || is->pooled != bytes || is->kept != kept || is->stored_raw != s->raw[US_TIER_FILE] ||
-        is->stored != s->bytes[US_TIER_FILE] || is->outbox != s->outbox || is->filled != s->filled || is->lost != s->lost ||
-        is->pinned != s->pinned || is->resident != p->mm.resident || is->plain != p->mm.plain)
+        is->stored != s->bytes[US_TIER_FILE] || is->outbox != s->outbox || is->filled != s->filled ||
+        is->lost != s->lost || is->pinned != s->pinned || is->resident != p->mm.resident || is->plain != p->mm.plain)
         return 12;
     return 0;
 }

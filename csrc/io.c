@@ -72,14 +72,14 @@ struct us_io {
         _Atomic uint64_t fired[US_IO_KINDS];
     } inject[US_IO_OPS];
     uint64_t flips;
-    bool drops; /* through the page cache: synced and dropped behind */
+    bool drops;            /* through the page cache: synced and dropped behind */
     _Atomic uint32_t late; /* errors of syncing */
     _Atomic uint32_t pace; /* bytes of a bulk request's pieces; 0: whole */
 
     /* io_uring. sq_tail and cq_head are ours, the kernel's view lags until they are stored. */
     int uring;
-    bool fixed; /* fd is registered as file 0 */
-    bool owed;  /* something is prepared that the next us_io_done has to hand over */
+    bool fixed;        /* fd is registered as file 0 */
+    bool owed;         /* something is prepared that the next us_io_done has to hand over */
     unsigned dropping; /* requests of our own under way */
     void *rings;
     size_t rings_len, sqes_len;
@@ -102,7 +102,8 @@ struct us_io {
 
 /* For US_IO_SLOW: how long a request is held up before it begins. */
 enum { SLOWNESSES = 5 };
-static const struct __kernel_timespec slowness[SLOWNESSES] = {{0, 200000}, {0, 1000000}, {0, 3000000}, {0, 7000000}, {0, 20000000}};
+static const struct __kernel_timespec slowness[SLOWNESSES] = {
+    {0, 200000}, {0, 1000000}, {0, 3000000}, {0, 7000000}, {0, 20000000}};
 
 /* ---- attempts --------------------------------------------------------------------------------------- */
 
@@ -179,8 +180,7 @@ static bool settle(us_io_t *io, us_io_req_t *q, int64_t n) {
     return q->tries >= TRIES;
 }
 
-static const unsigned sync_flags =
-    SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER;
+static const unsigned sync_flags = SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER;
 
 /* What is to be dropped behind a request. */
 static uint64_t drop_from(const us_io_req_t *q) { return q->off & ~(uint64_t)(DROP_ALIGN - 1); }
@@ -278,9 +278,7 @@ static int uring_flush(us_io_t *io) {
     return -EAGAIN;
 }
 
-static bool cq_has(us_io_t *io) {
-    return io->cq_head != atomic_load_explicit(io->k_cq_tail, memory_order_acquire);
-}
+static bool cq_has(us_io_t *io) { return io->cq_head != atomic_load_explicit(io->k_cq_tail, memory_order_acquire); }
 
 static us_io_req_t *uring_done(us_io_t *io) {
     for (;;) {
@@ -376,8 +374,7 @@ static int uring_open(us_io_t *io) {
         uring_free(io);
         return err;
     }
-    if (io->ring_fd >= 0 &&
-        syscall(__NR_io_uring_register, io->uring, IORING_REGISTER_EVENTFD, &io->ring_fd, 1) != 0) {
+    if (io->ring_fd >= 0 && syscall(__NR_io_uring_register, io->uring, IORING_REGISTER_EVENTFD, &io->ring_fd, 1) != 0) {
         err = -errno;
         uring_free(io);
         return err;
@@ -539,16 +536,16 @@ static int threads_open(us_io_t *io, int threads) {
 static bool must_drop(int fd) {
     struct stat st;
     const int flags = fcntl(fd, F_GETFL);
-    return flags >= 0 && !(flags & O_DIRECT) && fstat(fd, &st) == 0 &&
-           (S_ISREG(st.st_mode) || S_ISBLK(st.st_mode)) && us_in_ram(fd) == 0;
+    return flags >= 0 && !(flags & O_DIRECT) && fstat(fd, &st) == 0 && (S_ISREG(st.st_mode) || S_ISBLK(st.st_mode)) &&
+           us_in_ram(fd) == 0;
 }
 
 int us_io_open(us_io_t **out, int fd, int engine, int threads, unsigned reads, unsigned writes, int ring_fd,
                _Atomic uint32_t *asleep) {
     *out = NULL;
     threads = threads == 0 ? US_IO_THREADS_DEFAULT : threads;
-    if (engine < US_IO_AUTO || engine > US_IO_THREADS || threads < 1 || threads > US_IO_THREADS_MAX ||
-        reads < 1 || reads > US_IO_SLOTS_MAX || writes < 1 || writes > US_IO_SLOTS_MAX)
+    if (engine < US_IO_AUTO || engine > US_IO_THREADS || threads < 1 || threads > US_IO_THREADS_MAX || reads < 1 ||
+        reads > US_IO_SLOTS_MAX || writes < 1 || writes > US_IO_SLOTS_MAX)
         return -EINVAL;
     us_io_t *io = us_aligned_alloc(64, sizeof *io);
     if (io == NULL)
@@ -629,9 +626,7 @@ int us_io_flush(us_io_t *io) {
     return err;
 }
 
-us_io_req_t *us_io_done(us_io_t *io) {
-    return io->engine == US_IO_URING ? uring_done(io) : threads_done(io);
-}
+us_io_req_t *us_io_done(us_io_t *io) { return io->engine == US_IO_URING ? uring_done(io) : threads_done(io); }
 
 void us_io_pace(us_io_t *io, uint32_t bytes) { atomic_store_explicit(&io->pace, bytes, memory_order_relaxed); }
 

@@ -29,25 +29,30 @@
 enum { US_IO_AUTO = 0, US_IO_URING = 1, US_IO_THREADS = 2 };
 enum { US_IO_READ = 0, US_IO_WRITE = 1, US_IO_OPS };
 enum { US_IO_THREADS_DEFAULT = 4, US_IO_THREADS_MAX = 64, US_IO_SLOTS_MAX = 4096 };
-enum { US_IO_SHORT = 1000, US_IO_FLIP = 1001, US_IO_LATE = 1002, US_IO_SLOW = 1003 }; /* for us_io_inject, beside errno values */
+enum {
+    US_IO_SHORT = 1000,
+    US_IO_FLIP = 1001,
+    US_IO_LATE = 1002,
+    US_IO_SLOW = 1003
+}; /* for us_io_inject, beside errno values */
 
 enum { US_IO_KINDS = 5 }; /* an errno, and these four, in this order */
 
 typedef struct us_io_req {
-    uint8_t op;          /* US_IO_READ, US_IO_WRITE */
-    uint8_t tries;       /* the engine's */
-    int16_t inject;      /* the engine's */
-    bool slow;           /* the engine's: it has still to be waited */
-    bool bulk;           /* nobody waits for it: us_io_pace may cut it into pieces */
-    uint32_t len;        /* bytes, not 0; buf, off and len aligned as O_DIRECT wants: the caller's duty */
+    uint8_t op;     /* US_IO_READ, US_IO_WRITE */
+    uint8_t tries;  /* the engine's */
+    int16_t inject; /* the engine's */
+    bool slow;      /* the engine's: it has still to be waited */
+    bool bulk;      /* nobody waits for it: us_io_pace may cut it into pieces */
+    uint32_t len;   /* bytes, not 0; buf, off and len aligned as O_DIRECT wants: the caller's duty */
     void *buf;
-    uint64_t off;        /* bytes, in the file */
-    int32_t res;         /* out: 0 when all len bytes were done, else -errno; -EIO when the file ends early */
-    uint32_t done_bytes; /* the engine's: how far it has come; short ones are resumed */
-    uint32_t piece;      /* the engine's: bytes of the present attempt at most; 0: all */
-    bool syncing;        /* the engine's: all written, not yet on the device */
-    uint32_t late;       /* the engine's: how many late errors there were before it */
-    uint64_t user[4];    /* the caller's */
+    uint64_t off;           /* bytes, in the file */
+    int32_t res;            /* out: 0 when all len bytes were done, else -errno; -EIO when the file ends early */
+    uint32_t done_bytes;    /* the engine's: how far it has come; short ones are resumed */
+    uint32_t piece;         /* the engine's: bytes of the present attempt at most; 0: all */
+    bool syncing;           /* the engine's: all written, not yet on the device */
+    uint32_t late;          /* the engine's: how many late errors there were before it */
+    uint64_t user[4];       /* the caller's */
     struct us_io_req *next; /* the engine's */
 } us_io_req_t;
 

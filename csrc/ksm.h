@@ -10,10 +10,10 @@
 #include "types.h"
 
 typedef struct us_ksm {
-    int scans; /* /sys/kernel/mm/ksm/full_scans; -1: not there */
-    int stat;  /* /proc/self/ksm_stat, since Linux 6.1; -1: not there */
-    bool none; /* a kernel without KSM */
-    bool may;  /* it may have merged some; so it stays */
+    int scans;     /* /sys/kernel/mm/ksm/full_scans; -1: not there */
+    int stat;      /* /proc/self/ksm_stat, since Linux 6.1; -1: not there */
+    bool none;     /* a kernel without KSM */
+    bool may;      /* it may have merged some; so it stays */
     uint64_t seen; /* full scans at the last look */
 } us_ksm_t;
 

@@ -152,8 +152,7 @@ int us_floor(uint64_t n, uint32_t len, uint64_t *ns) {
 
     const uint64_t size = n * len;
     uint8_t *page = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    uint8_t *area = mmap(NULL, size + len, PROT_READ | PROT_WRITE,
-                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    uint8_t *area = mmap(NULL, size + len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     pthread_t thread;
     err = -ENOMEM;
     if (page == MAP_FAILED || area == MAP_FAILED)

@@ -35,9 +35,7 @@ static int access_one(us_access_t *a, uint64_t i) {
     uint64_t *p = (uint64_t *)(uintptr_t)(a->addr + (uint64_t)page * US_PAGE);
     uint64_t sum, after = 0;
     switch (a->kind) {
-    case US_ACCESS_READ:
-        a->wrong += us_sweep((uint64_t)(uintptr_t)p, US_PAGE, 0) != a->sums[page];
-        return 0;
+    case US_ACCESS_READ: a->wrong += us_sweep((uint64_t)(uintptr_t)p, US_PAGE, 0) != a->sums[page]; return 0;
     case US_ACCESS_FLIP:
         a->wrong += flip(p, &after) != a->sums[page];
         a->sums[page] = after;
@@ -51,8 +49,7 @@ static int access_one(us_access_t *a, uint64_t i) {
         memcpy(p, (const uint8_t *)a->from + sum * US_PAGE, US_PAGE);
         a->sums[page] = a->from_sums[sum];
         return 0;
-    default:
-        return -EINVAL;
+    default: return -EINVAL;
     }
 }
 

@@ -24,8 +24,8 @@ struct us_objects {
     uint64_t n, payload;
     uint32_t block;
     int codec;
-    uint8_t *bytes; /* of all of them */
-    uint64_t *at;   /* n + 1: where each begins */
+    uint8_t *bytes;  /* of all of them */
+    uint64_t *at;    /* n + 1: where each begins */
     us_pool_t *pool; /* NULL until us_objects_out */
     uint64_t *off;   /* n: in the pool; 0: not there */
     int fd;
@@ -330,8 +330,8 @@ static int64_t next_write(us_out_state_t *s, us_out_write_t *w) {
     w->req.off = s->next * block;
     for (; s->next < s->o->n && segment - used >= block; s->next++, used += block) {
         const uint64_t i = s->next;
-        const int err = us_decompress(s->ctx, codec_of(s->o, i), payload_of(s->o, i), length_of(s->o, i),
-                                      w->buf + used, block);
+        const int err =
+            us_decompress(s->ctx, codec_of(s->o, i), payload_of(s->o, i), length_of(s->o, i), w->buf + used, block);
         if (err < 0)
             return err;
     }

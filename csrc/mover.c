@@ -159,7 +159,7 @@ static uint64_t move_run(us_mover_t *m, uint64_t i, uint64_t head, uint64_t *use
 
     uint64_t off = 0, block = 0; /* moved so far; where command i begins in the run */
     int tries = 0;
-    bool alone = false; /* move block i by itself: the run crosses a border between mappings */
+    bool alone = false;             /* move block i by itself: the run crosses a border between mappings */
     uint64_t unshared = UINT64_MAX; /* the block for which that was tried last */
     while (i < end) {
         uint64_t done = 0;
@@ -265,9 +265,7 @@ static void work(us_mover_t *m, uint64_t i, uint64_t head) {
     take_commands(m, i, head);
     while (i < head) {
         switch (at(m, i)->op) {
-        case US_CMD_DROP:
-            i = drop(m, i, head);
-            break;
+        case US_CMD_DROP: i = drop(m, i, head); break;
         case US_CMD_MOVE:
             if (used + at(m, i)->len > m->staging_len) {
                 clear_staging(m, used);
@@ -276,15 +274,12 @@ static void work(us_mover_t *m, uint64_t i, uint64_t head) {
             i = move_run(m, i, head, &used);
             break;
         case US_CMD_NOFORK:
-            finish(m, at(m, i), madvise((void *)(uintptr_t)at(m, i)->addr, at(m, i)->spare, MADV_DONTFORK) == 0 ? 0 : -errno);
+            finish(m, at(m, i),
+                   madvise((void *)(uintptr_t)at(m, i)->addr, at(m, i)->spare, MADV_DONTFORK) == 0 ? 0 : -errno);
             i++;
             break;
-        case US_CMD_COPY:
-            copy_one(m, at(m, i++));
-            break;
-        default:
-            finish(m, at(m, i), -EINVAL);
-            i++;
+        case US_CMD_COPY: copy_one(m, at(m, i++)); break;
+        default: finish(m, at(m, i), -EINVAL); i++;
         }
         atomic_store_explicit(&r->tail, i, memory_order_release);
         if (atomic_load_explicit(&r->urgent, memory_order_relaxed) != 0)

@@ -16,8 +16,8 @@ typedef struct us_mover {
     us_space_t *space;
     int uffd, doorbell, notify;
     us_ksm_t ksm;
-    int pagemap;           /* -1: not there */
-    int self;              /* pidfd of this process, for the vectored madvise; -1 without */
+    int pagemap; /* -1: not there */
+    int self;    /* pidfd of this process, for the vectored madvise; -1 without */
     uint64_t staging, staging_len;
     bool vector;           /* drop by vectors */
     us_cmd_t cmd[US_RING]; /* what it works on: the commands that it has taken from the ring, checked */

@@ -28,8 +28,8 @@
 enum { POLL_MS = 20, COPY_TRIES = 100000 };
 
 typedef struct us_naive_page {
-    void *copy;       /* malloc'ed; NULL: resident, or never touched */
-    uint32_t len;     /* bytes of it; US_PAGE: as it was */
+    void *copy;   /* malloc'ed; NULL: resident, or never touched */
+    uint32_t len; /* bytes of it; US_PAGE: as it was */
     uint8_t resident;
 } us_naive_page_t;
 
@@ -38,10 +38,10 @@ struct us_naive {
     uint8_t *area;
     uint64_t pages, room; /* pages; of these resident, at most */
     us_naive_page_t *page;
-    uint32_t *queue;      /* of resident pages, a ring of room entries, oldest at `oldest` */
+    uint32_t *queue; /* of resident pages, a ring of room entries, oldest at `oldest` */
     uint64_t oldest, resident;
     us_codec_ctx_t *ctx;
-    uint8_t *buffer;      /* US_PAGE, aligned */
+    uint8_t *buffer; /* US_PAGE, aligned */
     pthread_t thread;
     _Atomic int stop, error;
     _Atomic uint64_t faults, evicted, kept_raw, kept;
@@ -64,8 +64,8 @@ static int evict(us_naive_t *n) {
     int err = us_sys_protect(n->uffd, address(n, i), US_PAGE, true);
     if (err != 0)
         return err;
-    int len = us_compress(n->ctx, n->codec, 0, n->area + (uint64_t)i * US_PAGE, US_PAGE, n->buffer,
-                          US_PAGE - US_PAGE / 16);
+    int len =
+        us_compress(n->ctx, n->codec, 0, n->area + (uint64_t)i * US_PAGE, US_PAGE, n->buffer, US_PAGE - US_PAGE / 16);
     p->len = len > 0 ? (uint32_t)len : US_PAGE;
     p->copy = len < 0 ? NULL : malloc(p->len);
     if (p->copy == NULL)

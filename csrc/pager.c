@@ -304,12 +304,14 @@ void us_pager_publish(us_pager_t *p) {
     for (int i = 0; i < US_INJECT_READ; i++)
         s->injected[i] = us_injected(i);
     for (int k = 0; p->store.on && k < US_IO_OPS * US_IO_KINDS; k++)
-        s->injected[US_INJECT_READ + k] = us_io_injected(p->store.io, k / US_IO_KINDS, US_IO_SHORT - 1 + k % US_IO_KINDS);
+        s->injected[US_INJECT_READ + k] =
+            us_io_injected(p->store.io, k / US_IO_KINDS, US_IO_SHORT - 1 + k % US_IO_KINDS);
     s->decompressions = us_codec_decompressions(p->codec);
     for (int i = 0; i < p->crew.n; i++)
         s->decompressions += us_codec_decompressions(p->crew.worker[i].codec);
     if (p->servers.on)
-        s->decompressions += us_codec_decompressions(p->servers.loop.codec) + us_codec_decompressions(p->servers.second.codec);
+        s->decompressions +=
+            us_codec_decompressions(p->servers.loop.codec) + us_codec_decompressions(p->servers.second.codec);
 }
 
 /* ---- the step --------------------------------------------------------------------------------------- */
@@ -343,7 +345,7 @@ static bool completed(us_pager_t *p) {
     if (us_store_completed(p))
         return true;
     if (p->mm.seen < p->mm.head && atomic_load_explicit(&p->mm.space.ring->cmd[p->mm.seen & (US_RING - 1)].status,
-                                                  memory_order_acquire) != US_PENDING)
+                                                        memory_order_acquire) != US_PENDING)
         return true;
     for (int i = 0; i < p->crew.n; i++) {
         if (atomic_load(&p->crew.worker[i].done_head) != p->crew.worker[i].done_seen)

@@ -90,9 +90,9 @@ static void *monitor_main(void *arg) {
         for (int k = 0; k < US_WAKES; k++)
             f[k] = (struct pollfd){.fd = l->fd[k], .events = POLLIN};
         const bool all = atomic_load_explicit(&l->parked, memory_order_relaxed) != 0; /* or reads */
-        const bool wants =
-            atomic_load_explicit(&l->busy, memory_order_relaxed) != 0 ||
-            atomic_load_explicit(&l->held_up, memory_order_relaxed) != 0 || poll(f, all ? US_WAKES : 1, 0) > 0;
+        const bool wants = atomic_load_explicit(&l->busy, memory_order_relaxed) != 0 ||
+                           atomic_load_explicit(&l->held_up, memory_order_relaxed) != 0 ||
+                           poll(f, all ? US_WAKES : 1, 0) > 0;
         quiet = same && !wants ? quiet + t.tv_nsec : 0;
         const bool starved = same && wants && waiting;
         watch = us_min(2 * watch, WATCH_MAX_NS);

@@ -15,29 +15,29 @@ enum { US_WAKES = 4 };
 typedef struct us_place {
     bool on;
     int client_pid, mover_tid;
-    int fd[US_WAKES];     /* what wakes the loop: the userfaultfd, then eventfds; -1: none */
+    int fd[US_WAKES]; /* what wakes the loop: the userfaultfd, then eventfds; -1: none */
     int loop_tid;
-    int cpu;              /* where the loop is bound; -1 nowhere */
+    int cpu;               /* where the loop is bound; -1 nowhere */
     uint32_t count, every; /* faults since the last look, and until the next */
-    uint32_t unrest;      /* moves lately */
-    uint64_t last;        /* ns: the last fault */
-    bool may_yield;       /* SCHED_IDLE, and back from it, is permitted */
+    uint32_t unrest;       /* moves lately */
+    uint64_t last;         /* ns: the last fault */
+    bool may_yield;        /* SCHED_IDLE, and back from it, is permitted */
     struct {
         uint32_t tid;
         int fd;
     } stat[16];
 
     /* spinning while a thread stands still for a read: */
-    uint64_t took;        /* ns: what a read takes, on average */
-    uint64_t spin_from;   /* ns: not before, since others wanted the CPU */
-    uint64_t rest;        /* ns: how long it was then left to them */
-    uint64_t spin_of;     /* the read that the loop spins for, by when it began; 0: none */
-    long switched;        /* how often the CPU had been taken from the loop when it began to */
+    uint64_t took;      /* ns: what a read takes, on average */
+    uint64_t spin_from; /* ns: not before, since others wanted the CPU */
+    uint64_t rest;      /* ns: how long it was then left to them */
+    uint64_t spin_of;   /* the read that the loop spins for, by when it began; 0: none */
+    long switched;      /* how often the CPU had been taken from the loop when it began to */
 
     /* with the monitor: */
     pthread_t monitor;
     _Atomic int monitor_tid;
-    cpu_set_t allowed;    /* before the loop was bound */
+    cpu_set_t allowed; /* before the loop was bound */
     bool has_monitor;
     _Atomic uint32_t yielding; /* futex: 1 while the loop is SCHED_IDLE */
     _Atomic uint32_t steps;    /* drains begun */

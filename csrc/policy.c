@@ -208,4 +208,3 @@ bool us_policy_clean(us_region_t *r, bool ahead) {
 void us_policy_wrote(us_region_t *r) { r->write_bias += (US_BIAS_MAX - r->write_bias) / 16; }
 
 void us_policy_evicted_clean(us_region_t *r) { r->write_bias -= r->write_bias / 16; }
-

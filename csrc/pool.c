@@ -47,14 +47,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define PAGE         4096u
-#define HEAD         ((uint32_t)sizeof(us_pool_head_t))
-#define MIN_SHIFT    6u  /* payloads up to 64 bytes share the first class */
-#define MAX_SHIFT    21u /* US_POOL_LEN_MAX */
-#define LARGE_SHIFT  16u /* classes above 64 KiB are whole pages */
-#define CLASSES_MAX  256u
-#define ARENA_MIN    (4ull << 20) /* the largest span fits */
-#define NONE         UINT32_MAX   /* no span */
+#define PAGE 4096u
+#define HEAD ((uint32_t)sizeof(us_pool_head_t))
+#define MIN_SHIFT 6u    /* payloads up to 64 bytes share the first class */
+#define MAX_SHIFT 21u   /* US_POOL_LEN_MAX */
+#define LARGE_SHIFT 16u /* classes above 64 KiB are whole pages */
+#define CLASSES_MAX 256u
+#define ARENA_MIN (4ull << 20) /* the largest span fits */
+#define NONE UINT32_MAX        /* no span */
 
 enum { CACHED = 0, SPARSEST = 1, FULLEST = 14, FULL = 15, GROUPS = 16, ISOLATED = 16, VACANT = 17 };
 
@@ -65,7 +65,7 @@ _Static_assert(sizeof(us_pool_head_t) == 8, "payloads are 8-byte aligned");
 typedef struct span {
     uint32_t next, prev; /* in its group's list, or (next) in the list of vacant spans; NONE at the end */
     uint16_t used;       /* slots taken */
-    uint8_t  group;      /* CACHED .. VACANT */
+    uint8_t group;       /* CACHED .. VACANT */
     uint64_t some;       /* bit w: word w of free has a bit set */
     uint64_t free[];     /* bit i: slot i is free; bits from nslots on are 0 */
 } span_t;
@@ -100,20 +100,20 @@ typedef struct size_class {
  *  8. allocated <= budget, unless the budget was lowered
  */
 struct us_pool {
-    char    *base;      /* first: us_pool_at() */
-    uint64_t file_off;  /* of base */
-    int      fd;        /* borrowed */
+    char *base;        /* first: us_pool_at() */
+    uint64_t file_off; /* of base */
+    int fd;            /* borrowed */
     uint32_t arena_shift;
     uint32_t nclasses;
-    uint32_t stretch;   /* classes above its own that an object may be put in */
-    uint32_t turn;      /* class at which the next compaction starts */
+    uint32_t stretch;            /* classes above its own that an object may be put in */
+    uint32_t turn;               /* class at which the next compaction starts */
     uint64_t budget, budget_max; /* bytes */
     uint64_t used, objects;
-    uint64_t allocated; /* bytes */
-    uint64_t cached, cache_max;  /* bytes */
+    uint64_t allocated;         /* bytes */
+    uint64_t cached, cache_max; /* bytes */
     uint64_t cached_map[CLASSES_MAX / 64];
-    uint8_t  step_shift[MAX_SHIFT]; /* payloads in (2^e, 2^(e+1)]: log2 of the step .. */
-    uint8_t  first[MAX_SHIFT];      /* .. and the first class */
+    uint8_t step_shift[MAX_SHIFT]; /* payloads in (2^e, 2^(e+1)]: log2 of the step .. */
+    uint8_t first[MAX_SHIFT];      /* .. and the first class */
     size_class_t classes[CLASSES_MAX];
 };
 
@@ -133,31 +133,34 @@ static const layout_t layouts[] = {
     {UINT64_MAX, 4, 64u << 10},
 };
 
-static uint32_t step_shift(uint32_t steps, uint32_t e) {
-    return e < steps + 3 ? 3 : e - steps; /* at least 8 bytes */
-}
+static uint32_t step_shift(uint32_t steps, uint32_t e) { return e < steps + 3 ? 3 : e - steps; /* at least 8 bytes */ }
 
 static uint32_t count_classes(uint32_t steps) {
     uint32_t n = 1;
-    for (uint32_t e = MIN_SHIFT; e < MAX_SHIFT; e++) n += 1u << (e - step_shift(steps, e));
+    for (uint32_t e = MIN_SHIFT; e < MAX_SHIFT; e++)
+        n += 1u << (e - step_shift(steps, e));
     return n;
 }
 
 static void choose_layout(uint64_t budget, layout_t *l, uint32_t *arena_shift) {
     const layout_t *from = layouts;
-    while (budget >= from->below) from++;
+    while (budget >= from->below)
+        from++;
     *l = *from;
     uint64_t size = budget < ARENA_MIN ? ARENA_MIN : budget;
     *arena_shift = 64 - (uint32_t)__builtin_clzll(size - 1);
     const uint64_t most = 1ull << US_POOL_OFF_BITS;
-    while (l->steps > 2 && count_classes(l->steps) > most >> *arena_shift) l->steps--;
-    while (count_classes(l->steps) > most >> *arena_shift) (*arena_shift)--;
+    while (l->steps > 2 && count_classes(l->steps) > most >> *arena_shift)
+        l->steps--;
+    while (count_classes(l->steps) > most >> *arena_shift)
+        (*arena_shift)--;
 }
 
 size_t us_pool_virtual(uint64_t budget) {
     layout_t l;
     uint32_t shift;
-    if (budget > INT64_MAX) budget = INT64_MAX;
+    if (budget > INT64_MAX)
+        budget = INT64_MAX;
     choose_layout(budget, &l, &shift);
     return (size_t)count_classes(l.steps) << shift;
 }
@@ -168,13 +171,17 @@ static uint64_t divide(uint64_t x, uint64_t inv) { return (uint64_t)(((unsigned 
 
 static uint32_t choose_span(uint32_t slot, uint32_t span_min) {
     uint32_t first = span_min, last = 8 * span_min, best = 0;
-    if (first < slot) first = (slot + PAGE - 1) / PAGE * PAGE;
-    if (last < 2 * first) last = 2 * first;
+    if (first < slot)
+        first = (slot + PAGE - 1) / PAGE * PAGE;
+    if (last < 2 * first)
+        last = 2 * first;
     uint64_t best_waste = 0;
     for (uint32_t bytes = first; bytes <= last; bytes += PAGE) {
         uint64_t waste = bytes % slot;
-        if (best == 0 || waste * best < best_waste * bytes) best = bytes, best_waste = waste;
-        if (waste * 32 <= bytes) return bytes;
+        if (best == 0 || waste * best < best_waste * bytes)
+            best = bytes, best_waste = waste;
+        if (waste * 32 <= bytes)
+            return bytes;
     }
     return best;
 }
@@ -193,7 +200,8 @@ static void init_class(us_pool_t *p, uint32_t payload, uint32_t span_min) {
     uint64_t most = (1ull << p->arena_shift) / c->span_bytes;
     c->nspans_max = most < NONE ? (uint32_t)most : NONE - 1;
     c->vacant = NONE;
-    for (int g = 0; g < GROUPS; g++) c->head[g] = NONE;
+    for (int g = 0; g < GROUPS; g++)
+        c->head[g] = NONE;
 }
 
 static void set_budget(us_pool_t *p, uint64_t budget) {
@@ -203,17 +211,21 @@ static void set_budget(us_pool_t *p, uint64_t budget) {
 
 int us_pool_init(us_pool_t **out, int fd, uint64_t file_off, void *base, uint64_t virt, uint64_t budget) {
     *out = NULL;
-    if (fd < 0 || base == NULL || file_off % PAGE != 0 || (uintptr_t)base % PAGE != 0) return -EINVAL;
-    if (budget == 0 || budget > INT64_MAX || virt < us_pool_virtual(budget)) return -EINVAL;
+    if (fd < 0 || base == NULL || file_off % PAGE != 0 || (uintptr_t)base % PAGE != 0)
+        return -EINVAL;
+    if (budget == 0 || budget > INT64_MAX || virt < us_pool_virtual(budget))
+        return -EINVAL;
     us_pool_t *p = us_calloc(1, sizeof *p);
-    if (p == NULL) return -ENOMEM;
+    if (p == NULL)
+        return -ENOMEM;
     p->base = base;
     p->fd = fd;
     p->file_off = file_off;
     layout_t l;
     choose_layout(budget, &l, &p->arena_shift);
     p->budget_max = 1ull << p->arena_shift;
-    if (p->budget_max < budget) p->budget_max = budget;
+    if (p->budget_max < budget)
+        p->budget_max = budget;
     p->stretch = (1u << l.steps) / 4;
     set_budget(p, budget);
     init_class(p, 1u << MIN_SHIFT, l.span_min);
@@ -221,21 +233,25 @@ int us_pool_init(us_pool_t **out, int fd, uint64_t file_off, void *base, uint64_
         uint32_t shift = step_shift(l.steps, e);
         p->step_shift[e] = (uint8_t)shift;
         p->first[e] = (uint8_t)p->nclasses;
-        for (uint32_t payload = 1u << e; payload < 2u << e;) init_class(p, payload += 1u << shift, l.span_min);
+        for (uint32_t payload = 1u << e; payload < 2u << e;)
+            init_class(p, payload += 1u << shift, l.span_min);
     }
     *out = p;
     return 0;
 }
 
 void us_pool_destroy(us_pool_t *p) {
-    if (p == NULL) return;
-    for (uint32_t k = 0; k < p->nclasses; k++) free(p->classes[k].spans);
+    if (p == NULL)
+        return;
+    for (uint32_t k = 0; k < p->nclasses; k++)
+        free(p->classes[k].spans);
     free(p);
 }
 
 /* pre: 0 < len <= US_POOL_LEN_MAX */
 static uint32_t class_of(const us_pool_t *p, uint32_t len) {
-    if (len <= 1u << MIN_SHIFT) return 0;
+    if (len <= 1u << MIN_SHIFT)
+        return 0;
     uint32_t e = 31 - (uint32_t)__builtin_clz(len - 1);
     uint32_t k = p->first[e] + ((len - 1 - (1u << e)) >> p->step_shift[e]);
     return k + (len + HEAD > p->classes[k].slot); /* the header did not fit into its whole pages */
@@ -255,8 +271,10 @@ static uint64_t span_off(const us_pool_t *p, const size_class_t *c, uint32_t i) 
 static uint64_t class_room(const size_class_t *c) { return (uint64_t)c->active * c->nslots - c->live; }
 
 static uint8_t group_of(const size_class_t *c, uint32_t used) {
-    if (used == 0) return CACHED;
-    if (used == c->nslots) return FULL;
+    if (used == 0)
+        return CACHED;
+    if (used == c->nslots)
+        return FULL;
     return (uint8_t)(SPARSEST + used * (FULLEST - SPARSEST + 1) / c->nslots);
 }
 
@@ -272,7 +290,8 @@ static void span_list(us_pool_t *p, size_class_t *c, uint32_t i, uint8_t g) {
     s->group = g;
     s->prev = NONE;
     s->next = c->head[g];
-    if (s->next != NONE) span_at(c, s->next)->prev = i;
+    if (s->next != NONE)
+        span_at(c, s->next)->prev = i;
     c->head[g] = i;
     c->groups |= 1u << g;
     if (g == CACHED) {
@@ -288,9 +307,12 @@ static void span_list(us_pool_t *p, size_class_t *c, uint32_t i, uint8_t g) {
 static void span_unlist(us_pool_t *p, size_class_t *c, uint32_t i) {
     span_t *s = span_at(c, i);
     uint8_t g = s->group;
-    if (s->next != NONE) span_at(c, s->next)->prev = s->prev;
-    if (s->prev != NONE) span_at(c, s->prev)->next = s->next;
-    else if ((c->head[g] = s->next) == NONE) c->groups &= ~(1u << g);
+    if (s->next != NONE)
+        span_at(c, s->next)->prev = s->prev;
+    if (s->prev != NONE)
+        span_at(c, s->prev)->next = s->next;
+    else if ((c->head[g] = s->next) == NONE)
+        c->groups &= ~(1u << g);
     s->group = ISOLATED;
     if (g == CACHED) {
         p->cached -= c->span_bytes;
@@ -326,13 +348,15 @@ static int span_release(us_pool_t *p, size_class_t *c, uint32_t i) {
 static int shrink_cache(us_pool_t *p, uint32_t from, uint64_t keep) {
     while (p->cached > keep) {
         uint32_t k = from;
-        do k = k + 1 < p->nclasses ? k + 1 : 0;
+        do
+            k = k + 1 < p->nclasses ? k + 1 : 0;
         while ((p->cached_map[k / 64] >> (k % 64) & 1) == 0);
         size_class_t *c = &p->classes[k];
         uint32_t i = c->head[CACHED];
         span_unlist(p, c, i);
         int r = span_release(p, c, i);
-        if (r < 0) return r;
+        if (r < 0)
+            return r;
     }
     return 0;
 }
@@ -347,27 +371,33 @@ static bool budget_has_room(const us_pool_t *p, const size_class_t *c) {
    ready with MADV_POPULATE_WRITE took 0.97 to 1.04 of the time of 16 faults, with fallocate() 0.91 to 0.97, and
    pages that no object reaches for a while need not be there (`pool_test bench`). */
 static int span_new(us_pool_t *p, size_class_t *c, uint32_t *out) {
-    if (!budget_has_room(p, c)) return -ENOSPC;
+    if (!budget_has_room(p, c))
+        return -ENOSPC;
     if (p->allocated + c->span_bytes > p->budget) {
         uint64_t over = p->allocated + c->span_bytes - p->budget;
         int r = shrink_cache(p, (uint32_t)(c - p->classes), p->cached - over);
-        if (r < 0) return -ENOSPC;
+        if (r < 0)
+            return -ENOSPC;
     }
     uint32_t i = c->vacant;
     if (i == NONE) {
         if (c->nspans == c->cap) {
             uint64_t cap = c->cap == 0 ? 8 : (uint64_t)c->cap * 2;
-            if (cap > c->nspans_max) cap = c->nspans_max;
+            if (cap > c->nspans_max)
+                cap = c->nspans_max;
             uint8_t *spans = us_realloc(c->spans, (size_t)cap * c->stride);
-            if (spans == NULL) return -ENOMEM;
+            if (spans == NULL)
+                return -ENOMEM;
             c->spans = spans;
             c->cap = (uint32_t)cap;
         }
         i = c->nspans;
     }
     span_t *s = span_at(c, i);
-    if (i == c->nspans) c->nspans++;
-    else c->vacant = s->next;
+    if (i == c->nspans)
+        c->nspans++;
+    else
+        c->vacant = s->next;
     s->used = 0;
     s->group = ISOLATED;
     uint32_t words = (c->nslots + 63) / 64;
@@ -388,7 +418,8 @@ static uint64_t slot_take(us_pool_t *p, size_class_t *c, uint32_t i) {
     uint32_t w = (uint32_t)__builtin_ctzll(s->some);
     uint32_t slot = w * 64 + (uint32_t)__builtin_ctzll(s->free[w]);
     s->free[w] &= s->free[w] - 1;
-    if (s->free[w] == 0) s->some &= s->some - 1;
+    if (s->free[w] == 0)
+        s->some &= s->some - 1;
     uint8_t g = group_of(c, s->used + 1u);
     if (g == s->group) {
         s->used++;
@@ -431,7 +462,8 @@ static void slot_give(us_pool_t *p, uint64_t off) {
     span_unlist(p, c, i);
     slot_clear(s, slot);
     span_list(p, c, i, g);
-    if (p->cached > p->cache_max) (void)shrink_cache(p, k, p->cache_max);
+    if (p->cached > p->cache_max)
+        (void)shrink_cache(p, k, p->cache_max);
 }
 
 /* The fullest span with a free slot; NONE. */
@@ -441,7 +473,8 @@ static uint32_t fullest(const size_class_t *c) {
 }
 
 int us_pool_alloc(us_pool_t *p, uint32_t len, uint32_t owner, uint32_t tag, uint64_t *off) {
-    if (len == 0 || len > US_POOL_LEN_MAX) return -EINVAL;
+    if (len == 0 || len > US_POOL_LEN_MAX)
+        return -EINVAL;
     uint32_t k = class_of(p, len);
     size_class_t *c = &p->classes[k];
     uint32_t i = fullest(c);
@@ -454,7 +487,8 @@ int us_pool_alloc(us_pool_t *p, uint32_t len, uint32_t owner, uint32_t tag, uint
                 c = &p->classes[k + up];
                 i = fullest(c);
             }
-            if (i == NONE) return r;
+            if (i == NONE)
+                return r;
         }
     }
     *off = slot_take(p, c, i);
@@ -473,11 +507,14 @@ void us_pool_free(us_pool_t *p, uint64_t off, uint32_t len) {
 }
 
 bool us_pool_would_fit(us_pool_t *p, uint32_t len) {
-    if (len == 0 || len > US_POOL_LEN_MAX) return false;
+    if (len == 0 || len > US_POOL_LEN_MAX)
+        return false;
     uint32_t k = class_of(p, len);
-    if (budget_has_room(p, &p->classes[k])) return true;
+    if (budget_has_room(p, &p->classes[k]))
+        return true;
     for (uint32_t up = 0; up <= p->stretch && k + up < p->nclasses; up++)
-        if (fullest(&p->classes[k + up]) != NONE) return true;
+        if (fullest(&p->classes[k + up]) != NONE)
+            return true;
     return false;
 }
 
@@ -496,7 +533,7 @@ typedef struct compaction {
     us_pool_moved_fn *moved;
     void *ctx;
     uint64_t left;                 /* bytes that may still be copied */
-    int64_t  freed;                /* bytes given back */
+    int64_t freed;                 /* bytes given back */
     uint32_t refused[CLASSES_MAX]; /* by class: list of spans with a refused object, isolated */
 } compaction_t;
 
@@ -509,7 +546,8 @@ static uint32_t sparsest_group(const size_class_t *c) {
 
 /* A free slot in an active span of the class, or of one at most `up` above. pre: there is one. */
 static uint64_t take_near(us_pool_t *p, size_class_t *c, uint32_t up) {
-    while (up != 0 && class_room(c) == 0) c++, up--;
+    while (up != 0 && class_room(c) == 0)
+        c++, up--;
     return slot_take(p, c, fullest(c));
 }
 
@@ -520,7 +558,8 @@ static void evacuate(us_pool_t *p, size_class_t *c, uint32_t i, uint32_t up, com
     span_t *s = span_at(c, i);
     for (uint32_t slot = 0; s->used != 0; slot++) {
         US_ASSERT(slot < c->nslots);
-        if (s->free[slot / 64] >> (slot % 64) & 1) continue;
+        if (s->free[slot / 64] >> (slot % 64) & 1)
+            continue;
         if (job->left < c->slot) {
             span_list(p, c, i, group_of(c, s->used));
             return;
@@ -538,7 +577,8 @@ static void evacuate(us_pool_t *p, size_class_t *c, uint32_t i, uint32_t up, com
         }
         slot_clear(s, slot);
     }
-    if (span_release(p, c, i) == 0) job->freed += c->span_bytes;
+    if (span_release(p, c, i) == 0)
+        job->freed += c->span_bytes;
 }
 
 static void compact_within(us_pool_t *p, size_class_t *c, uint32_t g, compaction_t *job) {
@@ -552,7 +592,8 @@ static void compact_upward(us_pool_t *p, size_class_t *c, uint32_t g, compaction
         uint64_t room = class_room(c) - (c->nslots - used);
         while (room < used && up < p->stretch && c + up + 1 < p->classes + p->nclasses)
             room += class_room(c + ++up);
-        if (room < used || job->left < (uint64_t)used * c->slot) return;
+        if (room < used || job->left < (uint64_t)used * c->slot)
+            return;
         evacuate(p, c, i, up, job);
     }
 }
@@ -563,15 +604,19 @@ int64_t us_pool_compact(us_pool_t *p, uint64_t max_bytes, us_pool_moved_fn *move
     compaction_t job = {.moved = moved, .ctx = ctx, .left = max_bytes};
     for (uint32_t j = 0; j < p->nclasses; j++) {
         uint32_t k = (p->turn + j) % p->nclasses; /* so that no class always comes first */
-        if (class_room(&p->classes[k]) != 0) partial[n++] = &p->classes[k];
+        if (class_room(&p->classes[k]) != 0)
+            partial[n++] = &p->classes[k];
         job.refused[k] = NONE;
     }
-    if (n == 0) return 0;
+    if (n == 0)
+        return 0;
     p->turn = (uint32_t)(partial[0] - p->classes + 1) % p->nclasses;
     for (uint32_t g = SPARSEST; g <= FULLEST; g++)
-        for (uint32_t j = 0; j < n; j++) compact_within(p, partial[j], g, &job);
+        for (uint32_t j = 0; j < n; j++)
+            compact_within(p, partial[j], g, &job);
     for (uint32_t g = SPARSEST; g <= UPWARD_MAX; g++)
-        for (uint32_t j = 0; j < n; j++) compact_upward(p, partial[j], g, &job);
+        for (uint32_t j = 0; j < n; j++)
+            compact_upward(p, partial[j], g, &job);
     for (uint32_t j = 0; j < n; j++) {
         size_class_t *c = partial[j];
         for (uint32_t i = job.refused[c - p->classes], next; i != NONE; i = next) {
@@ -603,12 +648,14 @@ uint64_t us_pool_sparse(const us_pool_t *p) {
 
 uint64_t us_pool_metadata(const us_pool_t *p) {
     uint64_t sum = sizeof *p;
-    for (const size_class_t *c = p->classes; c < p->classes + p->nclasses; c++) sum += (uint64_t)c->cap * c->stride;
+    for (const size_class_t *c = p->classes; c < p->classes + p->nclasses; c++)
+        sum += (uint64_t)c->cap * c->stride;
     return sum;
 }
 
 int us_pool_set_budget(us_pool_t *p, uint64_t budget) {
-    if (budget == 0 || budget > p->budget_max) return -EINVAL;
+    if (budget == 0 || budget > p->budget_max)
+        return -EINVAL;
     set_budget(p, budget);
     uint64_t keep = p->allocated <= budget ? p->cache_max : 0;
     (void)shrink_cache(p, 0, keep);
@@ -623,11 +670,14 @@ int us_pool_walk(us_pool_t *p, us_pool_each_fn *each, void *ctx) {
         for (uint32_t i = 0; i < c->nspans; i++) {
             for (uint32_t slot = 0; slot < c->nslots; slot++) {
                 span_t *s = span_at(c, i);
-                if (s->used == 0) break; /* also when `each` freed the last one */
-                if (s->free[slot / 64] >> (slot % 64) & 1) continue;
+                if (s->used == 0)
+                    break; /* also when `each` freed the last one */
+                if (s->free[slot / 64] >> (slot % 64) & 1)
+                    continue;
                 uint64_t off = span_off(p, c, i) + (uint64_t)slot * c->slot + HEAD;
                 us_pool_head_t head = *us_pool_head(p, off);
-                if (!each(ctx, off, c->slot - HEAD, head.owner, head.tag)) return 1;
+                if (!each(ctx, off, c->slot - HEAD, head.owner, head.tag))
+                    return 1;
             }
         }
     }
@@ -642,8 +692,8 @@ static bool span_is_valid(const size_class_t *c, const span_t *s) {
         some |= (uint64_t)(s->free[w] != 0) << w;
     }
     uint64_t beyond = c->nslots % 64 == 0 ? 0 : s->free[words - 1] >> (c->nslots % 64);
-    return beyond == 0 && some == s->some && s->used + nfree == c->nslots /* 1 */
-         && (s->group == VACANT ? s->used == 0 : s->group == group_of(c, s->used)); /* 2, 3 */
+    return beyond == 0 && some == s->some && s->used + nfree == c->nslots             /* 1 */
+           && (s->group == VACANT ? s->used == 0 : s->group == group_of(c, s->used)); /* 2, 3 */
 }
 
 typedef struct sums {
@@ -655,34 +705,41 @@ static bool class_is_valid(const us_pool_t *p, const size_class_t *c, sums_t *su
     uint32_t active = 0, vacant = 0, listed = 0;
     for (uint32_t i = 0; i < c->nspans; i++) {
         const span_t *s = span_at(c, i);
-        if (!span_is_valid(c, s)) return false;
+        if (!span_is_valid(c, s))
+            return false;
         live += s->used;
         active += s->used != 0;
         vacant += s->group == VACANT;
-        if (s->group == CACHED) sum->cached += c->span_bytes;
+        if (s->group == CACHED)
+            sum->cached += c->span_bytes;
     }
     for (uint32_t i = c->vacant; i != NONE; i = span_at(c, i)->next)
-        if (span_at(c, i)->group != VACANT || listed++ > c->nspans) return false;
-    if (listed != vacant) return false;
+        if (span_at(c, i)->group != VACANT || listed++ > c->nspans)
+            return false;
+    if (listed != vacant)
+        return false;
     for (uint8_t g = 0; g < GROUPS; g++) { /* 3 */
-        if ((c->head[g] != NONE) != (c->groups >> g & 1)) return false;
+        if ((c->head[g] != NONE) != (c->groups >> g & 1))
+            return false;
         uint32_t prev = NONE;
         for (uint32_t i = c->head[g]; i != NONE; prev = i, i = span_at(c, i)->next)
-            if (span_at(c, i)->group != g || span_at(c, i)->prev != prev || listed++ > c->nspans) return false;
+            if (span_at(c, i)->group != g || span_at(c, i)->prev != prev || listed++ > c->nspans)
+                return false;
     }
     size_t k = (size_t)(c - p->classes);
     sum->live += live;
     sum->bytes += live * c->slot;
     sum->allocated += (uint64_t)(c->nspans - vacant) * c->span_bytes;
-    return listed == c->nspans && live == c->live && active == c->active /* 4 */
-         && (p->cached_map[k / 64] >> (k % 64) & 1) == (c->head[CACHED] != NONE); /* 7 */
+    return listed == c->nspans && live == c->live && active == c->active            /* 4 */
+           && (p->cached_map[k / 64] >> (k % 64) & 1) == (c->head[CACHED] != NONE); /* 7 */
 }
 
 bool us_pool_is_valid(const us_pool_t *p) {
     sums_t sum = {0, 0, 0, 0};
     for (uint32_t k = 0; k < p->nclasses; k++)
-        if (!class_is_valid(p, &p->classes[k], &sum)) return false;
-    return sum.allocated == p->allocated && sum.cached == p->cached /* 5 */
-         && sum.live == p->objects && p->used + p->objects * HEAD <= sum.bytes /* 6 */
-         && sum.bytes <= p->allocated - p->cached;
+        if (!class_is_valid(p, &p->classes[k], &sum))
+            return false;
+    return sum.allocated == p->allocated && sum.cached == p->cached              /* 5 */
+           && sum.live == p->objects && p->used + p->objects * HEAD <= sum.bytes /* 6 */
+           && sum.bytes <= p->allocated - p->cached;
 }

@@ -16,8 +16,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define US_POOL_LEN_MAX  (2u << 20)  /* largest payload, bytes */
-#define US_POOL_OFF_BITS 46          /* offsets stay below 2^46: 64 TiB of address space at most */
+#define US_POOL_LEN_MAX (2u << 20) /* largest payload, bytes */
+#define US_POOL_OFF_BITS 46        /* offsets stay below 2^46: 64 TiB of address space at most */
 
 typedef struct us_pool us_pool_t;
 

@@ -135,14 +135,16 @@ int us_pager_prefetch(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
             result = US_AGAIN;
             break;
         }
-        if (e.state == US_RESIDENT || e.state == US_PLAIN || e.state == US_EMPTY || e.state == US_LOST || (e.flags & US_F_LOCKED))
+        if (e.state == US_RESIDENT || e.state == US_PLAIN || e.state == US_EMPTY || e.state == US_LOST ||
+            (e.flags & US_F_LOCKED))
             continue;
         const int room = us_evict_make_room(p, us_block_len(r, i));
         if (room == -ENOSPC) { /* nothing can leave for it: it is only a hint */
             i = end;
             break;
         }
-        if (room == US_DONE && e.state == US_STORED && us_store_fetch_run(p, r, i, r->first + last, false, p->mm.cfg.limit) > 0)
+        if (room == US_DONE && e.state == US_STORED &&
+            us_store_fetch_run(p, r, i, r->first + last, false, p->mm.cfg.limit) > 0)
             continue; /* those after it are locked, and passed by */
         if (room == US_DONE && e.state != US_OUTBOX && e.state != US_STORED && us_install_ahead(p, r, i, true)) {
             posted = true;
@@ -318,4 +320,3 @@ int us_pager_unpin(us_pager_t *p, int id, uint32_t first, uint32_t last) {
     }
     return 0;
 }
-

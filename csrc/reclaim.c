@@ -25,7 +25,7 @@ static us_region_t *turn_hand(us_mm_t *m, us_tier_t *t) {
 }
 
 int us_reclaim(us_pager_t *p, us_tier_t *t, uint64_t bytes) {
-    enum { LOOK = 1 << 16 }; /* entries: 1 MiB of the table, 0.1 to 0.2 ms */
+    enum { LOOK = 1 << 16 };        /* entries: 1 MiB of the table, 0.1 to 0.2 ms */
     if (us_pool_used(t->pool) == 0) /* who asks again after US_DONE must find more than before */
         return -ENOSPC;
     const uint64_t want = us_pool_used(t->pool) > bytes ? us_pool_used(t->pool) - bytes : 0;
@@ -54,8 +54,8 @@ int us_reclaim(us_pager_t *p, us_tier_t *t, uint64_t bytes) {
                 continue;
         }
         const us_entry_t e = p->mm.space.table[t->kept_hand];
-        if ((e.flags & US_F_KEPT) && e.state == US_RESIDENT && !(e.flags & US_F_LOCKED) &&
-            US_CODEC_OF(e) != US_FILL && us_tier_of(e) == t->id)
+        if ((e.flags & US_F_KEPT) && e.state == US_RESIDENT && !(e.flags & US_F_LOCKED) && US_CODEC_OF(e) != US_FILL &&
+            us_tier_of(e) == t->id)
             us_entry_uncopy(p, t->kept_hand);
         t->kept_hand++;
         t->kept_passed++;

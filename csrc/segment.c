@@ -39,20 +39,20 @@ enum { FREE = 0, OPEN = 1, WRITING = 2, SEALED = 3, RETIRED = 4 };
 struct us_log {
     uint32_t segment_size; /* bytes */
     uint32_t nsegments, nfree, retired;
-    int32_t  in_vain;      /* percent that us_log_victim() found nothing for; -1: not known */
-    uint64_t space, sequence; /* sequence: of the segment begun last */
+    int32_t in_vain;              /* percent that us_log_victim() found nothing for; -1: not known */
+    uint64_t space, sequence;     /* sequence: of the segment begun last */
     uint64_t total_live, padding; /* bytes */
-    uint64_t died, moved;  /* bytes of objects: named no more, or never; those of them that live on elsewhere */
-    uint64_t rewritten, fresh; /* bytes of objects packed for victims; segments written by the pool */
+    uint64_t died, moved;         /* bytes of objects: named no more, or never; those of them that live on elsewhere */
+    uint64_t rewritten, fresh;    /* bytes of objects packed for victims; segments written by the pool */
     uint64_t overspent;
     uint32_t *free;        /* a stack of ids */
     uint32_t *live, *used; /* bytes, by id */
     uint32_t *packed;      /* bytes of objects, by id */
     uint32_t *key;         /* live bytes of those that may be compacted, by id */
     uint32_t *pins;
-    uint64_t *stamp;       /* of the present use */
-    uint8_t  *state;
-    bool     *shunned, *is_short, *cleaned; /* cleaned: it takes the place of others */
+    uint64_t *stamp; /* of the present use */
+    uint8_t *state;
+    bool *shunned, *is_short, *cleaned; /* cleaned: it takes the place of others */
 };
 
 static inline uint32_t up(uint32_t n, uint32_t to) { return (n + to - 1) & ~(to - 1); }
@@ -150,9 +150,15 @@ static bool fsck_each(void *ctx, uint64_t off, const us_obj_header_t *h, const v
     fsck_t *f = ctx;
     (void)payload;
     if (f->n < f->max)
-        f->out[f->n++] = (us_fsck_obj_t){
-            .off = off, .entry = h->entry, .length = h->length, .raw = h->raw, .gen = h->gen, .codec = h->codec, .ok = ok,
-            .known = us_codec_known(h->codec), .filtered = us_codec_filter(h->codec) != US_FILTER_NONE};
+        f->out[f->n++] = (us_fsck_obj_t){.off = off,
+                                         .entry = h->entry,
+                                         .length = h->length,
+                                         .raw = h->raw,
+                                         .gen = h->gen,
+                                         .codec = h->codec,
+                                         .ok = ok,
+                                         .known = us_codec_known(h->codec),
+                                         .filtered = us_codec_filter(h->codec) != US_FILTER_NONE};
     f->good += ok;
     return true;
 }
@@ -167,8 +173,13 @@ int us_fsck_segment(const void *buf, uint32_t bytes, uint64_t seg_off, us_fsck_o
     memcpy(&h, buf, sizeof h);
     if (h.magic != US_SEG_MAGIC)
         return -ENODATA;
-    *seg = (us_fsck_seg_t){.space = h.space, .sequence = h.sequence, .version = h.version, .id = h.id,
-                           .segment_size = h.segment_size, .used = h.used, .objects = h.objects};
+    *seg = (us_fsck_seg_t){.space = h.space,
+                           .sequence = h.sequence,
+                           .version = h.version,
+                           .id = h.id,
+                           .segment_size = h.segment_size,
+                           .used = h.used,
+                           .objects = h.objects};
     int n = us_seg_walk(buf, bytes, seg_off, 0, fsck_each, &f);
     if (n < 0)
         return n;
@@ -189,8 +200,8 @@ int us_log_new(us_log_t **out, uint64_t bytes, uint32_t segment_size, uint64_t s
     us_log_t *l = us_calloc(1, sizeof *l);
     if (!l)
         return -ENOMEM;
-    *l = (us_log_t){.segment_size = segment_size, .nsegments = (uint32_t)n, .nfree = (uint32_t)n, .in_vain = -1,
-                    .space = space};
+    *l = (us_log_t){
+        .segment_size = segment_size, .nsegments = (uint32_t)n, .nfree = (uint32_t)n, .in_vain = -1, .space = space};
     l->free = us_malloc(n * sizeof *l->free);
     l->live = us_calloc(n, sizeof *l->live);
     l->used = us_calloc(n, sizeof *l->used);
@@ -202,8 +213,8 @@ int us_log_new(us_log_t **out, uint64_t bytes, uint32_t segment_size, uint64_t s
     l->shunned = us_calloc(n, sizeof *l->shunned);
     l->is_short = us_calloc(n, sizeof *l->is_short);
     l->cleaned = us_calloc(n, sizeof *l->cleaned);
-    if (!l->free || !l->live || !l->used || !l->packed || !l->key || !l->pins || !l->stamp || !l->state || !l->shunned ||
-        !l->is_short || !l->cleaned) {
+    if (!l->free || !l->live || !l->used || !l->packed || !l->key || !l->pins || !l->stamp || !l->state ||
+        !l->shunned || !l->is_short || !l->cleaned) {
         us_log_free(l);
         return -ENOMEM;
     }
@@ -309,8 +320,13 @@ int64_t us_pack_add(us_packer_t *k, uint32_t entry, uint16_t gen, uint8_t codec,
     memset(k->buf + k->used, 0, at - k->used);
     us_obj_header_t *h = (void *)(k->buf + at);
     memcpy(h + 1, payload, length);
-    *h = (us_obj_header_t){.magic = US_OBJ_MAGIC, .entry = entry, .gen = gen, .codec = codec, .length = length,
-                           .raw = raw, .stamp = k->stamp};
+    *h = (us_obj_header_t){.magic = US_OBJ_MAGIC,
+                           .entry = entry,
+                           .gen = gen,
+                           .codec = codec,
+                           .length = length,
+                           .raw = raw,
+                           .stamp = k->stamp};
     h->crc = obj_crc(*h, h + 1); /* of the copy: what the disk gets is what was checked */
     k->padding += at - k->used;
     k->used = at + US_OBJ_HEAD + length;
@@ -326,8 +342,14 @@ uint32_t us_pack_end(us_packer_t *k) {
     uint32_t bytes = up(k->used, US_SEG_ALIGN);
     memset(k->buf + k->used, 0, bytes - k->used);
     us_seg_header_t *h = (void *)k->buf;
-    *h = (us_seg_header_t){.magic = US_SEG_MAGIC, .version = US_SEG_VERSION, .space = l->space, .sequence = k->sequence,
-                           .id = k->id, .segment_size = l->segment_size, .used = k->used, .objects = k->objects};
+    *h = (us_seg_header_t){.magic = US_SEG_MAGIC,
+                           .version = US_SEG_VERSION,
+                           .space = l->space,
+                           .sequence = k->sequence,
+                           .id = k->id,
+                           .segment_size = l->segment_size,
+                           .used = k->used,
+                           .objects = k->objects};
     h->crc = seg_crc(*h);
     l->state[k->id] = WRITING;
     l->used[k->id] = k->used;

@@ -25,10 +25,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define US_SEG_MAGIC   0x3147537061777375ull /* "uswapSG1" */
+#define US_SEG_MAGIC 0x3147537061777375ull /* "uswapSG1" */
 #define US_SEG_VERSION 1u
-#define US_OBJ_MAGIC   0x6a624f75u           /* "uObj" */
-#define US_SEG_ALIGN   4096u                 /* of segments, of what is read and written, of large objects */
+#define US_OBJ_MAGIC 0x6a624f75u /* "uObj" */
+#define US_SEG_ALIGN 4096u       /* of segments, of what is read and written, of large objects */
 
 /* ---- the format, version 1; little-endian --------------------------------------------------------------
  *
@@ -76,8 +76,8 @@ typedef struct us_obj_header {
     uint32_t magic;
     uint32_t entry;
     uint16_t gen;
-    uint8_t  codec;
-    uint8_t  spare;
+    uint8_t codec;
+    uint8_t spare;
     uint32_t length; /* of the payload, bytes */
     uint32_t raw;    /* bytes of the block before compression */
     uint32_t crc;
@@ -115,15 +115,15 @@ int64_t us_log_open(us_log_t *l);
 
 typedef struct us_packer {
     us_log_t *log;
-    uint8_t  *buf;     /* the caller's */
-    uint64_t base;     /* of the segment in the file */
+    uint8_t *buf;  /* the caller's */
+    uint64_t base; /* of the segment in the file */
     uint64_t sequence, stamp;
     uint32_t id;
-    uint32_t used;     /* bytes, the header included */
+    uint32_t used; /* bytes, the header included */
     uint32_t objects;
-    uint32_t padding;  /* bytes of gaps so far */
-    uint32_t victims;  /* the caller's: segments that this one takes the place of; 0: it is the pool's */
-    bool     full;     /* an object did not fit: what is left at the end is lost. Else it is short */
+    uint32_t padding; /* bytes of gaps so far */
+    uint32_t victims; /* the caller's: segments that this one takes the place of; 0: it is the pool's */
+    bool full;        /* an object did not fit: what is left at the end is lost. Else it is short */
 } us_packer_t;
 
 /* pre: id is open; buf holds segment_size bytes, 4096-aligned, and is the packer's until the write is done.
@@ -207,8 +207,7 @@ typedef bool us_seg_each_fn(void *ctx, uint64_t off, const us_obj_header_t *h, c
 /* Shows the objects of a segment that was read back from seg_off, or as much of it as there is. Goes on behind
    bad ones. Returns how many were shown; -EILSEQ: the segment's header is bad, or of another place or space
    (0: any). pre: buf is 8-aligned. */
-int us_seg_walk(const void *buf, uint32_t bytes, uint64_t seg_off, uint64_t space, us_seg_each_fn *each,
-                void *ctx);
+int us_seg_walk(const void *buf, uint32_t bytes, uint64_t seg_off, uint64_t space, us_seg_each_fn *each, void *ctx);
 
 /* The same from an object on, named by its offset in the file, or by that of its end; 0: from the first. */
 int us_seg_walk_from(const void *buf, uint32_t bytes, uint64_t seg_off, uint64_t space, uint64_t from,

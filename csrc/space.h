@@ -18,7 +18,7 @@ typedef struct us_space {
     us_ring_t *ring;
     us_shared_stats_t *stats;
     uint8_t *outbox;
-    us_entry_t *table;       /* NULL in the client, as are the pools */
+    us_entry_t *table; /* NULL in the client, as are the pools */
     uint8_t *pool[US_POOLS];
 } us_space_t;
 

@@ -30,13 +30,13 @@ typedef struct us_region {
     uint32_t id, first, count; /* first: index in the table */
     uint8_t shift;
     bool active, frozen;
-    bool wrapped;        /* it held bytes before it was a region */
-    bool going;          /* it is being removed: a fault on it is a stray */
+    bool wrapped;                  /* it held bytes before it was a region */
+    bool going;                    /* it is being removed: a fault on it is a stray */
     uint32_t plain_from, plain_to; /* blocks, counted from first: E8 */
-    uint32_t jobs;       /* of workers, not yet committed */
-    uint32_t clock;      /* faults that read-ahead has looked at */
-    uint32_t tries;      /* blocks that would be swapped in writable, but for each so-manieth */
-    uint32_t write_bias; /* 0..US_BIAS_MAX: how often a clean block of ours is written soon */
+    uint32_t jobs;                 /* of workers, not yet committed */
+    uint32_t clock;                /* faults that read-ahead has looked at */
+    uint32_t tries;                /* blocks that would be swapped in writable, but for each so-manieth */
+    uint32_t write_bias;           /* 0..US_BIAS_MAX: how often a clean block of ours is written soon */
     us_stream_t stream[US_STREAMS];
     us_choice_t choice[US_POOLS]; /* the workers': how its blocks are compressed for each pool */
 } us_region_t;
@@ -60,8 +60,8 @@ enum { US_BIAS_MAX = 1024, US_BIAS_WRITE = 768, US_STREAM_MIN = 2 };
 /* The ring of slots: [tail, head) in use, in pages; a freed slot goes when it reaches the tail. */
 typedef struct us_outbox {
     uint32_t pages, head, tail, used;
-    uint32_t *span;  /* at a slot's first page: its pages, and US_SLOT_FREE when given up */
-    us_job_t **job;  /* at a slot's first page: the job that compresses it */
+    uint32_t *span;      /* at a slot's first page: its pages, and US_SLOT_FREE when given up */
+    us_job_t **job;      /* at a slot's first page: the job that compresses it */
     uint8_t *compressed; /* private, as large as the outbox: where a slot's job writes its output */
 } us_outbox_t;
 
@@ -69,8 +69,8 @@ typedef struct us_outbox {
  * read back. */
 typedef struct us_posted {
     uint32_t entry, region; /* entry US_NONE: a NOFORK, of no block */
-    uint32_t len, slot; /* as in us_cmd_t */
-    us_job_t *job; /* of MOVE and COPY; else NULL */
+    uint32_t len, slot;     /* as in us_cmd_t */
+    us_job_t *job;          /* of MOVE and COPY; else NULL */
 } us_posted_t;
 
 /* A fault on a block that is being swapped in: who swaps it in wakes the thread. */
@@ -83,16 +83,16 @@ typedef struct us_waiter {
 /* Who serves, see lock.h and server.h. */
 typedef struct us_servers {
     pthread_mutex_t lock;
-    bool has_lock;         /* it was initialised */
-    bool on;               /* there is a second server */
-    us_worker_t *owner;    /* of the lock: the loop's or the second one's context and scratch */
+    bool has_lock;      /* it was initialised */
+    bool on;            /* there is a second server */
+    us_worker_t *owner; /* of the lock: the loop's or the second one's context and scratch */
     us_worker_t loop, second;
-    uint32_t apart;        /* blocks that are copied in with the lock given back */
-    uint32_t last_tid;     /* of the last fault */
-    uint32_t mixed;        /* 0..MIXED_MAX: how often lately the thread was another than the one before */
-    uint32_t count;        /* messages of the second server, for when to look where its thread is */
-    int cpu;               /* where it is bound; -1 nowhere */
-    uint64_t last;         /* ns: the last fault */
+    uint32_t apart;          /* blocks that are copied in with the lock given back */
+    uint32_t last_tid;       /* of the last fault */
+    uint32_t mixed;          /* 0..MIXED_MAX: how often lately the thread was another than the one before */
+    uint32_t count;          /* messages of the second server, for when to look where its thread is */
+    int cpu;                 /* where it is bound; -1 nowhere */
+    uint64_t last;           /* ns: the last fault */
     _Atomic uint32_t active; /* futex: the second server serves */
     _Atomic uint32_t stop;
 } us_servers_t;
@@ -103,9 +103,9 @@ typedef struct us_mm {
     us_space_t space;
     us_stats_t *s;
 
-    us_node_t *node;  /* by entry */
-    uint32_t *stamp;  /* by entry: policy clock at which it left; 0 never */
-    uint16_t *pins;   /* by entry */
+    us_node_t *node;     /* by entry */
+    uint32_t *stamp;     /* by entry: policy clock at which it left; 0 never */
+    uint16_t *pins;      /* by entry */
     us_rounds_t *rounds; /* by entry */
     us_queue_t queue[2];
     uint32_t evict_clock; /* pages that have left, ever */
@@ -118,18 +118,18 @@ typedef struct us_mm {
     uint32_t next_id;
 
     us_posted_t posted[US_RING];
-    uint64_t head, seen; /* of the ring: posted, and committed */
-    uint64_t moved_at;   /* ns: the mover's last status, or a command when there was none under way */
+    uint64_t head, seen;    /* of the ring: posted, and committed */
+    uint64_t moved_at;      /* ns: the mover's last status, or a command when there was none under way */
     uint64_t stopped_until; /* ns: the client was found stopped: nothing can leave, so the limit gives way until then */
     us_outbox_t outbox;
 
-    uint64_t resident;   /* E6, and what workers are swapping in */
-    uint64_t plain;      /* of these: PLAIN */
+    uint64_t resident;    /* E6, and what workers are swapping in */
+    uint64_t plain;       /* of these: PLAIN */
     uint64_t plain_until; /* ns: registering failed, and is not tried again until then */
-    uint64_t leaving;    /* of these: in posted commands */
+    uint64_t leaving;     /* of these: in posted commands */
     uint64_t mark_high, mark_low;
-    uint64_t top;        /* bytes: above the limit by one call (a wrap, a lower limit), and on the way down from here; or 0 */
-    uint32_t refused;    /* commands refused in a row: pinned, shared or locked pages */
+    uint64_t top; /* bytes: above the limit by one call (a wrap, a lower limit), and on the way down from here; or 0 */
+    uint32_t refused;       /* commands refused in a row: pinned, shared or locked pages */
     uint64_t refused_until; /* ns: no victims are looked for until then */
     us_waiter_t waiter[US_WAITERS];
     uint32_t waiters;
@@ -138,24 +138,24 @@ typedef struct us_mm {
 /* The process: who serves, and where what has left lies. */
 typedef struct us_pager {
     us_pager_config_t cfg;
-    us_mm_t mm;            /* of its client */
-    us_codec_ctx_t *codec; /* the loop's own */
-    us_crew_t crew;      /* the workers */
+    us_mm_t mm;               /* of its client */
+    us_codec_ctx_t *codec;    /* the loop's own */
+    us_crew_t crew;           /* the workers */
     us_tier_t tier[US_TIERS]; /* by id */
-    us_store_t store;    /* the swap file */
+    us_store_t store;         /* the swap file */
     us_recompress_t recompress[US_RECOMPRESSIONS];
-    uint32_t recompressions;    /* in use, or promised to a read */
+    uint32_t recompressions; /* in use, or promised to a read */
 
     us_job_t *stalled[US_JOBS]; /* compressed, and the pool has no room until something is written out */
     uint32_t stalled_n;
-    uint64_t pending;    /* raw bytes taken or in the outbox: they will want room in the pool */
+    uint64_t pending;               /* raw bytes taken or in the outbox: they will want room in the pool */
     uint64_t gate_until, gate_used; /* no takes until then, unless the pool has emptied */
 
-    bool reclaiming;     /* there is more to look at, or to compact: the next step goes on */
+    bool reclaiming; /* there is more to look at, or to compact: the next step goes on */
     bool said_noroom;
     bool in_step;
-    uint32_t parked;     /* faults that are tasks in Python */
-    bool want_progress;  /* somebody in Python waits for room */
+    uint32_t parked;    /* faults that are tasks in Python */
+    bool want_progress; /* somebody in Python waits for room */
 
     uint8_t *raw;        /* a decompressed block, 2 MiB */
     const uint8_t *zero; /* 2 MiB of zeros */
@@ -169,7 +169,7 @@ typedef struct us_pager {
 
     us_place_t place;
     us_trace_t trace;
-    bool said_trace;     /* that it can't be written */
+    bool said_trace; /* that it can't be written */
     us_servers_t servers;
 } us_pager_t;
 

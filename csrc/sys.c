@@ -48,9 +48,23 @@ typedef struct us_move_arg {
 
 /* ---- injection -------------------------------------------------------------------------------------- */
 
-enum { OP_COPY, OP_ZERO, OP_WAKE, OP_PROTECT, OP_MOVE, OP_MADVISE, OP_VECTOR, OP_DIO, OP_RESERVE, OP_POISON, OP_UNSHARE, OP_PEEK, OPS };
-static const char *const op_names[OPS] = {"copy",    "zero",   "wake", "protect", "move",
-                                          "madvise", "vector", "dio",  "reserve", "poison", "unshare", "peek"};
+enum {
+    OP_COPY,
+    OP_ZERO,
+    OP_WAKE,
+    OP_PROTECT,
+    OP_MOVE,
+    OP_MADVISE,
+    OP_VECTOR,
+    OP_DIO,
+    OP_RESERVE,
+    OP_POISON,
+    OP_UNSHARE,
+    OP_PEEK,
+    OPS
+};
+static const char *const op_names[OPS] = {"copy",   "zero", "wake",    "protect", "move",    "madvise",
+                                          "vector", "dio",  "reserve", "poison",  "unshare", "peek"};
 
 static struct {
     int err;
@@ -78,8 +92,9 @@ uint64_t us_injected(int i) {
 }
 
 const char *us_injected_name(int i) {
-    static const char *const kinds[US_INJECTS - US_INJECT_READ] = {"read",  "read:SHORT",  "read:FLIP",  "read:LATE",  "read:SLOW",
-                                                                   "write", "write:SHORT", "write:FLIP", "write:LATE", "write:SLOW"};
+    static const char *const kinds[US_INJECTS - US_INJECT_READ] = {
+        "read",  "read:SHORT",  "read:FLIP",  "read:LATE",  "read:SLOW",
+        "write", "write:SHORT", "write:FLIP", "write:LATE", "write:SLOW"};
     if (i >= US_INJECT_READ && i < US_INJECTS)
         return kinds[i - US_INJECT_READ];
     return i >= 0 && i < OPS ? op_names[i] : NULL;
@@ -96,8 +111,8 @@ static inline int inject(int op) {
 }
 
 uint32_t us_delays[US_DELAYS];
-static const char *const delay_names[US_DELAYS] = {"take",    "taken", "drop",    "status", "compress", "compressed",
-                                                   "swapin", "swapped", "commit", "serve",  "served", "plain"};
+static const char *const delay_names[US_DELAYS] = {"take",   "taken",   "drop",   "status", "compress", "compressed",
+                                                   "swapin", "swapped", "commit", "serve",  "served",   "plain"};
 
 static uint32_t delay_seed = 1;
 static _Atomic uint32_t delay_threads;
@@ -180,8 +195,7 @@ int us_uffd_open(int how, us_uffd_t *out) {
                 err = r;
             continue;
         }
-        struct uffdio_api api = {.api = UFFD_API,
-                                 .features = features & (F_THREAD_ID | F_WP | F_POISON | F_MOVE)};
+        struct uffdio_api api = {.api = UFFD_API, .features = features & (F_THREAD_ID | F_WP | F_POISON | F_MOVE)};
         int fd = open_by(way);
         if (fd < 0)
             return fd;
@@ -190,10 +204,8 @@ int us_uffd_open(int how, us_uffd_t *out) {
             close(fd);
             continue;
         }
-        *out = (us_uffd_t){.fd = fd,
-                           .how = way,
-                           .features = features,
-                           .enabled = features & (F_THREAD_ID | F_WP | F_POISON | F_MOVE)};
+        *out = (us_uffd_t){
+            .fd = fd, .how = way, .features = features, .enabled = features & (F_THREAD_ID | F_WP | F_POISON | F_MOVE)};
         return 0;
     }
     return err;
@@ -262,10 +274,8 @@ int us_sys_copy(int uffd, uint64_t dst, const void *src, uint64_t len, bool prot
     int err = inject(OP_COPY);
     if (err)
         return err;
-    struct uffdio_copy c = {.dst = dst,
-                            .src = (uint64_t)(uintptr_t)src,
-                            .len = len,
-                            .mode = protect ? UFFDIO_COPY_MODE_WP : 0};
+    struct uffdio_copy c = {
+        .dst = dst, .src = (uint64_t)(uintptr_t)src, .len = len, .mode = protect ? UFFDIO_COPY_MODE_WP : 0};
     if (ioctl(uffd, UFFDIO_COPY, &c) == 0) {
         *done = len;
         return 0;
@@ -328,8 +338,7 @@ int us_sys_poison(int uffd, uint64_t addr, uint64_t len) {
 }
 
 int us_sys_register(int uffd, uint64_t addr, uint64_t len) {
-    struct uffdio_register r = {.range = {addr, len},
-                                .mode = UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP};
+    struct uffdio_register r = {.range = {addr, len}, .mode = UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP};
     return ioctl(uffd, UFFDIO_REGISTER, &r) == 0 ? 0 : -errno;
 }
 

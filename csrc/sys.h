@@ -72,27 +72,27 @@ int us_sys_eventfd_ring(int fd);
 
 /* ---- delays, injected by tests at each transition ---- */
 enum {
-    US_D_TAKE,     /* the mover, before it takes */
-    US_D_TAKEN,    /* the mover, between the move and the copy to the slot */
-    US_D_DROP,     /* the mover, before a drop */
-    US_D_STATUS,   /* the mover, before it raises the flag */
-    US_D_COMPRESS,    /* a worker, before it compresses */
-    US_D_COMPRESSED,  /* a worker, before it hands the result over */
+    US_D_TAKE,       /* the mover, before it takes */
+    US_D_TAKEN,      /* the mover, between the move and the copy to the slot */
+    US_D_DROP,       /* the mover, before a drop */
+    US_D_STATUS,     /* the mover, before it raises the flag */
+    US_D_COMPRESS,   /* a worker, before it compresses */
+    US_D_COMPRESSED, /* a worker, before it hands the result over */
     US_D_SWAP_IN,    /* a worker, between decompression and copy */
-    US_D_SWAPPED_IN,  /* a worker, after the copy */
-    US_D_COMMIT,   /* the loop, before it commits a completion */
-    US_D_SERVE,    /* the loop, before it serves a fault */
-    US_D_SERVED,   /* the loop, between copy and commit */
-    US_D_PLAIN,    /* the loop, between registering and looking what is there */
+    US_D_SWAPPED_IN, /* a worker, after the copy */
+    US_D_COMMIT,     /* the loop, before it commits a completion */
+    US_D_SERVE,      /* the loop, before it serves a fault */
+    US_D_SERVED,     /* the loop, between copy and commit */
+    US_D_PLAIN,      /* the loop, between registering and looking what is there */
     US_DELAYS
 };
 extern uint32_t us_delays[US_DELAYS];
 uint32_t us_delay_pick(uint32_t usec); /* of the thread's sequence, which the seed gives; below usec */
 void us_delay_now(uint32_t usec);
-#define US_DELAY(point)                               \
-    do {                                              \
+#define US_DELAY(point)                                 \
+    do {                                                \
         if (__builtin_expect(us_delays[point] != 0, 0)) \
-            us_delay_now(us_delays[point]);           \
+            us_delay_now(us_delays[point]);             \
     } while (0)
 
 #endif

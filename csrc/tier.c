@@ -174,7 +174,8 @@ static bool pool_demote(us_pager_t *p, us_tier_t *t, us_tier_t *from, bool small
     bool any = false;
     uint64_t moved = 0;
     (void)small;
-    for (uint32_t i = from->cold.head, next; i != US_NONE && moved < SLICE && p->recompressions < US_RECOMPRESSIONS; i = next) {
+    for (uint32_t i = from->cold.head, next; i != US_NONE && moved < SLICE && p->recompressions < US_RECOMPRESSIONS;
+         i = next) {
         const us_entry_t e = p->mm.space.table[i];
         next = p->mm.node[i].next;
         if (e.flags & US_F_LOCKED)

@@ -61,17 +61,17 @@ typedef struct us_tier_ops {
 
 struct us_tier {
     const us_tier_ops_t *ops; /* NULL: there is no such tier */
-    int id;               /* 1 .. US_TIERS - 1 */
-    us_tier_t *next;      /* colder; NULL for the last */
+    int id;                   /* 1 .. US_TIERS - 1 */
+    us_tier_t *next;          /* colder; NULL for the last */
     us_tier_stats_t *s;
     struct us_pager *pager;
-    uint32_t largest;     /* object that it can hold, bytes; what is larger stays in the tier above, and in nobody's way */
+    uint32_t largest; /* object that it can hold, bytes; what is larger stays in the tier above, and in nobody's way */
 
     /* of pools: */
     us_pool_t *pool;
     int codec, level;
     uint64_t mark_high, mark_low;
-    bool demoting;         /* between the marks, on the way down */
+    bool demoting;        /* between the marks, on the way down */
     uint64_t goal;        /* bytes: down to here, whatever the marks say, for somebody who waits; UINT64_MAX: nobody */
     uint64_t leaving;     /* bytes of objects on their way to another tier */
     uint64_t full_until;  /* ns: its spans had no place for what there should have been room for */
@@ -84,11 +84,11 @@ struct us_tier {
 /* An object that a worker compresses anew. The worker's input is a copy, so the pool's may go meanwhile. */
 enum { US_RECOMPRESSIONS = 32 };
 typedef struct us_recompress {
-    uint8_t *in, *out;    /* 2 MiB each, of which only what is used has memory */
-    struct us_job *job;   /* NULL: free */
+    uint8_t *in, *out;  /* 2 MiB each, of which only what is used has memory */
+    struct us_job *job; /* NULL: free */
     us_tier_t *to;
-    uint64_t from;        /* where the entry had it */
-    uint32_t length;      /* bytes, there */
+    uint64_t from;   /* where the entry had it */
+    uint32_t length; /* bytes, there */
 } us_recompress_t;
 
 #endif

@@ -31,9 +31,8 @@ static bool has_room(us_trace_t *t, uint64_t head, uint32_t n) {
 }
 
 static us_trace_rec_t says_missing(const us_trace_t *t, uint64_t when) {
-    return (us_trace_rec_t){.what = US_TRACE_MISSED,
-                            .entry = (uint32_t)(t->missing < UINT32_MAX ? t->missing : UINT32_MAX),
-                            .when = when};
+    return (us_trace_rec_t){
+        .what = US_TRACE_MISSED, .entry = (uint32_t)(t->missing < UINT32_MAX ? t->missing : UINT32_MAX), .when = when};
 }
 
 void us_trace_put(us_trace_t *t, const us_trace_rec_t *rec, uint32_t n, bool needed) {

@@ -52,17 +52,17 @@ _Static_assert(sizeof(us_trace_rec_t) == 16, "records are drawn above");
 /* tail <= head <= tail + size.  head: whoever serves.  tail: the writer. */
 typedef struct us_trace {
     bool on;
-    int fd, bell;          /* the file; an eventfd, rung when it ends */
-    uint32_t size;         /* records; a power of two */
+    int fd, bell;  /* the file; an eventfd, rung when it ends */
+    uint32_t size; /* records; a power of two */
     us_trace_rec_t *ring;
     pthread_t writer;
     _Alignas(64) _Atomic uint64_t head;
-    uint64_t room_until;   /* head may go so far, as of the last look at tail */
-    uint64_t missing;      /* records, since the last that found room */
-    uint64_t missed;       /* in all */
+    uint64_t room_until; /* head may go so far, as of the last look at tail */
+    uint64_t missing;    /* records, since the last that found room */
+    uint64_t missed;     /* in all */
     _Alignas(64) _Atomic uint64_t tail;
     _Atomic uint64_t unwritten; /* records that the file did not take */
-    _Atomic int error;     /* errno of the write that failed; nothing is written after it */
+    _Atomic int error;          /* errno of the write that failed; nothing is written after it */
 } us_trace_t;
 
 /* Begins to write to fd, which stays the caller's, through a ring of `size` records. */

@@ -113,9 +113,10 @@ enum {
     US_F_WAITED = 8,  /* somebody in Python waits for the lock */
     US_F_MAIN = 16,   /* in the main queue (else in the small one), when queued */
     US_F_QUEUED = 32, /* in a queue of the policy */
-    US_F_WRITING = 128, /* POOLED, STORED: its object is on its way to another tier. LOCKED as well: it is being read for
+    US_F_WRITING =
+        128,       /* POOLED, STORED: its object is on its way to another tier. LOCKED as well: it is being read for
                          * that, or only to be verified, and not to be swapped in; no room is reserved for it */
-    US_F_WAKE = 64    /* a fault came while a worker swaps it in: wake when done */
+    US_F_WAKE = 64 /* a fault came while a worker swaps it in: wake when done */
 };
 
 enum { US_FILL = 0x7f }; /* the codec of one repeated word; no filter has a number as high as 7 */
@@ -140,7 +141,7 @@ static inline void us_entry_store(us_entry_t *to, us_entry_t e) {
 
 /* ---- the command ring: pager to mover ------------------------------------------------------------- */
 
-enum { US_RING = 1024 };              /* commands; a power of two */
+enum { US_RING = 1024 }; /* commands; a power of two */
 enum { US_CMD_DROP = 1, US_CMD_MOVE = 2, US_CMD_COPY = 3, US_CMD_NOFORK = 4 };
 /* DROP, MOVE, COPY: a block, from addr on. NOFORK: spare bytes from addr on, which were plain, are kept from children. */
 enum { US_PENDING = 1 };
@@ -149,8 +150,8 @@ typedef struct us_cmd {
     uint32_t op;
     _Atomic int32_t status; /* US_PENDING, then 0 or -errno: the mover's one word back */
     uint64_t addr;
-    uint32_t len;  /* bytes */
-    uint32_t slot; /* first page of the slot in the outbox */
+    uint32_t len;   /* bytes */
+    uint32_t slot;  /* first page of the slot in the outbox */
     uint64_t spare; /* NOFORK: bytes */
 } us_cmd_t;
 

@@ -51,7 +51,16 @@ enum { US_WORKERS_MAX = 16 };
 enum { US_DONE = 0, US_WAIT_ENTRY = 1, US_WAIT_ROOM = 2, US_STRAY = 3, US_AGAIN = 4 };
 
 /* What us_pager_step tells Python. */
-enum { US_EV_FAULT = 1, US_EV_UNLOCKED = 2, US_EV_PROGRESS = 3, US_EV_NOROOM = 4, US_EV_GONE = 5, US_EV_LOST = 6, US_EV_IO = 7, US_EV_TRACE = 8 };
+enum {
+    US_EV_FAULT = 1,
+    US_EV_UNLOCKED = 2,
+    US_EV_PROGRESS = 3,
+    US_EV_NOROOM = 4,
+    US_EV_GONE = 5,
+    US_EV_LOST = 6,
+    US_EV_IO = 7,
+    US_EV_TRACE = 8
+};
 
 /* The records of a trace that are no faults; those that are have their US_KIND_*. trace.h draws them. */
 enum {
@@ -87,18 +96,19 @@ enum { US_POOLS = 3, US_TIER_FILE = 4, US_TIERS = 5 };
 
 typedef struct us_layout {
     uint64_t ring_off, stats_off, outbox_off, outbox_len;
-    uint64_t table_off, table_cap; /* table_cap in entries */
+    uint64_t table_off, table_cap;           /* table_cap in entries */
     uint64_t pool_off[3], pool_len[3], size; /* of pools 1, 2, 3; a length of 0: there is none */
 } us_layout_t;
 
 /* One tier, now or since the start; bytes unless said. Not all have a meaning for the swap file. */
 typedef struct us_tier_stats {
     uint64_t budget;
-    uint64_t used, allocated;      /* objects; memory (file: segments) that holds them */
-    uint64_t raw, bytes;           /* blocks that are out and lie here: before and after compression */
-    uint64_t kept;                 /* copies of clean resident blocks, compressed */
-    uint64_t came_blocks, came;    /* that have come from another tier: number; bytes as they are here */
-    uint64_t recompressed_blocks, recompressed_in, recompressed_out; /* of these, compressed anew: bytes before and after */
+    uint64_t used, allocated;   /* objects; memory (file: segments) that holds them */
+    uint64_t raw, bytes;        /* blocks that are out and lie here: before and after compression */
+    uint64_t kept;              /* copies of clean resident blocks, compressed */
+    uint64_t came_blocks, came; /* that have come from another tier: number; bytes as they are here */
+    /* of these, recompressed: bytes before and after */
+    uint64_t recompressed_blocks, recompressed_in, recompressed_out;
 } us_tier_stats_t;
 
 /* Counters and gauges, in the space: the pager writes them, the client reads them. Bytes unless said. */
@@ -106,27 +116,27 @@ typedef struct us_stats {
     uint64_t limit, pool_budget;
     uint64_t regions, region_bytes;
     uint64_t resident, peak_resident;
-    uint64_t plain;                   /* of resident: not registered yet, whether touched or not */
-    uint64_t outbox;                  /* uncompressed, waiting in the outbox */
-    uint64_t pooled_raw, pooled;      /* POOLED blocks: before and after compression */
-    uint64_t kept;                    /* compressed copies of clean resident blocks, in the pool too */
+    uint64_t plain;              /* of resident: not registered yet, whether touched or not */
+    uint64_t outbox;             /* uncompressed, waiting in the outbox */
+    uint64_t pooled_raw, pooled; /* POOLED blocks: before and after compression */
+    uint64_t kept;               /* compressed copies of clean resident blocks, in the pool too */
     uint64_t pool_used, pool_allocated;
-    uint64_t filled;                  /* FILLED blocks */
-    uint64_t stored_raw, stored;      /* STORED blocks: before and after compression */
-    uint64_t lost;                    /* LOST blocks */
+    uint64_t filled;                     /* FILLED blocks */
+    uint64_t stored_raw, stored;         /* STORED blocks: before and after compression */
+    uint64_t lost;                       /* LOST blocks */
     uint64_t swap, swap_used, swap_live; /* the file; bytes of segments in use; of these live, headers included */
-    uint64_t written, written_segments; /* to the file, compaction included */
+    uint64_t written, written_segments;  /* to the file, compaction included */
     uint64_t written_objects, written_object_bytes; /* from the pool, payload */
-    uint64_t write_garbage;           /* objects that had changed when their write was done */
-    uint64_t rewritten;               /* payload bytes copied by compaction */
-    uint64_t cleaned_segments;        /* that compaction has read */
-    uint64_t cleaned_bytes;           /* read for that */
-    uint64_t padding;                 /* bytes written that hold no object */
+    uint64_t write_garbage;                         /* objects that had changed when their write was done */
+    uint64_t rewritten;                             /* payload bytes copied by compaction */
+    uint64_t cleaned_segments;                      /* that compaction has read */
+    uint64_t cleaned_bytes;                         /* read for that */
+    uint64_t padding;                               /* bytes written that hold no object */
     uint64_t reads, read_bytes, read_retries;
     uint64_t write_errors;
-    uint64_t allocations;             /* calls for memory by the pager's core, of all its threads */
-    uint64_t decompressions;          /* by all its threads, whatever for */
-    us_tier_stats_t tier[5];          /* by tier; 0 is unused */
+    uint64_t allocations;    /* calls for memory by the pager's core, of all its threads */
+    uint64_t decompressions; /* by all its threads, whatever for */
+    us_tier_stats_t tier[5]; /* by tier; 0 is unused */
     uint64_t pinned;
     uint64_t faults[8];               /* by US_KIND_* (counts) */
     uint64_t evicted, evicted_blocks; /* left the client's pages, by whatever way */
@@ -134,23 +144,23 @@ typedef struct us_stats {
     uint64_t taken_blocks;            /* of these: taken out to the outbox */
     uint64_t readahead_blocks, readahead_empty_blocks;
     uint64_t compressed_blocks, compressed_raw, compressed_out;
-    uint64_t shuffled_blocks;         /* of these, with a filter */
+    uint64_t shuffled_blocks;                       /* of these, with a filter */
     uint64_t incompressible_blocks, skipped_blocks; /* stored raw; of these not even tried */
-    uint64_t refused_pinned;          /* the kernel would not move it (EBUSY) */
-    uint64_t refused_noroom;          /* no tier had room: stayed resident */
-    uint64_t over_limit;              /* faults served over the limit because nothing could leave */
-    uint64_t throttled;               /* faults that waited for room */
-    uint64_t waited_locked;           /* faults that waited for an entry's lock */
+    uint64_t refused_pinned;                        /* the kernel would not move it (EBUSY) */
+    uint64_t refused_noroom;                        /* no tier had room: stayed resident */
+    uint64_t over_limit;                            /* faults served over the limit because nothing could leave */
+    uint64_t throttled;                             /* faults that waited for room */
+    uint64_t waited_locked;                         /* faults that waited for an entry's lock */
     uint64_t copy_retries, move_retries;
-    uint64_t reclaimed_copies;        /* kept copies given up for room */
+    uint64_t reclaimed_copies; /* kept copies given up for room */
     uint64_t compactions, compacted;
-    uint64_t cpu_moves;               /* the loop followed a thread to another CPU */
+    uint64_t cpu_moves; /* the loop followed a thread to another CPU */
     uint64_t read_batches, messages;
-    uint64_t second_server;           /* of these: read by the second server */
-    uint64_t stray;                   /* faults at addresses of no region */
-    uint64_t trace_missed;            /* records that the trace lacks */
+    uint64_t second_server; /* of these: read by the second server */
+    uint64_t stray;         /* faults at addresses of no region */
+    uint64_t trace_missed;  /* records that the trace lacks */
     uint64_t loop_cpu_ns, worker_cpu_ns;
-    uint64_t injected[22];            /* of the pager process, as us_injected_name numbers them: how often each took effect */
+    uint64_t injected[22]; /* of the pager process, as us_injected_name numbers them: how often each took effect */
 } us_stats_t;
 
 /* ---- both halves ----------------------------------------------------------------------------------- */
@@ -182,33 +192,33 @@ typedef struct us_client us_client_t;
 
 /* What the client asks of the pager, one datagram each way over the control socket; answers may come in any order. */
 enum {
-    US_OP_ADD = 1,       /* address, length, block, item, resident; answers id, first entry, entries, plain bytes */
+    US_OP_ADD = 1, /* address, length, block, item, resident; answers id, first entry, entries, plain bytes */
     US_OP_ACTIVATE = 2,
-    US_OP_EVICT = 3,     /* of these four: first block, last block */
+    US_OP_EVICT = 3, /* of these four: first block, last block */
     US_OP_PREFETCH = 4,
     US_OP_VERIFY = 5,
     US_OP_PIN = 6,
     US_OP_UNPIN = 7,
-    US_OP_MIGRATE = 8,   /* first block, last block, tier */
-    US_OP_FREEZE = 9,    /* of these three: entries */
+    US_OP_MIGRATE = 8, /* first block, last block, tier */
+    US_OP_FREEZE = 9,  /* of these three: entries */
     US_OP_RESTORE = 10,
     US_OP_REMOVE = 11,
-    US_OP_CHECK = 12,    /* answers the broken invariant's number, or 0 */
-    US_OP_LIMIT = 13,    /* bytes */
+    US_OP_CHECK = 12, /* answers the broken invariant's number, or 0 */
+    US_OP_LIMIT = 13, /* bytes */
     US_OP_BYE = 14,
-    US_OP_POOL = 15      /* bytes */
+    US_OP_POOL = 15 /* bytes */
 };
 
 typedef struct us_request {
     uint64_t id;
-    uint32_t op;      /* US_OP_* */
+    uint32_t op; /* US_OP_* */
     int32_t region;
     uint64_t arg[6];
 } us_request_t;
 
 typedef struct us_reply {
     uint64_t id;
-    int32_t error;    /* 0, or an errno; text then says what */
+    int32_t error; /* 0, or an errno; text then says what */
     uint32_t spare;
     uint64_t value[4];
     char text[208];
@@ -241,17 +251,18 @@ int us_ticket_wait(us_ticket_t *t, int ms, us_reply_t *reply);
  * us_registration_end or us_registration_free. */
 typedef struct us_registration us_registration_t;
 enum { US_END_RESTORE = 0, US_END_DISCARD = 1 };
-enum { US_FAILED_PAGER = 1, US_FAILED_REGISTER = 2, US_FAILED_OTHER = 3 }; /* OTHER: another client of this process has it */
+/* OTHER: another client of this process has it. */
+enum { US_FAILED_PAGER = 1, US_FAILED_REGISTER = 2, US_FAILED_OTHER = 3 };
 typedef struct us_registration_info {
     int id;
-    int failed;       /* US_FAILED_*: what us_registration_begin met */
+    int failed; /* US_FAILED_*: what us_registration_begin met */
     uint64_t first, entries, plain;
 } us_registration_info_t;
 us_registration_t *us_registration_new(us_client_t *c); /* NULL: no memory */
 /* at_end: US_END_*, what us_registration_free does. hugepage: 1: the advice for huge pages is
  * given back at the end. */
-int us_registration_begin(us_registration_t *r, uint64_t addr, uint64_t len, uint32_t block, uint32_t item, int resident,
-                          int hugepage, int at_end);
+int us_registration_begin(us_registration_t *r, uint64_t addr, uint64_t len, uint32_t block, uint32_t item,
+                          int resident, int hugepage, int at_end);
 /* RESTORE: all of it comes back and is ordinary memory. DISCARD: what it holds is given up, and a touch of it is SIGSEGV.
  * 0 as well when it has ended before. */
 int us_registration_end(us_registration_t *r, int how);
@@ -302,29 +313,29 @@ uint64_t us_sweep(uint64_t addr, uint64_t len, int write);
 
 /* The accesses of `uswap bench peers`, by what is done to a page of 4 KiB. */
 enum {
-    US_ACCESS_READ = 0,  /* all of it is read, and its sum compared */
-    US_ACCESS_FLIP = 1,  /* the same, and the lowest bit of each word is flipped */
-    US_ACCESS_WORD = 2,  /* its first word is read */
-    US_ACCESS_WRITE = 3  /* all of it is overwritten */
+    US_ACCESS_READ = 0, /* all of it is read, and its sum compared */
+    US_ACCESS_FLIP = 1, /* the same, and the lowest bit of each word is flipped */
+    US_ACCESS_WORD = 2, /* its first word is read */
+    US_ACCESS_WRITE = 3 /* all of it is overwritten */
 };
 
 typedef struct us_access {
-    int kind;               /* US_ACCESS_* */
-    uint64_t addr;          /* of page 0; 4096-aligned */
-    uint64_t *sums;         /* of each page: the sum of its 8-byte words modulo 2^64, as it must be; kept up to date */
-    const uint32_t *page;   /* which pages, in order; gone through again at its end */
-    uint64_t pages;         /* entries of it */
-    uint64_t first;         /* the entry to begin with */
-    const void *from;       /* US_ACCESS_WRITE: from_pages pages to write, in turn, and their sums */
+    int kind;             /* US_ACCESS_* */
+    uint64_t addr;        /* of page 0; 4096-aligned */
+    uint64_t *sums;       /* of each page: the sum of its 8-byte words modulo 2^64, as it must be; kept up to date */
+    const uint32_t *page; /* which pages, in order; gone through again at its end */
+    uint64_t pages;       /* entries of it */
+    uint64_t first;       /* the entry to begin with */
+    const void *from;     /* US_ACCESS_WRITE: from_pages pages to write, in turn, and their sums */
     const uint64_t *from_sums;
     uint64_t from_pages;
-    uint64_t count, until;  /* ends after so many accesses, or at that us_now_ns() */
-    uint32_t *ns;           /* out: of each of the first ns_room accesses, nanoseconds */
+    uint64_t count, until; /* ends after so many accesses, or at that us_now_ns() */
+    uint32_t *ns;          /* out: of each of the first ns_room accesses, nanoseconds */
     uint64_t ns_room;
-    uint64_t done;          /* out: accesses */
-    uint64_t wrong;         /* out: of these, pages whose sum was another */
-    uint64_t seen;          /* out: sum of the words of US_ACCESS_WORD */
-    uint64_t elapsed;       /* out: nanoseconds, all together */
+    uint64_t done;    /* out: accesses */
+    uint64_t wrong;   /* out: of these, pages whose sum was another */
+    uint64_t seen;    /* out: sum of the words of US_ACCESS_WORD */
+    uint64_t elapsed; /* out: nanoseconds, all together */
 } us_access_t;
 /* On the caller's thread. -EINVAL: no such kind, or a list without entries. */
 int us_access(us_access_t *a);
@@ -350,14 +361,14 @@ int us_naive_stats(us_naive_t *n, us_naive_stats_t *out);
 void us_naive_close(us_naive_t *n); /* no thread may be in a fault */
 
 typedef struct us_codec_run {
-    int codec, level;  /* codec: with a filter, or without (codec.h) */
+    int codec, level; /* codec: with a filter, or without (codec.h) */
     uint32_t block;
-    int scattered;     /* decompress in an order that no cache likes, else one after the other */
-    const void *src;   /* of len / block blocks */
+    int scattered;   /* decompress in an order that no cache likes, else one after the other */
+    const void *src; /* of len / block blocks */
     uint64_t len;
     uint64_t *compress_ns;   /* out: of each block */
     uint64_t *decompress_ns; /* out: of each block, in the order of decompression */
-    uint64_t packed;      /* out: bytes after compression; a block that saves less than 1/16 counts whole */
+    uint64_t packed;         /* out: bytes after compression; a block that saves less than 1/16 counts whole */
 } us_codec_run_t;
 /* A codec by itself, on one thread. The codec must have been loaded into this process. */
 int us_measure_codec(us_codec_run_t *run);
@@ -395,17 +406,17 @@ int us_measure_reads(int fd, int engine, const uint64_t *off, const uint32_t *le
 enum { US_OUT_PACKED = 0, US_OUT_UNPACKED = 1 };
 typedef struct us_out {
     int how;
-    int fd;                   /* O_DIRECT */
-    int engine;               /* US_IO_*, see io.h */
-    uint32_t segment, large;  /* bytes; as in us_image_t */
-    uint64_t room;            /* bytes of the file, from 0 on */
-    uint64_t reads_max;       /* one read is in flight all the while, of these spans in order, at most so many */
+    int fd;                  /* O_DIRECT */
+    int engine;              /* US_IO_*, see io.h */
+    uint32_t segment, large; /* bytes; as in us_image_t */
+    uint64_t room;           /* bytes of the file, from 0 on */
+    uint64_t reads_max;      /* one read is in flight all the while, of these spans in order, at most so many */
     const uint64_t *read_off;
     const uint32_t *read_len;
-    uint64_t *read_ns;        /* out: of each, from when it was submitted until the thread saw that it is done */
-    uint64_t reads;           /* out: their number */
-    uint64_t written;         /* out: bytes */
-    uint64_t ns, cpu_ns;      /* out; cpu_ns of the process */
+    uint64_t *read_ns;   /* out: of each, from when it was submitted until the thread saw that it is done */
+    uint64_t reads;      /* out: their number */
+    uint64_t written;    /* out: bytes */
+    uint64_t ns, cpu_ns; /* out; cpu_ns of the process */
 } us_out_t;
 int us_objects_out(us_objects_t *o, us_out_t *out);
 /* len bytes to the start of a file, by pwrite of `each` bytes, one after the other; time and CPU time. */
@@ -424,30 +435,30 @@ typedef struct us_pool_config {
 typedef struct us_pager_config {
     us_pool_config_t pool[3]; /* hot to cold; a budget of 0: there is none, nor any behind it */
     int workers;
-    int follow;              /* move to the faulting thread's CPU */
-    int servers;             /* 2: a thread serves faults beside the loop while several threads fault */
-    int shuffle;             /* filters are chosen for what is compressed; us_filter_load was called */
+    int follow;  /* move to the faulting thread's CPU */
+    int servers; /* 2: a thread serves faults beside the loop while several threads fault */
+    int shuffle; /* filters are chosen for what is compressed; us_filter_load was called */
 } us_pager_config_t;
 
 /* One client's. */
 typedef struct us_mm_config {
     int uffd, space_fd, doorbell, notify; /* notify: the mover rings here */
-    int pagemap;             /* -1: there is none */
-    int late;                /* what the limit has room for is plain memory, where there is a pagemap */
+    int pagemap;                          /* -1: there is none */
+    int late;                             /* what the limit has room for is plain memory, where there is a pagemap */
     int client_pid, mover_tid;
     uint64_t staging, staging_len;
-    uint64_t limit;          /* bytes */
-    uint32_t readahead;      /* bytes, the widest window; 0 is none */
-    int take;                /* US_TAKE_MOVE or US_TAKE_COPY */
+    uint64_t limit;     /* bytes */
+    uint32_t readahead; /* bytes, the widest window; 0 is none */
+    int take;           /* US_TAKE_MOVE or US_TAKE_COPY */
 } us_mm_config_t;
 
 typedef struct us_event {
     uint32_t kind;  /* US_EV_* */
     uint32_t entry; /* index in the table */
     uint64_t addr;
-    uint32_t flags; /* of the fault message; of US_EV_IO and US_EV_TRACE: errno */
-    uint32_t tid;   /* of the fault message; of US_EV_LOST: the region's id */
-    uint64_t since; /* us_now_ns() when the message was read */
+    uint32_t flags;  /* of the fault message; of US_EV_IO and US_EV_TRACE: errno */
+    uint32_t tid;    /* of the fault message; of US_EV_LOST: the region's id */
+    uint64_t since;  /* us_now_ns() when the message was read */
     uint64_t offset; /* US_EV_LOST: bytes from the region's start */
     uint32_t length; /* US_EV_LOST: bytes of the block */
     uint32_t tier;   /* US_EV_LOST: where it was, US_TIER_* */
@@ -459,13 +470,13 @@ int us_pager_swap(us_pager_t *p, int fd, uint64_t bytes, uint32_t segment, int e
 int us_pager_trace(us_pager_t *p, int fd);
 /* Ends it. Returns how many records the file lacks. */
 int64_t us_pager_trace_end(us_pager_t *p);
-int us_pager_io_fd(us_pager_t *p);     /* eventfd: a read or write is done */
+int us_pager_io_fd(us_pager_t *p); /* eventfd: a read or write is done */
 int us_pager_io_engine(us_pager_t *p);
 /* Every n-th read (op 0) or write (1) of the swap file fails with err; see io.h. For tests. */
 int us_pager_io_inject(us_pager_t *p, int op, int err, uint32_t every);
 int us_pager_open(us_pager_t **out, const us_pager_config_t *cfg, const us_mm_config_t *client);
 void us_pager_close(us_pager_t *p);
-int us_pager_worker_fd(us_pager_t *p); /* eventfd: a worker has finished something */
+int us_pager_worker_fd(us_pager_t *p);     /* eventfd: a worker has finished something */
 void us_pager_rung(us_pager_t *p, int fd); /* silences an eventfd, before the step that it has rung for */
 /* Drains messages and completions and keeps the budgets. Returns how many events were written to ev. */
 int us_pager_step(us_pager_t *p, us_event_t *ev, int max);
@@ -543,14 +554,14 @@ int us_file_reserve(int fd, uint64_t bytes);
 
 /* An object of a segment, as its header says. */
 typedef struct us_fsck_obj {
-    uint64_t off;    /* of its header in the file */
+    uint64_t off; /* of its header in the file */
     uint32_t entry;
     uint32_t length; /* of the payload, bytes */
     uint32_t raw;    /* bytes of the block */
     uint16_t gen;
-    uint8_t codec;   /* codec.h says what is in it */
-    uint8_t ok;      /* 0: the checksum is wrong, and no other field can be trusted */
-    uint8_t known;   /* 0: it is as it was packed, but its codec or filter is none of this version's */
+    uint8_t codec; /* codec.h says what is in it */
+    uint8_t ok;    /* 0: the checksum is wrong, and no other field can be trusted */
+    uint8_t known; /* 0: it is as it was packed, but its codec or filter is none of this version's */
     uint8_t filtered;
 } us_fsck_obj_t;
 

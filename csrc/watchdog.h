@@ -14,8 +14,8 @@
 #include <stdbool.h>
 
 typedef struct us_watchdog {
-    int wake;            /* eventfd, the watchdog's own: it has to look at `pager` again */
-    _Atomic int pager;   /* pidfd of the pager; -1: there is nothing to watch */
+    int wake;          /* eventfd, the watchdog's own: it has to look at `pager` again */
+    _Atomic int pager; /* pidfd of the pager; -1: there is nothing to watch */
     _Atomic int stop;
     pthread_t thread;
     bool on;

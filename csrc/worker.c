@@ -45,9 +45,7 @@ static us_job_t *take(us_crew_t *c, int kind) {
     }
 }
 
-us_job_t *us_crew_job(us_crew_t *c) {
-    return c->idle_n == 0 ? NULL : &c->job[c->idle[--c->idle_n]];
-}
+us_job_t *us_crew_job(us_crew_t *c) { return c->idle_n == 0 ? NULL : &c->job[c->idle[--c->idle_n]]; }
 
 void us_crew_free(us_crew_t *c, us_job_t *job) { c->idle[c->idle_n++] = (uint16_t)(job - c->job); }
 
@@ -129,7 +127,7 @@ static void compress_job(us_worker_t *w, us_job_t *j) {
     if (codec != US_CODEC_NONE) {
         int how = codec;
         const int n = us_choice_compress(j->choice, &w->probe, w->codec, &how, w->crew->level, j->src, j->raw, j->out,
-                               j->raw - j->raw / 16);
+                                         j->raw - j->raw / 16);
         if (n > 0) {
             j->codec = (uint8_t)how;
             j->len = (uint32_t)n;
@@ -153,7 +151,7 @@ static void recompress(us_worker_t *w, us_job_t *j) {
     }
     int how = j->to_codec;
     const int n = us_choice_compress(j->choice, &w->reprobe, w->codec, &how, j->to_level, raw, j->raw, j->out,
-                           j->len - j->len / 16);
+                                     j->len - j->len / 16);
     if (n <= 0)
         return;
     j->codec = (uint8_t)how;
@@ -179,8 +177,8 @@ void us_worker_swap_in(us_worker_t *w, us_job_t *j) {
     uint64_t off = 0;
     for (int tries = 0; off < j->raw && tries < COPY_TRIES; tries++) {
         uint64_t done;
-        j->status = us_sys_copy(w->crew->uffd, j->dst + off, (const uint8_t *)from + off, j->raw - off,
-                                j->clean, &done);
+        j->status =
+            us_sys_copy(w->crew->uffd, j->dst + off, (const uint8_t *)from + off, j->raw - off, j->clean, &done);
         off += done;
         if (j->status != -EAGAIN)
             break;

@@ -25,25 +25,25 @@ enum { US_QUEUED = 0, US_BUSY = 1, US_CANCELLED = 2 };
 
 typedef struct us_job {
     uint8_t kind;
-    uint8_t codec;        /* PRESS: out; BRING: how it is; RECODE: how it is, then how it is in out, or as it was */
-    uint8_t to_codec;     /* RECODE; without a filter */
+    uint8_t codec;    /* PRESS: out; BRING: how it is; RECODE: how it is, then how it is in out, or as it was */
+    uint8_t to_codec; /* RECODE; without a filter */
     int32_t to_level;
-    bool clean;           /* BRING: install write-protected */
+    bool clean; /* BRING: install write-protected */
     _Atomic uint8_t phase;
     uint16_t gen;
     uint32_t entry, region;
-    uint32_t raw;         /* bytes of the block */
-    uint32_t len;         /* bytes compressed */
-    uint32_t slot;        /* PRESS: in the outbox; RECODE: which us_recompress_t; BRING: of a read's part, else 0 */
-    int32_t status;       /* BRING: 0 or -errno.  PRESS: 0, or 1 raw, 2 raw and not tried.  RECODE: 1 compressed anew */
-    uint64_t dst;         /* BRING: client address */
-    uint64_t copied;      /* BRING: out: ns, when its bytes were in, with status 0 */
-    uint32_t turn;        /* the order in which jobs were posted */
-    uint64_t word;        /* a filled block's */
+    uint32_t raw;    /* bytes of the block */
+    uint32_t len;    /* bytes compressed */
+    uint32_t slot;   /* PRESS: in the outbox; RECODE: which us_recompress_t; BRING: of a read's part, else 0 */
+    int32_t status;  /* BRING: 0 or -errno.  PRESS: 0, or 1 raw, 2 raw and not tried.  RECODE: 1 compressed anew */
+    uint64_t dst;    /* BRING: client address */
+    uint64_t copied; /* BRING: out: ns, when its bytes were in, with status 0 */
+    uint32_t turn;   /* the order in which jobs were posted */
+    uint64_t word;   /* a filled block's */
     const void *src;
-    void *out;            /* PRESS, RECODE: room for raw bytes */
-    us_choice_t *choice;  /* PRESS, RECODE: the region's, for the pool it goes to */
-    struct us_job *more;  /* BRING: the block behind it, for which the same copy will do; NULL: none */
+    void *out;           /* PRESS, RECODE: room for raw bytes */
+    us_choice_t *choice; /* PRESS, RECODE: the region's, for the pool it goes to */
+    struct us_job *more; /* BRING: the block behind it, for which the same copy will do; NULL: none */
 } us_job_t;
 
 typedef struct us_worker {
@@ -51,7 +51,7 @@ typedef struct us_worker {
     pthread_t thread;
     us_codec_ctx_t *codec;
     us_probe_t probe, reprobe;
-    uint8_t *scratch;     /* 2 MiB */
+    uint8_t *scratch;                        /* 2 MiB */
     _Alignas(64) _Atomic uint32_t done_head; /* written by the worker */
     _Alignas(64) uint32_t done_seen;         /* by the loop */
     uint16_t done[US_JOBS];
@@ -62,16 +62,16 @@ typedef struct us_worker {
 typedef struct us_crew {
     int uffd, notify;
     int codec, level;
-    us_ring_t *ring;      /* for loop_asleep and urgent */
-    const uint8_t *zero;  /* 2 MiB of zeros */
-    int n, made;          /* running; of worker[] */
+    us_ring_t *ring;     /* for loop_asleep and urgent */
+    const uint8_t *zero; /* 2 MiB of zeros */
+    int n, made;         /* running; of worker[] */
     uint32_t max_block;
-    uint32_t turn;        /* of the next job */
+    uint32_t turn; /* of the next job */
     us_worker_t *worker;
-    us_job_t *job;        /* US_JOBS of them */
-    uint16_t *idle;       /* the loop's stack of free jobs */
+    us_job_t *job;  /* US_JOBS of them */
+    uint16_t *idle; /* the loop's stack of free jobs */
     uint32_t idle_n;
-    struct {              /* neighbours that were posted and not yet handed over */
+    struct { /* neighbours that were posted and not yet handed over */
         us_job_t *first, *last;
         uint32_t bytes;
     } run;
@@ -80,7 +80,7 @@ typedef struct us_crew {
         _Alignas(64) _Atomic uint32_t tail; /* workers, by compare and swap */
         _Atomic uint16_t id[US_JOBS];
     } todo[US_JOB_KINDS];
-    _Alignas(64) _Atomic uint32_t bell;     /* futex: counts calls */
+    _Alignas(64) _Atomic uint32_t bell; /* futex: counts calls */
     _Atomic uint32_t sleepers;
     _Atomic uint32_t stop;
 } us_crew_t;

@@ -59,9 +59,8 @@ int us_store_open(us_pager_t *p, int fd, uint64_t bytes, uint32_t segment, int e
     if (s->ring_fd < 0)
         return -errno;
     p->place.fd[US_WAKES - 1] = s->ring_fd; /* before there is a fault, so before the monitor looks */
-    s->on = true; /* us_store_close frees what there is */
-    err = us_io_open(&s->io, fd, engine, THREADS, US_READS + 1, US_WRITES, s->ring_fd,
-                     &p->mm.space.ring->loop_asleep);
+    s->on = true;                           /* us_store_close frees what there is */
+    err = us_io_open(&s->io, fd, engine, THREADS, US_READS + 1, US_WRITES, s->ring_fd, &p->mm.space.ring->loop_asleep);
     if (err < 0)
         return err;
     uint8_t *bufs = us_sys_reserve_huge((US_WRITES + 1ull) * segment);
@@ -139,8 +138,8 @@ static bool add(us_write_t *w, uint32_t entry, uint16_t gen, uint8_t codec, uint
     const int64_t off = us_pack_add(&w->pack, entry, gen, codec, length, raw, payload, length >= LARGE);
     if (off < 0)
         return false;
-    w->record[w->records++] = (us_record_t){
-        .entry = entry, .gen = gen, .size = US_SIZE(codec, length), .off = (uint64_t)off, .from = from};
+    w->record[w->records++] =
+        (us_record_t){.entry = entry, .gen = gen, .size = US_SIZE(codec, length), .off = (uint64_t)off, .from = from};
     return true;
 }
 
@@ -502,15 +501,15 @@ static bool clean(us_pager_t *p) {
 }
 
 static const us_tier_ops_t file_ops = {.demote = file_demote,
-                                    .wants = file_wants,
-                                    .store = file_store,
-                                    .flush = file_flush,
-                                    .load = us_store_load,
-                                    .free = file_free,
-                                    .room = file_room,
-                                    .helps = file_helps,
-                                    .tend = file_tend,
-                                    .busy = file_busy};
+                                       .wants = file_wants,
+                                       .store = file_store,
+                                       .flush = file_flush,
+                                       .load = us_store_load,
+                                       .free = file_free,
+                                       .room = file_room,
+                                       .helps = file_helps,
+                                       .tend = file_tend,
+                                       .busy = file_busy};
 
 /* ---- completions ------------------------------------------------------------------------------------ */
 

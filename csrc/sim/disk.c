@@ -39,8 +39,8 @@ static int take_off(uint64_t off, uint64_t len, bool write) {
             continue;
         }
         SIM_CHECK(!(write || flight[k].write) || off >= flight[k].off + flight[k].len || flight[k].off >= off + len,
-                  "the disk: %s of [%llu, %llu) while [%llu, %llu) is %s", write ? "a write" : "a read", (unsigned long long)off,
-                  (unsigned long long)(off + len), (unsigned long long)flight[k].off,
+                  "the disk: %s of [%llu, %llu) while [%llu, %llu) is %s", write ? "a write" : "a read",
+                  (unsigned long long)off, (unsigned long long)(off + len), (unsigned long long)flight[k].off,
                   (unsigned long long)(flight[k].off + flight[k].len), flight[k].write ? "written" : "read");
     }
     SIM_CHECK(at >= 0, "more than %d requests", FLIGHTS);

@@ -6,9 +6,9 @@
 
 typedef struct sim_disk {
     uint64_t bytes;
-    uint64_t slow_ns;       /* a request takes up to so long, one in 16 sixteen times */
+    uint64_t slow_ns; /* a request takes up to so long, one in 16 sixteen times */
     uint32_t eio_one_in, short_one_in, flip_one_in, full_one_in, lost_one_in, eintr_one_in;
-    bool cached;            /* opened without O_DIRECT */
+    bool cached; /* opened without O_DIRECT */
 } sim_disk_t;
 extern sim_disk_t sim_disk;
 void sim_disk_open(void);

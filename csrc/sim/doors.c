@@ -47,16 +47,14 @@ bool sim_fd_ready(int fd, bool out) {
     if (fd >= SIM_EVENT)
         return out || event[fd - SIM_EVENT] > 0;
     switch (fd) {
-    case SIM_UFFD:
-        return sim_uffd_pending();
-    case SIM_PIDFD:
-        return pager_gone;
+    case SIM_UFFD: return sim_uffd_pending();
+    case SIM_PIDFD: return pager_gone;
     case SIM_SOCK: /* the client's end */
-        return out ? to_pager.head - to_pager.tail < QUEUE || pager_gone : to_client.head != to_client.tail || pager_gone || client_end_closed;
+        return out ? to_pager.head - to_pager.tail < QUEUE || pager_gone
+                   : to_client.head != to_client.tail || pager_gone || client_end_closed;
     case SIM_SOCK_END:
         return out ? to_client.head - to_client.tail < QUEUE : to_pager.head != to_pager.tail || client_end_closed;
-    default:
-        return out && fd == STDERR_FILENO;
+    default: return out && fd == STDERR_FILENO;
     }
 }
 
@@ -214,16 +212,11 @@ long __wrap_syscall(long number, ...) {
         a[k] = va_arg(args, long);
     va_end(args);
     switch (number) {
-    case SYS_futex:
-        return sim_futex((_Atomic uint32_t *)a[0], (int)a[1], (uint32_t)a[2]);
-    case SYS_gettid:
-        return sim_tid();
-    case SYS_pidfd_open:
-        return sim_kernel.vector ? SIM_PIDFD : said(-ENOSYS);
-    case 440: /* process_madvise */
-        return sim_process_madvise((const struct iovec *)a[1], (size_t)a[2], (int)a[3]);
-    default: /* io_uring is not simulated: the threads do it */
-        return said(-ENOSYS);
+    case SYS_futex: return sim_futex((_Atomic uint32_t *)a[0], (int)a[1], (uint32_t)a[2]);
+    case SYS_gettid: return sim_tid();
+    case SYS_pidfd_open: return sim_kernel.vector ? SIM_PIDFD : said(-ENOSYS);
+    case 440: /* process_madvise */ return sim_process_madvise((const struct iovec *)a[1], (size_t)a[2], (int)a[3]);
+    default: /* io_uring is not simulated: the threads do it */ return said(-ENOSYS);
     }
 }
 
@@ -233,4 +226,3 @@ ssize_t __wrap_getrandom(void *buf, size_t n, unsigned flags) {
         ((uint8_t *)buf)[k] = (uint8_t)sim_random64();
     return (ssize_t)n;
 }
-

@@ -38,10 +38,10 @@ struct sim_fiber {
     void *of;
     uint64_t until, away; /* ns */
     const char *what;
-    const void *word;     /* futex or condition */
+    const void *word; /* futex or condition */
     int err;
     uint64_t steps;
-    void *fake;           /* of AddressSanitizer */
+    void *fake; /* of AddressSanitizer */
 };
 
 uint64_t sim_steps, sim_now = 1000 * SIM_MS;
@@ -80,7 +80,8 @@ static uint32_t lines;
 
 static void add_line(const char *format, va_list args) {
     char *at = line[lines++ % LINES];
-    const int n = snprintf(at, LINE, "%10llu %12.6f %-14s ", (unsigned long long)sim_steps, (double)sim_now / 1e9, me->name);
+    const int n =
+        snprintf(at, LINE, "%10llu %12.6f %-14s ", (unsigned long long)sim_steps, (double)sim_now / 1e9, me->name);
     vsnprintf(at + n, LINE - (size_t)n, format, args);
     if (sim_loud)
         puts(at);
@@ -102,7 +103,10 @@ _Noreturn void sim_fail(const char *format, ...) {
     for (int k = 0; k < fibers; k++) {
         const sim_fiber_t *f = &fiber[k];
         if (!f->done)
-            printf("fiber %-14s %s%s%s\n", f->name, f == me ? "runs" : f->blocked ? "waits for " : "can run",
+            printf("fiber %-14s %s%s%s\n", f->name,
+                   f == me      ? "runs"
+                   : f->blocked ? "waits for "
+                                : "can run",
                    f != me && f->blocked ? f->what : "", f->away > sim_now ? ", away" : "");
     }
     if (sim_on_fail != NULL)

@@ -76,14 +76,16 @@ extern bool sim_loud;
 long sim_futex(_Atomic uint32_t *word, int op, uint32_t value);
 
 /* ---- one call that fails ---- */
-#define SIM_CALLS(X)                                                                                            \
-    X(COPY) X(ZERO) X(MOVE) X(PROTECT) X(REGISTER) X(UNREGISTER) X(MADVISE) X(VECTOR) X(MINCORE) X(PAGEMAP) X(PREAD)  \
+/* clang-format off */
+#define SIM_CALLS(X) \
+    X(COPY) X(ZERO) X(MOVE) X(PROTECT) X(REGISTER) X(UNREGISTER) X(MADVISE) X(VECTOR) X(MINCORE) X(PAGEMAP) X(PREAD) \
     X(PWRITE) X(POLL) X(READ) X(WRITE) X(SEND) X(RECV) X(MMAP) X(CALLOC) X(THREAD) X(PEEK)
+/* clang-format on */
 #define SIM_CALL(name) SIM_CALL_##name,
 enum { SIM_CALLS(SIM_CALL) SIM_CALL_KINDS };
 extern struct sim_failure {
     int call, error;
-    uint64_t at;              /* of its kind, from 1 on; 0: none fails */
+    uint64_t at; /* of its kind, from 1 on; 0: none fails */
     uint64_t calls[SIM_CALL_KINDS];
 } sim_failure;
 /* Counts a call. -errno: it fails. */

@@ -17,16 +17,16 @@ enum { TASKS = 96, EVENTS = 128, STRAY_TRIES = 400, ENTRIES = 1 << 16 };
 #define LOST_NS (50 * SIM_MS)
 
 typedef struct task {
-    bool used, turn;        /* turn: it runs, and the loop waits */
-    uint64_t number;        /* in the order of their begin */
+    bool used, turn; /* turn: it runs, and the loop waits */
+    uint64_t number; /* in the order of their begin */
     sim_fiber_t *fiber;
-    uint64_t until;         /* of its wait */
+    uint64_t until; /* of its wait */
     const uint64_t *of;
-    uint64_t was;           /* it waits for *of to be another number; NULL: for the time alone */
+    uint64_t was; /* it waits for *of to be another number; NULL: for the time alone */
     bool is_fault;
     us_event_t fault;
     us_request_t request;
-    struct task *behind;    /* it waits for the end of this one, which has the entry's lock */
+    struct task *behind; /* it waits for the end of this one, which has the entry's lock */
     uint64_t behind_number;
 } task_t;
 
@@ -155,7 +155,8 @@ typedef int range_fn(us_pager_t *p, int id, uint32_t *cursor, uint32_t last);
 static int over_range(task_t *t, range_fn *call, int id, uint32_t *cursor, uint32_t last) {
     for (;;) {
         const uint32_t before = *cursor;
-        const int answer = call != NULL ? call(p, id, cursor, last) : us_pager_move(p, id, cursor, last, (int)t->request.arg[2]);
+        const int answer =
+            call != NULL ? call(p, id, cursor, last) : us_pager_move(p, id, cursor, last, (int)t->request.arg[2]);
         if (answer <= 0)
             return answer;
         if (answer == US_AGAIN)
@@ -177,7 +178,8 @@ static int freeze(task_t *t, int id, uint32_t entries) {
 static int add(task_t *t, us_reply_t *reply) {
     const uint64_t *arg = t->request.arg;
     uint32_t cursor = 0;
-    const int id = us_pager_add(p, arg[0], arg[1], (uint32_t)arg[2], (uint32_t)arg[3], &reply->value[1], &reply->value[2]);
+    const int id =
+        us_pager_add(p, arg[0], arg[1], (uint32_t)arg[2], (uint32_t)arg[3], &reply->value[1], &reply->value[2]);
     if (id < 0)
         return id;
     const int64_t plain = us_pager_plain(p, id);
@@ -196,8 +198,7 @@ static int answer_of(task_t *t, us_reply_t *reply) {
     uint32_t cursor = first;
     int err;
     switch (q->op) {
-    case US_OP_ADD:
-        return add(t, reply);
+    case US_OP_ADD: return add(t, reply);
     case US_OP_ACTIVATE:
         cursor = 0;
         err = us_pager_activate(p, id);
@@ -231,8 +232,7 @@ static int answer_of(task_t *t, us_reply_t *reply) {
         err = us_pager_unpin(p, id, first, last);
         step();
         return err;
-    case US_OP_FREEZE:
-        return freeze(t, id, first);
+    case US_OP_FREEZE: return freeze(t, id, first);
     case US_OP_RESTORE:
         err = freeze(t, id, first);
         cursor = 0;
@@ -261,14 +261,9 @@ static int answer_of(task_t *t, us_reply_t *reply) {
                 wait_progress(t);
         }
         return err;
-    case US_OP_CHECK:
-        reply->value[0] = us_pager_is_valid(p) ? 0 : (uint64_t)errno;
-        return 0;
-    case US_OP_BYE:
-        done = true;
-        return 0;
-    default:
-        sim_fail("request %u", q->op);
+    case US_OP_CHECK: reply->value[0] = us_pager_is_valid(p) ? 0 : (uint64_t)errno; return 0;
+    case US_OP_BYE: done = true; return 0;
+    default: sim_fail("request %u", q->op);
     }
 }
 
@@ -301,28 +296,17 @@ static void step(void) {
     const int n = us_pager_step(p, ev, EVENTS);
     for (int k = 0; k < n; k++) {
         switch (ev[k].kind) {
-        case US_EV_FAULT:
-            start(serve, "fault", &ev[k], NULL);
-            break;
-        case US_EV_UNLOCKED:
-            unlocked[ev[k].entry]++;
-            break;
-        case US_EV_PROGRESS:
-            progress++;
-            break;
+        case US_EV_FAULT: start(serve, "fault", &ev[k], NULL); break;
+        case US_EV_UNLOCKED: unlocked[ev[k].entry]++; break;
+        case US_EV_PROGRESS: progress++; break;
         case US_EV_LOST:
             sp->lost++;
             sim_log("block %u of region %u is lost", ev[k].entry, ev[k].tid);
             SIM_CHECK(ev[k].flags == 0, "a lost block can't be marked: %u", ev[k].flags);
             break;
-        case US_EV_NOROOM:
-            sp->noroom++;
-            break;
-        case US_EV_IO:
-            sp->unwritten++;
-            break;
-        default:
-            sim_fail("event %u", ev[k].kind);
+        case US_EV_NOROOM: sp->noroom++; break;
+        case US_EV_IO: sp->unwritten++; break;
+        default: sim_fail("event %u", ev[k].kind);
         }
     }
     if (sim_one_in(sp->check_one_in))
@@ -331,8 +315,9 @@ static void step(void) {
 
 static bool has_work(void *of) {
     (void)of;
-    if (sim_fd_ready(SIM_UFFD, false) || sim_fd_ready(sp->mm.notify, false) || sim_fd_ready(us_pager_worker_fd(p), false) ||
-        (sp->swap > 0 && sim_fd_ready(us_pager_io_fd(p), false)) || sim_fd_ready(SIM_SOCK_END, false))
+    if (sim_fd_ready(SIM_UFFD, false) || sim_fd_ready(sp->mm.notify, false) ||
+        sim_fd_ready(us_pager_worker_fd(p), false) || (sp->swap > 0 && sim_fd_ready(us_pager_io_fd(p), false)) ||
+        sim_fd_ready(SIM_SOCK_END, false))
         return true;
     for (int k = 0; k < TASKS; k++) {
         if (task[k].used && is_over(&task[k]))

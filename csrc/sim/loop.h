@@ -10,14 +10,14 @@
 typedef struct sim_pager {
     us_pager_config_t cfg;
     us_mm_config_t mm;
-    uint64_t swap;     /* bytes; 0: no file */
+    uint64_t swap; /* bytes; 0: no file */
     uint32_t segment;
-    bool trace;        /* to nowhere */
+    bool trace;            /* to nowhere */
     uint32_t check_one_in; /* calls after which the invariants are checked */
     bool ready, ended;
-    int error;         /* of the start */
+    int error; /* of the start */
     us_pager_t *pager;
-    uint64_t lost;     /* blocks */
+    uint64_t lost; /* blocks */
     uint64_t noroom, unwritten, checks;
 } sim_pager_t;
 

@@ -39,10 +39,10 @@ typedef struct area {
     bool gone[PAGES_MAX];       /* unmapped by the user */
     us_registration_t *reg;
     us_registration_info_t info;
-    uint32_t users;             /* calls under way that need it registered */
-    uint32_t accesses;          /* under way */
-    bool changing;              /* its registration begins or ends */
-    bool dead;                  /* it is being discarded: nobody may touch it */
+    uint32_t users;    /* calls under way that need it registered */
+    uint32_t accesses; /* under way */
+    bool changing;     /* its registration begins or ends */
+    bool dead;         /* it is being discarded: nobody may touch it */
 } area_t;
 
 static struct {
@@ -68,7 +68,9 @@ static uint8_t *zeros(uint64_t len) {
 }
 
 static uint32_t pages_of(const area_t *a) { return (uint32_t)(a->len / US_PAGE); }
-static uint8_t *memory(const area_t *a, uint32_t page) { return (uint8_t *)(uintptr_t)(a->addr + (uint64_t)page * US_PAGE); }
+static uint8_t *memory(const area_t *a, uint32_t page) {
+    return (uint8_t *)(uintptr_t)(a->addr + (uint64_t)page * US_PAGE);
+}
 static uint8_t *model(area_t *a, uint32_t page) { return a->model + (uint64_t)page * US_PAGE; }
 
 /* Has a call of the kernel's failed, so that one of ours may say that it can't? */
@@ -88,7 +90,8 @@ void __wrap_us_must_hold(us_pager_t *p) {
 
 /* What the entries say of the client's pages. pre: no point is passed meanwhile. */
 static void check_pages(us_pager_t *p) {
-    const bool left_behind = sim_kernel.again_one_in != 0 || plan.tricks || excused(); /* COPY and drops may have been cut short */
+    const bool left_behind =
+        sim_kernel.again_one_in != 0 || plan.tricks || excused(); /* COPY and drops may have been cut short */
     for (uint32_t k = 0; k < plan.areas; k++) {
         const area_t *a = &area[k];
         if (a->reg == NULL || a->changing || !us_registration_active(a->reg))
@@ -98,13 +101,16 @@ static void check_pages(us_pager_t *p) {
             const uint32_t i = (uint32_t)a->info.first + (page >> (a->shift - US_PAGE_SHIFT));
             const us_entry_t e = p->mm.space.table[i];
             const bool locked = (e.flags & US_F_LOCKED) != 0, clean = (e.flags & US_F_CLEAN) != 0;
-            const bool out = e.state != US_RESIDENT && e.state != US_PLAIN && e.state != US_LEAVING && e.state != US_LOST;
-            SIM_CHECK(!(out && !locked && !left_behind) || !sim_is_present(addr), "page %u of area %u is there, and its block (state %d) is out",
-                      page, k, e.state);
+            const bool out =
+                e.state != US_RESIDENT && e.state != US_PLAIN && e.state != US_LEAVING && e.state != US_LOST;
+            SIM_CHECK(!(out && !locked && !left_behind) || !sim_is_present(addr),
+                      "page %u of area %u is there, and its block (state %d) is out", page, k, e.state);
             if (e.state != US_RESIDENT || !clean || a->gone[page])
                 continue;
-            SIM_CHECK(!sim_is_present(addr) || sim_is_protected(addr), "page %u of area %u is clean and not protected", page, k);
-            SIM_CHECK(sim_is_present(addr) || a->maybe_zero[page] || left_behind, "page %u of area %u is clean and not there", page, k);
+            SIM_CHECK(!sim_is_present(addr) || sim_is_protected(addr), "page %u of area %u is clean and not protected",
+                      page, k);
+            SIM_CHECK(sim_is_present(addr) || a->maybe_zero[page] || left_behind,
+                      "page %u of area %u is clean and not there", page, k);
         }
     }
 }
@@ -140,14 +146,14 @@ static bool touch(area_t *a, uint32_t page, bool write) {
     const uint64_t began = sim_now;
     const sim_touch_t got = sim_touch((uint64_t)(uintptr_t)memory(a, page), write);
     accesses++;
-    SIM_CHECK(sim_now - began < plan.patience, "%s of area %u, page %u took %.3f s", write ? "a write" : "a read", (unsigned)(a - area), page,
-              (double)(sim_now - began) / 1e9);
+    SIM_CHECK(sim_now - began < plan.patience, "%s of area %u, page %u took %.3f s", write ? "a write" : "a read",
+              (unsigned)(a - area), page, (double)(sim_now - began) / 1e9);
     if (got == SIM_OK)
         return true;
     if (got == SIM_SEGV && a->gone[page])
         return false;
-    SIM_CHECK(got == SIM_BUS && plan.lossy, "%s of area %u, page %u is %s", write ? "a write" : "a read", (unsigned)(a - area), page,
-              got == SIM_BUS ? "SIGBUS" : "SIGSEGV");
+    SIM_CHECK(got == SIM_BUS && plan.lossy, "%s of area %u, page %u is %s", write ? "a write" : "a read",
+              (unsigned)(a - area), page, got == SIM_BUS ? "SIGBUS" : "SIGSEGV");
     return false;
 }
 
@@ -232,8 +238,8 @@ static int ask(uint32_t op, int region, uint64_t a0, uint64_t a1, uint64_t a2) {
         ;
     SIM_CHECK(err == 1, "a ticket's wait answers %d", err);
     us_ticket_free(t);
-    sim_log("op %u region %d [%llu, %llu) %llu: %d", op, region, (unsigned long long)a0, (unsigned long long)a1, (unsigned long long)a2,
-            -reply.error);
+    sim_log("op %u region %d [%llu, %llu) %llu: %d", op, region, (unsigned long long)a0, (unsigned long long)a1,
+            (unsigned long long)a2, -reply.error);
     return -reply.error;
 }
 
@@ -242,10 +248,12 @@ static uint32_t blocks_of(const area_t *a) { return (uint32_t)((a->len + (1ull <
 static void range_call(area_t *a, uint32_t op) {
     if (!enter(a))
         return;
-    const uint32_t n = blocks_of(a), first = sim_below(n), last = first + 1 + sim_below(sim_one_in(3) ? n - first : (uint32_t)us_min(n - first, 8));
+    const uint32_t n = blocks_of(a), first = sim_below(n),
+                   last = first + 1 + sim_below(sim_one_in(3) ? n - first : (uint32_t)us_min(n - first, 8));
     const int tier = 1 + (int)sim_below(4);
     const int err = ask(op, a->info.id, first, last, (uint64_t)tier);
-    const bool may = err == 0 || (op == US_OP_MIGRATE && (err == -EINVAL || err == -ENOSPC)) || err == -ECANCELED || excused();
+    const bool may =
+        err == 0 || (op == US_OP_MIGRATE && (err == -EINVAL || err == -ENOSPC)) || err == -ECANCELED || excused();
     SIM_CHECK(may, "request %u answers %d", op, err);
     leave(a);
 }
@@ -262,7 +270,8 @@ static void pin_some(area_t *a) {
     }
     const int err = us_pin_begin(pin, first, last, ((uint64_t)(last - first)) << a->shift, pager.mm.limit / 2);
     bool holes = false;
-    for (uint32_t k = first << (a->shift - US_PAGE_SHIFT); k < last << (a->shift - US_PAGE_SHIFT) && k < pages_of(a); k++)
+    for (uint32_t k = first << (a->shift - US_PAGE_SHIFT); k < last << (a->shift - US_PAGE_SHIFT) && k < pages_of(a);
+         k++)
         holes |= a->gone[k];
     SIM_CHECK(err == 0 || err == -EDQUOT || (err == -ENOENT && holes) || excused(), "a pin answers %d", err);
     if (err == 0) { /* as a system call: it can wait for nothing */
@@ -285,7 +294,8 @@ static void give_back(area_t *a) { /* MADV_DONTNEED by the user */
     const uint32_t at = sim_below(pages_of(a)), run = 1 + sim_below(4);
     for (uint32_t k = at; k < at + run && k < pages_of(a); k++) {
         const uint64_t addr = (uint64_t)(uintptr_t)memory(a, k);
-        const uint8_t state = pager.pager->mm.space.table[(uint32_t)a->info.first + (k >> (a->shift - US_PAGE_SHIFT))].state;
+        const uint8_t state =
+            pager.pager->mm.space.table[(uint32_t)a->info.first + (k >> (a->shift - US_PAGE_SHIFT))].state;
         /* A page that a COPY which was cut short has left may have been written: what comes back is from before that. */
         if (a->dma[k] || a->gone[k] || (sim_is_present(addr) && state != US_RESIDENT && state != US_PLAIN))
             continue;
@@ -337,7 +347,9 @@ static void trick(area_t *a) {
 static void begin_area(area_t *a, bool fresh) {
     const uint32_t item = sim_one_in(2) ? 8 : 0;
     us_registration_t *reg = us_registration_new(client);
-    const int err = reg == NULL ? -ENOMEM : us_registration_begin(reg, a->addr, a->len, 1u << a->shift, item, !fresh, 0, US_END_RESTORE);
+    const int err = reg == NULL
+                        ? -ENOMEM
+                        : us_registration_begin(reg, a->addr, a->len, 1u << a->shift, item, !fresh, 0, US_END_RESTORE);
     SIM_CHECK(err == 0 || excused(), "a region's begin answers %d", err);
     if (err != 0) { /* it is ordinary memory, as before */
         if (reg != NULL)
@@ -346,8 +358,8 @@ static void begin_area(area_t *a, bool fresh) {
     }
     us_registration_info(reg, &a->info);
     a->reg = reg;
-    sim_log("area %u is region %d: %llu bytes, blocks of %u, %llu plain", (unsigned)(a - area), a->info.id, (unsigned long long)a->len,
-            1u << a->shift, (unsigned long long)a->info.plain);
+    sim_log("area %u is region %d: %llu bytes, blocks of %u, %llu plain", (unsigned)(a - area), a->info.id,
+            (unsigned long long)a->len, 1u << a->shift, (unsigned long long)a->info.plain);
 }
 
 static void end_and_begin(area_t *a) {
@@ -416,7 +428,8 @@ static void *user(void *number) {
     for (uint32_t n = 0; n < plan.ops; n++) {
         area_t *a = &area[sim_below(plan.areas)];
         const uint32_t what = sim_below(100);
-        const bool touches = what < 66 || (what >= 86 && what < 93); /* not a call, which leaves the memory to the core */
+        const bool touches =
+            what < 66 || (what >= 86 && what < 93); /* not a call, which leaves the memory to the core */
         if (touches && a->dead)
             continue;
         a->accesses += touches;
@@ -479,7 +492,9 @@ static void draw(us_pager_config_t *c, us_mm_config_t *m, uint64_t *outbox) {
     const uint32_t pools = 1 + sim_below(US_POOLS);
     for (uint32_t k = 0; k < pools; k++) {
         c->pool[k].budget = us_align_up(us_max(plan.total / PICK(1, 2, 4, 8), 192 << 10), US_PAGE);
-        c->pool[k].codec = k == 0 && lz4 && !sim_one_in(4) ? US_CODEC_LZ4 : k > 0 && zstd && !sim_one_in(4) ? US_CODEC_ZSTD : 0;
+        c->pool[k].codec = k == 0 && lz4 && !sim_one_in(4)   ? US_CODEC_LZ4
+                           : k > 0 && zstd && !sim_one_in(4) ? US_CODEC_ZSTD
+                                                             : 0;
         c->pool[k].level = 1;
     }
     if (!sim_one_in(4)) {
@@ -495,7 +510,8 @@ static void draw(us_pager_config_t *c, us_mm_config_t *m, uint64_t *outbox) {
         m->limit = least;
         memset(c->pool, 0, sizeof c->pool);
         pager.segment = (uint32_t)PICK(64 << 10, 128 << 10);
-        c->pool[0] = (us_pool_config_t){.budget = 4 * pager.segment + (sim_below(4) << 16), .codec = lz4 ? US_CODEC_LZ4 : 0, .level = 1};
+        c->pool[0] = (us_pool_config_t){
+            .budget = 4 * pager.segment + (sim_below(4) << 16), .codec = lz4 ? US_CODEC_LZ4 : 0, .level = 1};
         pager.swap = us_align_up(plan.total * PICK(7, 8, 10, 12) / 10, pager.segment);
     }
     m->readahead = (uint32_t)PICK(0, 32 << 10, 256 << 10);
@@ -546,7 +562,8 @@ static void draw(us_pager_config_t *c, us_mm_config_t *m, uint64_t *outbox) {
     plan.ends = sim_one_in(2);
     plan.unmaps = sim_one_in(4);
     sim_kernel.user_mode = sim_one_in(3);
-    sim_kernel.no_peek = !plan.unmaps && !plan.lossy && sim_one_in(4); /* else what can't be read just then ends the process */
+    sim_kernel.no_peek =
+        !plan.unmaps && !plan.lossy && sim_one_in(4); /* else what can't be read just then ends the process */
     pager.check_one_in = (uint32_t)PICK(1, 8, 8, 32);
     pager.trace = sim_one_in(4);
 }
@@ -557,7 +574,11 @@ static void draw_with(void) {
     const struct {
         const char *name;
         bool *of;
-    } all[] = {{"tricks", &plan.tricks}, {"stops", &plan.stops}, {"limits", &plan.limits}, {"ends", &plan.ends}, {"unmaps", &plan.unmaps}};
+    } all[] = {{"tricks", &plan.tricks},
+               {"stops", &plan.stops},
+               {"limits", &plan.limits},
+               {"ends", &plan.ends},
+               {"unmaps", &plan.unmaps}};
     bool known = with == NULL;
     for (size_t k = 0; k < sizeof all / sizeof *all && !known; k++) {
         known = strcmp(with, all[k].name) == 0;
@@ -598,9 +619,9 @@ static _Noreturn void done(uint64_t seed, const us_stats_t *s) {
     if (s == NULL)
         s = &none;
     printf("%llu %llu %llu %llu %llu %llu %llu %llu %llu\n", (unsigned long long)seed, (unsigned long long)sim_steps,
-           (unsigned long long)accesses, (unsigned long long)s->evicted_blocks, (unsigned long long)s->faults[US_KIND_STORED],
-           (unsigned long long)s->cleaned_segments, (unsigned long long)pager.lost, (unsigned long long)s->second_server,
-           (unsigned long long)pager.checks);
+           (unsigned long long)accesses, (unsigned long long)s->evicted_blocks,
+           (unsigned long long)s->faults[US_KIND_STORED], (unsigned long long)s->cleaned_segments,
+           (unsigned long long)pager.lost, (unsigned long long)s->second_server, (unsigned long long)pager.checks);
     for (int k = 0; each && k < SIM_CALL_KINDS; k++)
         printf("%llu ", (unsigned long long)sim_failure.calls[k]);
     fflush(stdout);
@@ -620,14 +641,16 @@ static void run_seed(uint64_t seed) {
     if (each)
         draw_plain();
     sim_disk_open();
-    sim_log("%u areas, %llu bytes, limit %llu, outbox %llu, pools %llu %llu %llu codecs %d %d %d, swap %llu by %u", plan.areas,
-            (unsigned long long)plan.total, (unsigned long long)m->limit, (unsigned long long)outbox, (unsigned long long)c->pool[0].budget,
-            (unsigned long long)c->pool[1].budget, (unsigned long long)c->pool[2].budget, c->pool[0].codec, c->pool[1].codec,
-            c->pool[2].codec, (unsigned long long)pager.swap, pager.segment);
-    sim_log("%u users, %u calls; %s, %d servers, %d workers, read-ahead %u, late %d, pagemap %d%s%s%s%s%s%s%s", plan.users, plan.ops,
-            plan.copy ? "copy" : "move", c->servers, c->workers, m->readahead, m->late, m->pagemap, plan.lossy ? ", lossy" : "",
-            plan.tricks ? ", tricks" : "", plan.stops ? ", stops" : "", plan.limits ? ", limits" : "", plan.ends ? ", ends" : "",
-            plan.unmaps ? ", unmaps" : "", plan.overwrite ? ", overwrites" : "");
+    sim_log("%u areas, %llu bytes, limit %llu, outbox %llu, pools %llu %llu %llu codecs %d %d %d, swap %llu by %u",
+            plan.areas, (unsigned long long)plan.total, (unsigned long long)m->limit, (unsigned long long)outbox,
+            (unsigned long long)c->pool[0].budget, (unsigned long long)c->pool[1].budget,
+            (unsigned long long)c->pool[2].budget, c->pool[0].codec, c->pool[1].codec, c->pool[2].codec,
+            (unsigned long long)pager.swap, pager.segment);
+    sim_log("%u users, %u calls; %s, %d servers, %d workers, read-ahead %u, late %d, pagemap %d%s%s%s%s%s%s%s",
+            plan.users, plan.ops, plan.copy ? "copy" : "move", c->servers, c->workers, m->readahead, m->late,
+            m->pagemap, plan.lossy ? ", lossy" : "", plan.tricks ? ", tricks" : "", plan.stops ? ", stops" : "",
+            plan.limits ? ", limits" : "", plan.ends ? ", ends" : "", plan.unmaps ? ", unmaps" : "",
+            plan.overwrite ? ", overwrites" : "");
     const uint64_t budgets[US_POOLS] = {c->pool[0].budget, c->pool[1].budget, c->pool[2].budget};
     m->space_fd = us_space_create(outbox, budgets, 1 << 14, &layout);
     SIM_CHECK(m->space_fd >= 0, "no space: %d", m->space_fd);
@@ -639,7 +662,8 @@ static void run_seed(uint64_t seed) {
     SIM_CHECK(client != NULL || excused(), "there is no client");
     if (client == NULL)
         done(seed, NULL);
-    int err = us_client_open(client, m->uffd, m->space_fd, m->doorbell, m->notify, sim_kernel.vector ? US_DROP_VECTOR : US_DROP_SINGLE);
+    int err = us_client_open(client, m->uffd, m->space_fd, m->doorbell, m->notify,
+                             sim_kernel.vector ? US_DROP_VECTOR : US_DROP_SINGLE);
     SIM_CHECK(err == 0 || excused(), "the client does not open: %d", err);
     if (err != 0) {
         us_client_free(client);
@@ -733,7 +757,8 @@ static int one(uint64_t seed, total_t *total, uint64_t calls[SIM_CALL_KINDS]) {
     waitpid(pid, &status, 0);
     unsigned long long v[9];
     if (status == 0 && text != NULL &&
-        sscanf((text[len] = 0, text), "%llu %llu %llu %llu %llu %llu %llu %llu %llu", &v[0], &v[1], &v[2], &v[3], &v[4], &v[5], &v[6], &v[7], &v[8]) == 9) {
+        sscanf((text[len] = 0, text), "%llu %llu %llu %llu %llu %llu %llu %llu %llu", &v[0], &v[1], &v[2], &v[3], &v[4],
+               &v[5], &v[6], &v[7], &v[8]) == 9) {
         total->seeds++;
         for (int k = 0; k < 8; k++)
             total->n[k] += v[k + 1];
@@ -759,13 +784,26 @@ static int fail_each(uint64_t seed, uint64_t stride, bool keep) {
     static const struct {
         int call, error[4];
     } ways[] = {
-        {SIM_CALL_COPY, {EAGAIN, ENOMEM}},   {SIM_CALL_ZERO, {EAGAIN, ENOMEM}},  {SIM_CALL_MOVE, {EAGAIN, EBUSY, ENOMEM}},
-        {SIM_CALL_PROTECT, {EAGAIN}},        {SIM_CALL_REGISTER, {ENOMEM, EBUSY}}, {SIM_CALL_UNREGISTER, {ENOMEM}},
-        {SIM_CALL_MADVISE, {EAGAIN, ENOMEM}}, {SIM_CALL_VECTOR, {EINTR, ENOMEM, EPERM}}, {SIM_CALL_MINCORE, {EAGAIN}},
-        {SIM_CALL_PAGEMAP, {EIO, EINTR}},    {SIM_CALL_PREAD, {EIO, EINTR}},     {SIM_CALL_PWRITE, {EIO, EINTR, ENOSPC}},
-        {SIM_CALL_POLL, {EINTR}},            {SIM_CALL_READ, {EINTR}},           {SIM_CALL_WRITE, {EINTR}},
-        {SIM_CALL_SEND, {EINTR, EAGAIN}},    {SIM_CALL_RECV, {EINTR, EAGAIN}},   {SIM_CALL_MMAP, {ENOMEM}},
-        {SIM_CALL_CALLOC, {ENOMEM}},         {SIM_CALL_THREAD, {EAGAIN}},
+        {SIM_CALL_COPY, {EAGAIN, ENOMEM}},
+        {SIM_CALL_ZERO, {EAGAIN, ENOMEM}},
+        {SIM_CALL_MOVE, {EAGAIN, EBUSY, ENOMEM}},
+        {SIM_CALL_PROTECT, {EAGAIN}},
+        {SIM_CALL_REGISTER, {ENOMEM, EBUSY}},
+        {SIM_CALL_UNREGISTER, {ENOMEM}},
+        {SIM_CALL_MADVISE, {EAGAIN, ENOMEM}},
+        {SIM_CALL_VECTOR, {EINTR, ENOMEM, EPERM}},
+        {SIM_CALL_MINCORE, {EAGAIN}},
+        {SIM_CALL_PAGEMAP, {EIO, EINTR}},
+        {SIM_CALL_PREAD, {EIO, EINTR}},
+        {SIM_CALL_PWRITE, {EIO, EINTR, ENOSPC}},
+        {SIM_CALL_POLL, {EINTR}},
+        {SIM_CALL_READ, {EINTR}},
+        {SIM_CALL_WRITE, {EINTR}},
+        {SIM_CALL_SEND, {EINTR, EAGAIN}},
+        {SIM_CALL_RECV, {EINTR, EAGAIN}},
+        {SIM_CALL_MMAP, {ENOMEM}},
+        {SIM_CALL_CALLOC, {ENOMEM}},
+        {SIM_CALL_THREAD, {EAGAIN}},
         {SIM_CALL_PEEK, {EFAULT, ENOMEM, EPERM}},
     };
     static const char *const names[] = {
@@ -793,7 +831,8 @@ static int fail_each(uint64_t seed, uint64_t stride, bool keep) {
                 }
             }
         }
-        printf("%s: %llu of %llu calls\n", names[ways[w].call], (unsigned long long)runs, (unsigned long long)calls[ways[w].call]);
+        printf("%s: %llu of %llu calls\n", names[ways[w].call], (unsigned long long)runs,
+               (unsigned long long)calls[ways[w].call]);
         fflush(stdout);
     }
     return failed > 0;
@@ -855,8 +894,9 @@ int main(int argc, char **argv) {
                 break;
         }
     }
-    printf("%llu seeds: %llu steps, %llu accesses, %llu blocks out, %llu faults on stored, %llu segments cleaned, %llu blocks lost, "
-           "%llu messages of the second server, %llu checks\n",
-           total.seeds, total.n[0], total.n[1], total.n[2], total.n[3], total.n[4], total.n[5], total.n[6], total.n[7]);
+    printf(
+        "%llu seeds: %llu steps, %llu accesses, %llu blocks out, %llu faults on stored, %llu segments cleaned, %llu blocks lost, "
+        "%llu messages of the second server, %llu checks\n",
+        total.seeds, total.n[0], total.n[1], total.n[2], total.n[3], total.n[4], total.n[5], total.n[6], total.n[7]);
     return failed > 0;
 }

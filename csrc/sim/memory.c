@@ -4,7 +4,7 @@
  * or a slot by its address needs no help; beside them stands what the page table would say. A page that is not there is
  * full of GONE, so that whoever reads it all the same is found out.
  *
- * What is told of the kernel is Linux 6.8 and newer, and where `old` says so before that. As fine as a page: COPY, MOVE,
+ * What is told of the kernel is Linux 6.8 and newer, and where `old` says so before 6.4. As fine as a page: COPY, MOVE,
  * WRITEPROTECT and DONTNEED go page by page, and others run between two pages.
  */
 #include "memory.h"
@@ -48,8 +48,8 @@ static fault_t *oldest, **newest = &oldest;
 void *__real_mmap(void *at, size_t len, int prot, int flags, int fd, off_t off);
 
 void sim_memory_open(void) {
-    void *m = __real_mmap((void *)BASE, END - BASE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE,
-                   -1, 0);
+    void *m = __real_mmap((void *)BASE, END - BASE, PROT_READ | PROT_WRITE,
+                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
     sim_on_fail = sim_show_faults;
     SIM_CHECK(m == (void *)BASE, "no memory at %#llx", BASE);
 }
@@ -97,7 +97,8 @@ static void split(uint64_t addr) {
     const page_t *g = page_of(addr);
     const uint16_t was = g->mapping;
     mappings++;
-    for (uint64_t at = addr & ~(uint64_t)(PAGE - 1); at < END && page_of(at)->mapped && page_of(at)->mapping == was; at += PAGE)
+    for (uint64_t at = addr & ~(uint64_t)(PAGE - 1); at < END && page_of(at)->mapped && page_of(at)->mapping == was;
+         at += PAGE)
         page_of(at)->mapping = mappings;
 }
 
@@ -179,8 +180,8 @@ sim_touch_t sim_touch(uint64_t addr, bool write) {
 
 void sim_show_faults(void) {
     for (const fault_t *f = oldest; f != NULL; f = f->next)
-        printf("fault of %d at %#llx, flags %#x%s%s\n", f->tid, (unsigned long long)f->addr, f->flags, f->pending ? ", not read" : "",
-               f->woken ? ", woken" : "");
+        printf("fault of %d at %#llx, flags %#x%s%s\n", f->tid, (unsigned long long)f->addr, f->flags,
+               f->pending ? ", not read" : "", f->woken ? ", woken" : "");
 }
 
 bool sim_uffd_pending(void) {
@@ -415,8 +416,7 @@ static int ioctl_of(unsigned long op, void *arg) {
         wake(p->start, p->len);
         return 0;
     }
-    default:
-        sim_fail("ioctl %#lx", op);
+    default: sim_fail("ioctl %#lx", op);
     }
 }
 
@@ -425,7 +425,8 @@ int __wrap_ioctl(int fd, unsigned long op, void *arg) {
     sim_point();
     const int err = ioctl_of(op, arg);
     if (sim_loud) {
-        static const char *const names[16] = {"register", "unregister", "wake", "copy", "zero", "move", "protect", "continue", "poison"};
+        static const char *const names[16] = {"register", "unregister", "wake",     "copy",  "zero",
+                                              "move",     "protect",    "continue", "poison"};
         const uint64_t *a = arg; /* where to, and for MOVE where from; then the length */
         sim_log("%s %#llx %#llx: %d", names[op & 15], (unsigned long long)a[0], (unsigned long long)a[1], err);
     }
@@ -504,7 +505,9 @@ long sim_process_madvise(const struct iovec *iov, size_t n, int advice) {
     if (sim_fails(SIM_CALL_VECTOR))
         return -1;
     for (size_t k = 0; k < n; k++) {
-        const int err = sim_one_in(sim_kernel.short_one_in) ? -EINTR : sim_dontneed((uint64_t)(uintptr_t)iov[k].iov_base, iov[k].iov_len);
+        const int err = sim_one_in(sim_kernel.short_one_in)
+                            ? -EINTR
+                            : sim_dontneed((uint64_t)(uintptr_t)iov[k].iov_base, iov[k].iov_len);
         if (err != 0) {
             errno = -err;
             return done > 0 ? done : -1;
@@ -534,8 +537,8 @@ int __wrap_mincore(void *at, size_t len, unsigned char *vec) {
 }
 
 /* As the kernel does it: page by page, and what there is before one that can't be read. */
-ssize_t __wrap_process_vm_readv(pid_t pid, const struct iovec *to, unsigned long tos, const struct iovec *from, unsigned long froms,
-                                unsigned long flags) {
+ssize_t __wrap_process_vm_readv(pid_t pid, const struct iovec *to, unsigned long tos, const struct iovec *from,
+                                unsigned long froms, unsigned long flags) {
     (void)pid, (void)tos, (void)froms, (void)flags;
     sim_point();
     const int err = sim_kernel.no_peek ? -EPERM : sim_call(SIM_CALL_PEEK);
@@ -587,7 +590,8 @@ void *sim_memcpy(void *to, const void *from, size_t n) {
         return memcpy(to, from, n);
     for (size_t off = 0; off < n; off += PAGE) {
         const uint64_t addr = (uint64_t)(uintptr_t)from + off;
-        SIM_CHECK(sim_touch(addr, false) == SIM_OK, "%s reads %#llx, which ends the process", sim_name(), (unsigned long long)addr);
+        SIM_CHECK(sim_touch(addr, false) == SIM_OK, "%s reads %#llx, which ends the process", sim_name(),
+                  (unsigned long long)addr);
         memcpy((uint8_t *)to + off, bytes_of(addr), PAGE);
         sim_point();
     }

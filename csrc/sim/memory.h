@@ -8,12 +8,12 @@
 #include <sys/uio.h>
 
 typedef struct sim_kernel {
-    uint32_t again_one_in;  /* EAGAIN of COPY, MOVE, WRITEPROTECT before a page */
-    uint32_t short_one_in;  /* process_madvise ends early */
-    bool vector, move;      /* the kernel has them */
-    bool no_peek;           /* process_vm_readv is forbidden */
-    bool user_mode;         /* the userfaultfd is of USER_MODE_ONLY: the kernel's own faults are errors */
-    bool old;               /* WRITEPROTECT of one mapping only, as before 6.4 */
+    uint32_t again_one_in; /* EAGAIN of COPY, MOVE, WRITEPROTECT before a page */
+    uint32_t short_one_in; /* process_madvise ends early */
+    bool vector, move;     /* the kernel has them */
+    bool no_peek;          /* process_vm_readv is forbidden */
+    bool user_mode;        /* the userfaultfd is of USER_MODE_ONLY: the kernel's own faults are errors */
+    bool old;              /* WRITEPROTECT of one mapping only, as before 6.4 */
 } sim_kernel_t;
 extern sim_kernel_t sim_kernel;
 typedef enum { SIM_OK, SIM_BUS, SIM_SEGV } sim_touch_t;

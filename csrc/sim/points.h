@@ -30,47 +30,49 @@ bool sim_spurious(void);
 
 #define SIM_TYPE(p) __typeof__((void)0, *(p))
 
-#define atomic_load_explicit(p, order)                         \
-    __extension__({                                            \
-        __auto_type sim_p = (p);                               \
-        SIM_TYPE(sim_p) sim_v;                                 \
-        sim_point();                                           \
-        __atomic_load(sim_p, &sim_v, __ATOMIC_SEQ_CST);        \
-        sim_v;                                                 \
+#define atomic_load_explicit(p, order)                  \
+    __extension__({                                     \
+        __auto_type sim_p = (p);                        \
+        SIM_TYPE(sim_p) sim_v;                          \
+        sim_point();                                    \
+        __atomic_load(sim_p, &sim_v, __ATOMIC_SEQ_CST); \
+        sim_v;                                          \
     })
 #define atomic_load(p) atomic_load_explicit(p, 5)
 
-#define atomic_store_explicit(p, value, order)                 \
-    __extension__({                                            \
-        __auto_type sim_p = (p);                               \
-        SIM_TYPE(sim_p) sim_v = (value);                       \
-        sim_point();                                           \
-        __atomic_store(sim_p, &sim_v, __ATOMIC_SEQ_CST);       \
-        sim_point();                                           \
+#define atomic_store_explicit(p, value, order)           \
+    __extension__({                                      \
+        __auto_type sim_p = (p);                         \
+        SIM_TYPE(sim_p) sim_v = (value);                 \
+        sim_point();                                     \
+        __atomic_store(sim_p, &sim_v, __ATOMIC_SEQ_CST); \
+        sim_point();                                     \
     })
 #define atomic_store(p, value) atomic_store_explicit(p, value, 5)
 
-#define atomic_exchange_explicit(p, value, order)                        \
-    __extension__({                                                      \
-        __auto_type sim_p = (p);                                         \
-        SIM_TYPE(sim_p) sim_v = (value), sim_old;                        \
-        sim_point();                                                     \
-        __atomic_exchange(sim_p, &sim_v, &sim_old, __ATOMIC_SEQ_CST);    \
-        sim_point();                                                     \
-        sim_old;                                                         \
+#define atomic_exchange_explicit(p, value, order)                     \
+    __extension__({                                                   \
+        __auto_type sim_p = (p);                                      \
+        SIM_TYPE(sim_p) sim_v = (value), sim_old;                     \
+        sim_point();                                                  \
+        __atomic_exchange(sim_p, &sim_v, &sim_old, __ATOMIC_SEQ_CST); \
+        sim_point();                                                  \
+        sim_old;                                                      \
     })
 #define atomic_exchange(p, value) atomic_exchange_explicit(p, value, 5)
 
-#define atomic_compare_exchange_strong_explicit(p, expected, value, yes, no)                                   \
-    __extension__({                                                                                            \
-        __auto_type sim_p = (p);                                                                               \
-        SIM_TYPE(sim_p) sim_v = (value);                                                                       \
-        sim_point();                                                                                           \
-        const bool sim_did = __atomic_compare_exchange(sim_p, (expected), &sim_v, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST); \
-        sim_point();                                                                                           \
-        sim_did;                                                                                               \
+#define atomic_compare_exchange_strong_explicit(p, expected, value, yes, no)                             \
+    __extension__({                                                                                      \
+        __auto_type sim_p = (p);                                                                         \
+        SIM_TYPE(sim_p) sim_v = (value);                                                                 \
+        sim_point();                                                                                     \
+        const bool sim_did =                                                                             \
+            __atomic_compare_exchange(sim_p, (expected), &sim_v, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST); \
+        sim_point();                                                                                     \
+        sim_did;                                                                                         \
     })
-#define atomic_compare_exchange_strong(p, expected, value) atomic_compare_exchange_strong_explicit(p, expected, value, 5, 5)
+#define atomic_compare_exchange_strong(p, expected, value) \
+    atomic_compare_exchange_strong_explicit(p, expected, value, 5, 5)
 /* The weak one may fail although the value is the expected one. */
 #define atomic_compare_exchange_weak_explicit(p, expected, value, yes, no)                      \
     __extension__({                                                                             \
@@ -80,13 +82,13 @@ bool sim_spurious(void);
     })
 #define atomic_compare_exchange_weak(p, expected, value) atomic_compare_exchange_weak_explicit(p, expected, value, 5, 5)
 
-#define SIM_FETCH(p, value, how)                                   \
-    __extension__({                                                \
-        __auto_type sim_p = (p);                                   \
-        sim_point();                                               \
+#define SIM_FETCH(p, value, how)                                           \
+    __extension__({                                                        \
+        __auto_type sim_p = (p);                                           \
+        sim_point();                                                       \
         const __auto_type sim_old = how(sim_p, (value), __ATOMIC_SEQ_CST); \
-        sim_point();                                               \
-        sim_old;                                                   \
+        sim_point();                                                       \
+        sim_old;                                                           \
     })
 #define atomic_fetch_add_explicit(p, value, order) SIM_FETCH(p, value, __atomic_fetch_add)
 #define atomic_fetch_add(p, value) SIM_FETCH(p, value, __atomic_fetch_add)

@@ -11,34 +11,29 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
-#define CHECK(cond)                                                                              \
-    do {                                                                                         \
-        if (!(cond)) {                                                                           \
-            printf("%s:%d: %s: seed %llu: %s\n", __FILE__, __LINE__, __func__, seed, #cond);     \
-            fflush(stdout);                                                                      \
-            exit(1);                                                                             \
-        }                                                                                        \
+#define CHECK(cond)                                                                          \
+    do {                                                                                     \
+        if (!(cond)) {                                                                       \
+            printf("%s:%d: %s: seed %llu: %s\n", __FILE__, __LINE__, __func__, seed, #cond); \
+            fflush(stdout);                                                                  \
+            exit(1);                                                                         \
+        }                                                                                    \
     } while (0)
 
 static unsigned long long seed;
 static uint64_t state; /* not 0 */
 
-static inline uint64_t rnd(void)
-{
+static inline uint64_t rnd(void) {
     state ^= state << 13;
     state ^= state >> 7;
     state ^= state << 17;
     return state * 0x2545F4914F6CDD1Du >> 8;
 }
 
-static inline uint32_t below(uint32_t n)
-{
-    return (uint32_t)(rnd() % n);
-}
+static inline uint32_t below(uint32_t n) { return (uint32_t)(rnd() % n); }
 
 /* Room for size bytes that end where an unmapped page begins: neither reads nor writes may pass the end. */
-static inline unsigned char *fenced(size_t size)
-{
+static inline unsigned char *fenced(size_t size) {
     enum { FENCE = 4096 };
     size_t room = (size + FENCE - 1) / FENCE * FENCE;
     unsigned char *p = mmap(NULL, room + FENCE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

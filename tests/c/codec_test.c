@@ -16,18 +16,13 @@
 
 enum { MAX = 2 << 20, PAGE = 4096, KINDS = 7 };
 
-static void content(unsigned char *p, uint32_t n, int kind)
-{
+static void content(unsigned char *p, uint32_t n, int kind) {
     static const char words[] = "the page fault returns a block of memory to the region that holds it; ";
     uint32_t period = 1 + below(9000), run = 0, from = 0;
     for (uint32_t i = 0; i < n; i++) {
         switch (kind) {
-        case 0: /* random */
-            p[i] = (unsigned char)rnd();
-            break;
-        case 1: /* one byte */
-            p[i] = 7;
-            break;
+        case 0: /* random */ p[i] = (unsigned char)rnd(); break;
+        case 1: /* one byte */ p[i] = 7; break;
         case 2: /* int64 below 1000 */
             p[i] = i % 8 == 0 ? (unsigned char)rnd() : i % 8 == 1 ? (unsigned char)below(4) : 0;
             break;
@@ -39,35 +34,23 @@ static void content(unsigned char *p, uint32_t n, int kind)
             p[i] = (unsigned char)words[from++];
             run--;
             break;
-        case 4: /* a period */
-            p[i] = i < period ? (unsigned char)rnd() : p[i - period];
-            break;
-        case 5: /* few symbols, no repetition: entropy alone */
-            p[i] = (unsigned char)below(6);
-            break;
-        default: /* random, then zeros */
-            p[i] = i < n / 2 ? (unsigned char)rnd() : 0;
-            break;
+        case 4: /* a period */ p[i] = i < period ? (unsigned char)rnd() : p[i - period]; break;
+        case 5: /* few symbols, no repetition: entropy alone */ p[i] = (unsigned char)below(6); break;
+        default: /* random, then zeros */ p[i] = i < n / 2 ? (unsigned char)rnd() : 0; break;
         }
     }
 }
 
-static uint32_t some_size(void)
-{
+static uint32_t some_size(void) {
     switch (below(4)) {
-    case 0:
-        return 1 + below(300);
-    case 1:
-        return PAGE << below(10);
-    case 2:
-        return 1 + below(1 << 17);
-    default:
-        return 1 + below(MAX);
+    case 0: return 1 + below(300);
+    case 1: return PAGE << below(10);
+    case 2: return 1 + below(1 << 17);
+    default: return 1 + below(MAX);
     }
 }
 
-static void test_round_trips(us_codec_ctx_t *ctx, int codec)
-{
+static void test_round_trips(us_codec_ctx_t *ctx, int codec) {
     unsigned char *src = malloc(MAX), *dst_end = fenced(us_codec_bound(MAX)), *out_end = fenced(MAX);
     CHECK(src);
     for (int i = 0; i < 120; i++) {
@@ -94,8 +77,7 @@ static void test_round_trips(us_codec_ctx_t *ctx, int codec)
     free(src);
 }
 
-static void test_arguments(us_codec_ctx_t *ctx, int codec)
-{
+static void test_arguments(us_codec_ctx_t *ctx, int codec) {
     unsigned char a[64] = "argument", b[64] = {0};
     CHECK(us_codec_ready(US_CODEC_NONE) && us_codec_ready(codec));
     CHECK(!us_codec_ready(US_CODECS) && !us_codec_ready(-1));
@@ -126,8 +108,7 @@ static void test_arguments(us_codec_ctx_t *ctx, int codec)
 }
 
 /* Damaged input gives an error, or other bytes of the right number; never a crash, never a byte too far. */
-static void test_corruption(us_codec_ctx_t *ctx, int codec)
-{
+static void test_corruption(us_codec_ctx_t *ctx, int codec) {
     enum { BIG = 64 << 10 };
     unsigned char *src = malloc(BIG), *packed = malloc(us_codec_bound(BIG));
     unsigned char *in_end = fenced(2 * us_codec_bound(BIG)), *out_end = fenced(BIG + 1);
@@ -140,12 +121,8 @@ static void test_corruption(us_codec_ctx_t *ctx, int codec)
         CHECK(len > 0);
         uint32_t in = (uint32_t)len, raw = n;
         switch (i / KINDS % 4) {
-        case 0: /* cut short */
-            in = below(in);
-            break;
-        case 1: /* the wrong length asked for */
-            raw = below(2) ? n + 1 : n - 1;
-            break;
+        case 0: /* cut short */ in = below(in); break;
+        case 1: /* the wrong length asked for */ raw = below(2) ? n + 1 : n - 1; break;
         case 2: /* all of it garbage */
             for (uint32_t j = 0; j < in; j++)
                 packed[j] = (unsigned char)rnd();
@@ -175,8 +152,7 @@ static void test_corruption(us_codec_ctx_t *ctx, int codec)
     free(src);
 }
 
-static size_t allocated(void)
-{
+static size_t allocated(void) {
 #if __GLIBC_PREREQ(2, 33)
     struct mallinfo2 m = mallinfo2(); /* zeros under a sanitizer */
     return m.uordblks + m.hblkhd;
@@ -186,8 +162,7 @@ static size_t allocated(void)
 }
 
 /* Sizes change under a context's feet all the time; it must neither allocate nor give up. */
-static void test_steady(us_codec_ctx_t *ctx, int codec)
-{
+static void test_steady(us_codec_ctx_t *ctx, int codec) {
     unsigned char *src = malloc(MAX), *dst = malloc(us_codec_bound(MAX)), *out = malloc(MAX);
     CHECK(src && dst && out);
     size_t before = allocated();
@@ -214,16 +189,14 @@ static void test_steady(us_codec_ctx_t *ctx, int codec)
     free(out);
 }
 
-static bool naive_filled(const unsigned char *p, size_t n)
-{
+static bool naive_filled(const unsigned char *p, size_t n) {
     for (size_t i = 8; i < n; i++)
         if (p[i] != p[i - 8])
             return false;
     return true;
 }
 
-static void test_filled(void)
-{
+static void test_filled(void) {
     enum { BIG = 64 << 10 };
     unsigned char *p = aligned_alloc(64, BIG);
     CHECK(p);
@@ -254,8 +227,7 @@ typedef struct tally {
     uint32_t tried, compressed, first; /* first: the first block tried, counted from 1 */
 } tally_t;
 
-static tally_t feed(us_probe_t *probe, us_codec_ctx_t *ctx, int codec, int kind, uint32_t n, uint32_t blocks)
-{
+static tally_t feed(us_probe_t *probe, us_codec_ctx_t *ctx, int codec, int kind, uint32_t n, uint32_t blocks) {
     unsigned char *src = malloc(n), *dst = malloc(n);
     CHECK(src && dst);
     tally_t t = {0};
@@ -283,8 +255,7 @@ static tally_t feed(us_probe_t *probe, us_codec_ctx_t *ctx, int codec, int kind,
     return t;
 }
 
-static void test_probe(us_codec_ctx_t *ctx, int codec)
-{
+static void test_probe(us_codec_ctx_t *ctx, int codec) {
     for (uint32_t n = PAGE; n <= 16 * PAGE; n *= 4) {
         us_probe_t probe = {0};
         /* What compresses is always tried. */
@@ -324,8 +295,7 @@ static void test_probe(us_codec_ctx_t *ctx, int codec)
 
 int codec_test_main(int codec, const char *path, unsigned long long with);
 
-int codec_test_main(int codec, const char *path, unsigned long long with)
-{
+int codec_test_main(int codec, const char *path, unsigned long long with) {
     seed = with;
     state = with * 0x9E3779B97F4A7C15u + 1;
     CHECK(!us_codec_ready(codec));
@@ -356,7 +326,6 @@ int codec_test_main(int codec, const char *path, unsigned long long with)
     return 0;
 }
 
-int main(int argc, char **argv)
-{
+int main(int argc, char **argv) {
     return argc == 4 ? codec_test_main(atoi(argv[1]), argv[2], strtoull(argv[3], NULL, 10)) : 2;
 }

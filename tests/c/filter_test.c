@@ -19,8 +19,7 @@
 enum { MAX = 2 << 20, PAGE = 4096, BLOCK = 16 << 10 };
 
 /* About normal, deviation 1, a multiple of 1 / 2^bits. */
-static double normal_of(int bits)
-{
+static double normal_of(int bits) {
     double sum = -6;
     for (int i = 0; i < 12; i++)
         sum += (double)(rnd() & ((1ull << bits) - 1)) / (double)(1ull << bits);
@@ -28,16 +27,12 @@ static double normal_of(int bits)
 }
 
 /* So fine that of a walk's doubles no codec by itself finds as much as a filter does, in any sample. */
-static double normal(void)
-{
-    return normal_of(32);
-}
+static double normal(void) { return normal_of(32); }
 
 /* ---- the filters ---- */
 
 /* Where bit b of byte k of the block goes, by the definition. */
-static uint64_t goes_to(int filter, uint32_t n, uint32_t k, uint32_t b)
-{
+static uint64_t goes_to(int filter, uint32_t n, uint32_t k, uint32_t b) {
     const uint32_t item = us_filter_item(filter), row = n / item;
     const uint64_t plane = k % item, at = k / item; /* after the bytes are turned: byte plane * row + at */
     if (!us_filter_is_bit(filter))
@@ -45,13 +40,9 @@ static uint64_t goes_to(int filter, uint32_t n, uint32_t k, uint32_t b)
     return plane * row * 8 + (uint64_t)b * row + at;
 }
 
-static bool bit_of(const unsigned char *p, uint64_t bit)
-{
-    return p[bit / 8] >> bit % 8 & 1;
-}
+static bool bit_of(const unsigned char *p, uint64_t bit) { return p[bit / 8] >> bit % 8 & 1; }
 
-static void test_layout(const char *path)
-{
+static void test_layout(const char *path) {
     typedef int32_t (*bitshuffle_fn)(int32_t, int32_t, const void *, void *);
     void *lib = dlopen(path, RTLD_NOW), *symbol = dlsym(lib, "blosc2_bitshuffle");
     bitshuffle_fn theirs;
@@ -85,8 +76,7 @@ static void test_layout(const char *path)
 
 enum { INT64, WALK64, WALK32, NORMAL32, INT32, INT16, TEXT, RANDOM, KINDS };
 
-static void content(void *block, uint32_t n, int kind)
-{
+static void content(void *block, uint32_t n, int kind) {
     static const char words[] = "the page fault returns a block of memory to the region that holds it; ";
     double walk = 5000 + below(1000);
     unsigned char *p = block;
@@ -99,23 +89,12 @@ static void content(void *block, uint32_t n, int kind)
                 float f;
             } u = {.i = 0};
             switch (kind) {
-            case WALK32:
-                u.f = (float)(walk += normal());
-                break;
-            case NORMAL32:
-                u.f = (float)normal();
-                break;
-            case INT32:
-                u.i = (int32_t)below(100000);
-                break;
-            case INT16:
-                u.h[0] = (int16_t)(normal() * 100), u.h[1] = (int16_t)(normal() * 100);
-                break;
-            case RANDOM:
-                u.i = (int32_t)rnd();
-                break;
-            default:
-                break;
+            case WALK32: u.f = (float)(walk += normal()); break;
+            case NORMAL32: u.f = (float)normal(); break;
+            case INT32: u.i = (int32_t)below(100000); break;
+            case INT16: u.h[0] = (int16_t)(normal() * 100), u.h[1] = (int16_t)(normal() * 100); break;
+            case RANDOM: u.i = (int32_t)rnd(); break;
+            default: break;
             }
             memcpy(p + i + k, u.b, 4);
         }
@@ -134,8 +113,7 @@ static void content(void *block, uint32_t n, int kind)
     }
 }
 
-static size_t allocated(void)
-{
+static size_t allocated(void) {
 #if __GLIBC_PREREQ(2, 33)
     struct mallinfo2 m = mallinfo2(); /* zeros under a sanitizer */
     return m.uordblks + m.hblkhd;
@@ -144,8 +122,7 @@ static size_t allocated(void)
 #endif
 }
 
-static void test_round_trips(us_codec_ctx_t *ctx, int codec)
-{
+static void test_round_trips(us_codec_ctx_t *ctx, int codec) {
     unsigned char *src = malloc(MAX), *dst = fenced(us_codec_bound(MAX)), *out = fenced(MAX);
     CHECK(src);
     const size_t before = allocated();
@@ -170,8 +147,7 @@ static void test_round_trips(us_codec_ctx_t *ctx, int codec)
     free(src);
 }
 
-static void test_arguments(us_codec_ctx_t *ctx, us_codec_ctx_t *early, int codec, const char *path)
-{
+static void test_arguments(us_codec_ctx_t *ctx, us_codec_ctx_t *early, int codec, const char *path) {
     static unsigned char a[2 * PAGE], b[2 * PAGE];
     const int with = us_codec_with(codec, US_FILTER_BYTE8);
     CHECK(us_codec_base(with) == codec && us_codec_filter(with) == US_FILTER_BYTE8);
@@ -207,8 +183,7 @@ typedef struct tally {
 
 /* Compresses `blocks` blocks of n bytes; every `among`-th (0: none) is text. */
 static tally_t feed(us_choice_t *c, us_probe_t *probe, us_codec_ctx_t *ctx, int codec, int kind, uint32_t n,
-                    uint32_t blocks, uint32_t among)
-{
+                    uint32_t blocks, uint32_t among) {
     unsigned char *src = aligned_alloc(PAGE, n), *dst = malloc(n), *out = malloc(n);
     CHECK(src && dst && out);
     tally_t t = {0};
@@ -235,21 +210,16 @@ static tally_t feed(us_choice_t *c, us_probe_t *probe, us_codec_ctx_t *ctx, int 
     return t;
 }
 
-static uint32_t filtered(const tally_t *t)
-{
+static uint32_t filtered(const tally_t *t) {
     uint32_t sum = 0;
     for (int f = US_FILTER_NONE + 1; f < US_FILTERS; f++)
         sum += t->with[f];
     return sum;
 }
 
-static bool is_of(int filter, uint32_t item)
-{
-    return filter != US_FILTER_NONE && us_filter_item(filter) == item;
-}
+static bool is_of(int filter, uint32_t item) { return filter != US_FILTER_NONE && us_filter_item(filter) == item; }
 
-static void test_choice(us_codec_ctx_t *ctx, int codec)
-{
+static void test_choice(us_codec_ctx_t *ctx, int codec) {
     static const uint32_t item[KINDS] = {[INT64] = 8, [WALK64] = 8, [WALK32] = 4, [INT32] = 4, [INT16] = 2};
     for (uint32_t n = PAGE; n <= 16 * PAGE; n *= 4) {
         for (int kind = 0; kind < KINDS; kind++) {
@@ -283,8 +253,7 @@ static void test_choice(us_codec_ctx_t *ctx, int codec)
 
 /* The first try decides by the samples' sizes alone (the table in choice.h): no filter has to gain anything over the
  * state before it, which nobody has chosen. A walk by coarse steps is what zstd takes nearly as well unshuffled. */
-static void test_first_try(us_codec_ctx_t *ctx, int codec)
-{
+static void test_first_try(us_codec_ctx_t *ctx, int codec) {
     unsigned char *src = aligned_alloc(PAGE, PAGE), *dst = malloc(PAGE);
     CHECK(src && dst);
     uint32_t narrow = 0;
@@ -324,8 +293,7 @@ static void test_first_try(us_codec_ctx_t *ctx, int codec)
 }
 
 /* What comes later is found, and tries are few. */
-static void test_change(us_codec_ctx_t *ctx, int codec)
-{
+static void test_change(us_codec_ctx_t *ctx, int codec) {
     us_choice_t c = {0};
     us_probe_t probe = {0};
     us_choice_init(&c, true, 0);
@@ -347,8 +315,7 @@ static void test_change(us_codec_ctx_t *ctx, int codec)
 }
 
 /* A region that goes out in order again and again is not tried at the same place each time. */
-static void test_spread(us_codec_ctx_t *ctx, int codec)
-{
+static void test_spread(us_codec_ctx_t *ctx, int codec) {
     enum { BLOCKS = (8 << 20) / BLOCK };
     us_choice_t c = {0};
     us_probe_t probe = {0};
@@ -372,8 +339,7 @@ static void test_spread(us_codec_ctx_t *ctx, int codec)
 }
 
 /* Text among numbers is compressed as text is. */
-static void test_mixture(us_codec_ctx_t *ctx, int codec)
-{
+static void test_mixture(us_codec_ctx_t *ctx, int codec) {
     us_choice_t c = {0};
     us_probe_t probe = {0};
     us_choice_init(&c, true, 8);
@@ -390,8 +356,7 @@ typedef struct sharer {
     uint32_t filtered;
 } sharer_t;
 
-static void *share(void *arg)
-{
+static void *share(void *arg) {
     sharer_t *s = arg;
     us_codec_ctx_t *ctx;
     us_probe_t probe = {0};
@@ -417,8 +382,7 @@ static void *share(void *arg)
 }
 
 /* Threads that share a choice, under ThreadSanitizer if it is built so. */
-static void test_threads(int codec)
-{
+static void test_threads(int codec) {
     enum { THREADS = 4 };
     us_choice_t c = {0};
     us_choice_init(&c, true, 0);
@@ -437,8 +401,7 @@ static void test_threads(int codec)
 
 int filter_test_main(int codec, const char *codec_path, const char *path, unsigned long long with);
 
-int filter_test_main(int codec, const char *codec_path, const char *path, unsigned long long with)
-{
+int filter_test_main(int codec, const char *codec_path, const char *path, unsigned long long with) {
     seed = with;
     state = with * 0x9E3779B97F4A7C15u + 1;
     int rc = us_codec_load(codec, codec_path);
@@ -467,8 +430,7 @@ int filter_test_main(int codec, const char *codec_path, const char *path, unsign
     return 0;
 }
 
-int main(int argc, char **argv)
-{
+int main(int argc, char **argv) {
     if (argc != 5) {
         fprintf(stderr, "usage: filter_test CODEC CODEC_PATH FILTER_PATH SEED\n");
         return 2;

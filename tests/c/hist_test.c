@@ -10,14 +10,12 @@
 
 #include "check.h"
 
-static int compare(const void *a, const void *b)
-{
+static int compare(const void *a, const void *b) {
     uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
     return x < y ? -1 : x > y;
 }
 
-static void test_index(void)
-{
+static void test_index(void) {
     /* Each bucket follows the one before, at every power of two and beside it. */
     uint32_t last = 0;
     for (uint64_t v = 0; v < 1 << 20; v++) {
@@ -34,8 +32,7 @@ static void test_index(void)
     CHECK(us_hist_index(UINT64_MAX) == US_HIST_BUCKETS - 1);
 }
 
-static void check_against(const us_hist_t *h, uint64_t *v, size_t n)
-{
+static void check_against(const us_hist_t *h, uint64_t *v, size_t n) {
     qsort(v, n, sizeof *v, compare);
     CHECK(h->count == n && h->max == v[n - 1]);
     uint64_t sum = 0, before = 0;
@@ -56,8 +53,7 @@ static void check_against(const us_hist_t *h, uint64_t *v, size_t n)
     CHECK(us_hist_quantile(h, -1) == us_hist_quantile(h, 0));
 }
 
-static void test_quantiles(void)
-{
+static void test_quantiles(void) {
     enum { MOST = 20000 };
     uint64_t *v = malloc(MOST * sizeof *v);
     CHECK(v);
@@ -66,18 +62,12 @@ static void test_quantiles(void)
         size_t n = round < 10 ? 1 + rnd() % 10 : 1 + rnd() % MOST;
         for (size_t i = 0; i < n; i++) {
             switch (round % 4) {
-            case 0: /* a few nanoseconds */
-                v[i] = rnd() % 40;
-                break;
-            case 1: /* any octave alike */
-                v[i] = rnd() % (1ull << (1 + rnd() % (US_HIST_TOP_LOG - 1)));
-                break;
+            case 0: /* a few nanoseconds */ v[i] = rnd() % 40; break;
+            case 1: /* any octave alike */ v[i] = rnd() % (1ull << (1 + rnd() % (US_HIST_TOP_LOG - 1))); break;
             case 2: /* what faults look like */
                 v[i] = 4000 + rnd() % 3000 + (rnd() % 100 == 0 ? rnd() % 900000 : 0);
                 break;
-            default: /* one value, over and over */
-                v[i] = 1ull << (round % US_HIST_TOP_LOG);
-                break;
+            default: /* one value, over and over */ v[i] = 1ull << (round % US_HIST_TOP_LOG); break;
             }
             us_hist_add(&h, v[i]);
             us_hist_add(&parts[rnd() % 3], v[i]);
@@ -97,16 +87,14 @@ static void test_quantiles(void)
 
 enum { SAMPLES = 2000000 };
 
-static void *writer(void *arg)
-{
+static void *writer(void *arg) {
     for (uint64_t i = 0; i < SAMPLES; i++)
         us_hist_add(arg, 1000 + i % 1000);
     return NULL;
 }
 
 /* A reader beside the writer sees a count that grows and quantiles that could be true. */
-static void test_reader(void)
-{
+static void test_reader(void) {
     us_hist_t *h = calloc(1, sizeof *h);
     pthread_t thread;
     CHECK(h && pthread_create(&thread, NULL, writer, h) == 0);
@@ -125,8 +113,7 @@ static void test_reader(void)
     free(h);
 }
 
-int main(int argc, char **argv)
-{
+int main(int argc, char **argv) {
     seed = argc > 1 ? strtoull(argv[1], NULL, 10) : 1;
     state = seed * 0x9E3779B97F4A7C15u + 1;
     CHECK(sizeof(us_hist_t) <= 5 * 1024);

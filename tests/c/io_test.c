@@ -22,13 +22,13 @@
 static uint64_t seed_used;
 static const char *engine_name = "";
 
-#define CHECK(x)                                                                                      \
-    do {                                                                                              \
-        if (!(x)) {                                                                                   \
-            fprintf(stderr, "%s:%d: not so: %s (%s, seed %" PRIu64 ", errno %d)\n", __FILE__, __LINE__, \
-                    #x, engine_name, seed_used, errno);                                               \
-            exit(1);                                                                                  \
-        }                                                                                             \
+#define CHECK(x)                                                                                            \
+    do {                                                                                                    \
+        if (!(x)) {                                                                                         \
+            fprintf(stderr, "%s:%d: not so: %s (%s, seed %" PRIu64 ", errno %d)\n", __FILE__, __LINE__, #x, \
+                    engine_name, seed_used, errno);                                                         \
+            exit(1);                                                                                        \
+        }                                                                                                   \
     } while (0)
 
 enum { PAGE = 4096, BLOCK = 64 << 10, BLOCKS = 64, READS = 6, WRITES = 10 };
@@ -171,8 +171,11 @@ static void test_mix(int fd, int engine, int threads, int err, uint32_t every) {
                 continue;
             uint32_t i = idle[idle_n - 1];
             us_io_req_t *q = &req[i];
-            *q = (us_io_req_t){.op = (uint8_t)below(2), .buf = mem + (size_t)i * BLOCK, .len = len,
-                               .off = (uint64_t)block * BLOCK + first * PAGE, .user = {i, block, first}};
+            *q = (us_io_req_t){.op = (uint8_t)below(2),
+                               .buf = mem + (size_t)i * BLOCK,
+                               .len = len,
+                               .off = (uint64_t)block * BLOCK + first * PAGE,
+                               .user = {i, block, first}};
             if (q->op == US_IO_WRITE) {
                 q->user[3] = version_next++;
                 fill(q->buf, len, q->off, (uint32_t)q->user[3]);
@@ -227,7 +230,9 @@ static void test_slots(int fd, int engine) {
     uint8_t *mem = pages(6 * PAGE);
     us_io_req_t req[6];
     for (unsigned i = 0; i < 6; i++)
-        req[i] = (us_io_req_t){.op = i < 4 ? US_IO_WRITE : US_IO_READ, .buf = mem + i * PAGE, .len = PAGE,
+        req[i] = (us_io_req_t){.op = i < 4 ? US_IO_WRITE : US_IO_READ,
+                               .buf = mem + i * PAGE,
+                               .len = PAGE,
                                .off = i < 4 ? i * PAGE : (uint64_t)8 * PAGE};
     for (unsigned i = 0; i < 3; i++)
         CHECK(us_io_submit(b.io, &req[i]) == 0);
@@ -325,11 +330,11 @@ static void test_close(int fd, int engine) {
         CHECK(us_io_inject(b.io, US_IO_WRITE, US_IO_SHORT, 3) == 0);
         for (uint32_t i = 0; i < N; i++) {
             fill(mem + (size_t)i * BLOCK, BLOCK, (uint64_t)i * BLOCK, round);
-            req[i] = (us_io_req_t){.op = US_IO_WRITE, .buf = mem + (size_t)i * BLOCK, .len = BLOCK,
-                                   .off = (uint64_t)i * BLOCK};
+            req[i] = (us_io_req_t){
+                .op = US_IO_WRITE, .buf = mem + (size_t)i * BLOCK, .len = BLOCK, .off = (uint64_t)i * BLOCK};
             CHECK(us_io_submit(b.io, &req[i]) == 0);
-            req[N + i] = (us_io_req_t){.op = US_IO_READ, .buf = mem + (size_t)(N + i) * BLOCK, .len = BLOCK,
-                                       .off = (uint64_t)(N + i) * BLOCK};
+            req[N + i] = (us_io_req_t){
+                .op = US_IO_READ, .buf = mem + (size_t)(N + i) * BLOCK, .len = BLOCK, .off = (uint64_t)(N + i) * BLOCK};
             CHECK(us_io_submit(b.io, &req[N + i]) == 0);
             if (round % 2 == 0 && i == N / 2)
                 CHECK(us_io_flush(b.io) == 0);
@@ -515,8 +520,8 @@ static void read_latency(int fd, uint32_t len, uint8_t *mem) {
         if (!have[k])
             continue;
         qsort(ns[k], SAMPLES, sizeof ns[k][0], by_value);
-        printf("read %2u KiB, one at a time  %-8s p50 %7.1f us  p99 %7.1f us  ratio %.2f %.2f\n", len >> 10,
-               names[k], (double)ns[k][SAMPLES / 2] / 1e3, (double)ns[k][SAMPLES * 99 / 100] / 1e3,
+        printf("read %2u KiB, one at a time  %-8s p50 %7.1f us  p99 %7.1f us  ratio %.2f %.2f\n", len >> 10, names[k],
+               (double)ns[k][SAMPLES / 2] / 1e3, (double)ns[k][SAMPLES * 99 / 100] / 1e3,
                (double)ns[k][SAMPLES / 2] / (double)ns[0][SAMPLES / 2],
                (double)ns[k][SAMPLES * 99 / 100] / (double)ns[0][SAMPLES * 99 / 100]);
         if (k > 0)
@@ -546,8 +551,8 @@ static double write_rate(int fd, int engine, uint8_t *mem) {
             done++;
         }
         if (next < BENCH_MIB) {
-            *q = (us_io_req_t){.op = US_IO_WRITE, .len = len, .off = (uint64_t)next * len,
-                               .buf = mem + (size_t)(q - req) * len};
+            *q = (us_io_req_t){
+                .op = US_IO_WRITE, .len = len, .off = (uint64_t)next * len, .buf = mem + (size_t)(q - req) * len};
             CHECK(us_io_submit(b.io, q) == 0 && us_io_flush(b.io) == 0);
         }
         next++;

@@ -15,12 +15,12 @@
 
 static uint64_t seed_used;
 
-#define CHECK(x)                                                                                              \
-    do {                                                                                                      \
-        if (!(x)) {                                                                                           \
+#define CHECK(x)                                                                                          \
+    do {                                                                                                  \
+        if (!(x)) {                                                                                       \
             fprintf(stderr, "%s:%d: not so: %s (seed %" PRIu64 ")\n", __FILE__, __LINE__, #x, seed_used); \
-            exit(1);                                                                                          \
-        }                                                                                                     \
+            exit(1);                                                                                      \
+        }                                                                                                 \
     } while (0)
 
 static uint64_t rng;
@@ -163,7 +163,7 @@ static void test_format(void) {
         CHECK((us_obj_check(copy + 4096, SEG, UINT32_MAX, 0, 4096) == 0) == !in_c);
         CHECK((us_obj_check(copy + 8192 + 32, SEG, 12, 1, 333) == 0) == !in_d);
     }
-    CHECK(us_fsck_segment(buf, 12288, SEG, out, 2, &seg) == 2 && seg.good == 4); /* max */
+    CHECK(us_fsck_segment(buf, 12288, SEG, out, 2, &seg) == 2 && seg.good == 4);                /* max */
     CHECK(us_fsck_segment(buf, 8192, SEG, out, 8, &seg) == 3 && seg.good == 2 && seg.bad == 2); /* torn */
     memset(copy, 0, SEG);
     CHECK(us_fsck_segment(copy, SEG, SEG, out, 8, &seg) == -ENODATA);
@@ -248,7 +248,7 @@ typedef struct ent { /* off: 0 when it is not in the file */
     uint64_t off, seed;
     uint32_t length;
     uint16_t gen;
-    uint32_t pins;   /* reads in flight */
+    uint32_t pins; /* reads in flight */
 } ent_t;
 
 typedef struct rec {
@@ -450,7 +450,8 @@ static void compact(void) {
         return;
     f->k.victims = 1;
     model_short[f->k.id] = false;
-    CHECK(us_seg_walk(file + (uint64_t)id * SEG, us_log_used_in(lg, (uint32_t)id), (uint64_t)id * SEG, 0, move, f) >= 1);
+    CHECK(us_seg_walk(file + (uint64_t)id * SEG, us_log_used_in(lg, (uint32_t)id), (uint64_t)id * SEG, 0, move, f) >=
+          1);
     submit(f);
 }
 
@@ -606,7 +607,8 @@ static bool clean_one(void) {
     for (uint64_t at = 0;;) { /* by offset, as a walk shows them */
         uint32_t next = CENTRIES;
         for (uint32_t e = 0; e < CENTRIES; e++)
-            if (cent[e].off / CSEG == (uint64_t)id && cent[e].off > at && (next == CENTRIES || cent[e].off < cent[next].off))
+            if (cent[e].off / CSEG == (uint64_t)id && cent[e].off > at &&
+                (next == CENTRIES || cent[e].off < cent[next].off))
                 next = e;
         if (next == CENTRIES)
             break;

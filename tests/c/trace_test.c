@@ -129,7 +129,7 @@ static void full_ring(void) {
     CHECK(us_trace_lacks(&t) == US_TRACE_SPARE);
     us_trace_put(&t, three, 3, true);
     CHECK(us_trace_lacks(&t) == US_TRACE_SPARE + 3);
-    close(pipes[0]); /* and is woken by this, with an error */
+    close(pipes[0]);                                        /* and is woken by this, with an error */
     CHECK(us_trace_close(&t) == RING + US_TRACE_SPARE + 3); /* all that the ring holds, and what it does not */
     CHECK(atomic_load(&t.error) == EPIPE);
     close(pipes[1]);

@@ -195,7 +195,8 @@ static void failures(void) {
     CHECK(cut == 0 && copies == 12);
     us_crew_stop(&crew);
 
-    start(1); /* a page is there already, in the middle of a block of two: that block is said to be, those after it come */
+    start(
+        1); /* a page is there already, in the middle of a block of two: that block is said to be, those after it come */
     memset(bad, 0, sizeof bad);
     there[7] = true;
     bad[6] = true;
