@@ -151,10 +151,8 @@ int us_fault_serve(us_pager_t *p, const us_event_t *f) {
         }
         if (f->tid == (uint32_t)p->mm.cfg.mover_tid)
             return zero_page(p, page, true); /* a hole in what it copies, protected like the rest */
-        if (!(e.flags & US_F_WAITED)) {
-            e.flags |= US_F_WAITED;
-            us_entry_store(&p->mm.space.table[i], e);
-        }
+        if (!(e.flags & US_F_WAITED))
+            us_entry_flag(&p->mm, i, 0, US_F_WAITED);
         atomic_store_explicit(&p->mm.space.ring->urgent, 1, memory_order_relaxed);
         if (!waited)
             p->mm.s->waited_locked++;
@@ -186,10 +184,8 @@ int us_fault_serve(us_pager_t *p, const us_event_t *f) {
     default: kind = US_KIND_POOLED;
     }
     if (e.flags & US_F_LOCKED) { /* a worker or a read swaps it in; or a read only looks, and then it is asked again */
-        if (!(e.flags & US_F_WAKE)) {
-            e.flags |= US_F_WAKE;
-            us_entry_store(&p->mm.space.table[i], e);
-        }
+        if (!(e.flags & US_F_WAKE))
+            us_entry_flag(&p->mm, i, 0, US_F_WAKE);
         us_readahead(p, r, i, write);
         us_record_wait(p, i, write, f->since);
         return US_DONE;

@@ -109,9 +109,7 @@ bool us_store_fetch(us_pager_t *p, us_region_t *r, uint32_t i, bool write, uint6
     rd->since = since;
     if (!post_read(p, r, rd))
         return false;
-    us_entry_t e = p->mm.space.table[i];
-    e.flags |= US_F_WAKE;
-    us_entry_store(&p->mm.space.table[i], e);
+    us_entry_flag(&p->mm, i, 0, US_F_WAKE);
     us_store_flush(p);
     return true;
 }

@@ -47,12 +47,6 @@ static void unlink_node(us_mm_t *m, us_queue_t *q, uint32_t i) {
         q->tail = n.prev;
 }
 
-static void flag(us_mm_t *m, uint32_t i, uint8_t clear, uint8_t set) {
-    us_entry_t e = m->space.table[i];
-    e.flags = (uint8_t)((e.flags & ~clear) | set);
-    us_entry_store(&m->space.table[i], e);
-}
-
 static us_queue_t *queue_of(us_mm_t *m, uint32_t i) {
     return &m->queue[m->space.table[i].flags & US_F_MAIN ? US_MAIN : US_SMALL];
 }
@@ -71,7 +65,7 @@ void us_policy_in(us_mm_t *m, us_region_t *r, uint32_t i) {
     else
         mine->earned -= mine->earned > 0;
     mine->left = lately ? mine->earned : 0;
-    flag(m, i, US_F_MAIN, lately ? US_F_MAIN : 0);
+    us_entry_flag(m, i, US_F_MAIN, lately ? US_F_MAIN : 0);
     us_policy_back(m, r, i);
 }
 
@@ -80,14 +74,14 @@ void us_policy_back(us_mm_t *m, us_region_t *r, uint32_t i) {
     us_queue_t *q = queue_of(m, i);
     push(m, q, i);
     q->bytes += us_block_len(r, i);
-    flag(m, i, 0, US_F_QUEUED);
+    us_entry_flag(m, i, 0, US_F_QUEUED);
 }
 
 void us_policy_out(us_mm_t *m, us_region_t *r, uint32_t i) {
     us_queue_t *q = queue_of(m, i);
     unlink_node(m, q, i);
     q->bytes -= us_block_len(r, i);
-    flag(m, i, US_F_QUEUED, 0);
+    us_entry_flag(m, i, US_F_QUEUED, 0);
 }
 
 static us_queue_t *cold_of(us_pager_t *p, uint32_t i) { return &us_tier(p, p->mm.space.table[i])->cold; }
@@ -106,7 +100,7 @@ void us_policy_cold(us_pager_t *p, uint32_t i) {
     us_queue_t *q = cold_of(p, i);
     push(&p->mm, q, i);
     q->bytes += US_LENGTH_OF(p->mm.space.table[i]);
-    flag(&p->mm, i, 0, US_F_QUEUED);
+    us_entry_flag(&p->mm, i, 0, US_F_QUEUED);
 }
 
 void us_policy_cold_first(us_pager_t *p, uint32_t i) {
@@ -118,7 +112,7 @@ void us_policy_cold_first(us_pager_t *p, uint32_t i) {
         q->tail = i;
     q->head = i;
     q->bytes += US_LENGTH_OF(p->mm.space.table[i]);
-    flag(&p->mm, i, 0, US_F_QUEUED);
+    us_entry_flag(&p->mm, i, 0, US_F_QUEUED);
 }
 
 /* Not to be demoted: it leaves the pool another way, or is on its way. */
@@ -128,7 +122,7 @@ void us_policy_warm(us_pager_t *p, uint32_t i) {
         unlink_node(&p->mm, q, i);
         q->bytes -= US_LENGTH_OF(p->mm.space.table[i]);
     }
-    flag(&p->mm, i, US_F_QUEUED | US_F_WRITING, 0);
+    us_entry_flag(&p->mm, i, US_F_QUEUED | US_F_WRITING, 0);
 }
 
 static void to_tail(us_mm_t *m, uint32_t i) {

@@ -6,6 +6,7 @@
 #ifndef US_STATE_H
 #define US_STATE_H
 
+#include "debug.h"
 #include "place.h"
 #include "space.h"
 #include "store.h"
@@ -194,6 +195,14 @@ static inline uint32_t us_table_seek(const us_mm_t *m, uint32_t i, uint32_t end)
 }
 static inline uint32_t us_table_next(const us_mm_t *m, uint32_t i, uint32_t end) {
     return us_space_next(&m->space, m->cfg.space_fd, i, end);
+}
+
+/* Sets and clears flags of who waits for a block and how it is queued; all else of an entry is changed by entry.c alone. */
+static inline void us_entry_flag(us_mm_t *m, uint32_t i, uint8_t clear, uint8_t set) {
+    US_ASSERT(((clear | set) & (US_F_LOCKED | US_F_CLEAN | US_F_KEPT)) == 0 && (set & US_F_WRITING) == 0);
+    us_entry_t e = m->space.table[i];
+    e.flags = (uint8_t)((e.flags & ~clear) | set);
+    us_entry_store(&m->space.table[i], e);
 }
 
 /* A worker or a read has swapped block i in, and no fault: an access to come, but at the end of a region. */

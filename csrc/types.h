@@ -113,10 +113,10 @@ enum {
     US_F_WAITED = 8,  /* somebody in Python waits for the lock */
     US_F_MAIN = 16,   /* in the main queue (else in the small one), when queued */
     US_F_QUEUED = 32, /* in a queue of the policy */
-    US_F_WRITING =
-        128,       /* POOLED, STORED: its object is on its way to another tier. LOCKED as well: it is being read for
-                         * that, or only to be verified, and not to be swapped in; no room is reserved for it */
-    US_F_WAKE = 64 /* a fault came while a worker swaps it in: wake when done */
+    US_F_WAKE = 64,   /* a fault came while a worker swaps it in: wake when done */
+    /* POOLED, STORED: its object is on its way to another tier. LOCKED as well: it is being read for that, or only to be
+     * verified, and not to be swapped in; no room is reserved for it. */
+    US_F_WRITING = 128
 };
 
 enum { US_FILL = 0x7f }; /* the codec of one repeated word; no filter has a number as high as 7 */
