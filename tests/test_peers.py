@@ -25,6 +25,7 @@ import pytest
 
 from uswap._core import ffi, lib
 from uswap.bench import common, kernel, peers, subject
+from uswap.bench.peers import runner
 from uswap.commands import bench_peers, main
 from uswap.reporters import peers as reporter
 from uswap.reporters import plot_peers
@@ -385,7 +386,7 @@ def fail_in_the_middle(directory: str) -> dict[str, Any]:
         then.update(machine_state(directory))
         raise peers.SubjectFailed("made to fail")
 
-    peers.run_subject = fail
+    runner.run_subject = fail
     answer: dict[str, Any] = {"before": before}
     for peer in ("zram", "zswap", "memmap"):
         config = peers.Peers(
@@ -498,7 +499,7 @@ def test_what_the_kernel_lacks() -> None:
 
 def measure_unprivileged() -> dict[str, str]:
     """What is left out."""
-    return peers._skipped(peers.Peers())
+    return runner._skipped(peers.Peers())
 
 
 def test_without_root() -> None:
@@ -517,13 +518,13 @@ def test_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel, "why_no_cgroup", lambda: None)
     monkeypatch.setattr(kernel, "why_no_zram", lambda: "no zram")
     monkeypatch.setattr(kernel, "why_no_zswap", lambda: None)
-    monkeypatch.setattr(peers.importlib.util, "find_spec", lambda name: None)
-    found = peers._skipped(peers.Peers())
+    monkeypatch.setattr(runner.importlib.util, "find_spec", lambda name: None)
+    found = runner._skipped(peers.Peers())
     assert found["zram"] == "no zram"
     assert found["matmul"] == found["sort"]
     assert "pip install 'uswap[numpy]'" in found["sort"]
     assert "zswap" not in found
-    cases = peers._cases(peers.Peers(), "pooled", "int64", 4, found)
+    cases = peers.cases_of(peers.Peers(), "pooled", "int64", 4, found)
     assert [case.name for case in cases] == ["uswap", "naive", "plain"]
 
 
@@ -625,7 +626,7 @@ def test_killed_by_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
             return killed(spec, limit)
         return {"work": {}, "density": 3.0}
 
-    monkeypatch.setattr(peers, "run_subject", killed_at_first)
+    monkeypatch.setattr(runner, "run_subject", killed_at_first)
     config = peers.Peers(size=8 * MIB, rounds=1)
     result = peers.Result(config, MACHINE)
     zram, uswap = (
@@ -634,12 +635,12 @@ def test_killed_by_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel, "zram", lambda size: nullcontext(kernel.Zram("zram9", "lz4")))
     made = kernel.Cgroup(1, Path("/sys/fs/cgroup/memory/none"))
     monkeypatch.setattr(kernel, "cgroup", lambda limit: nullcontext(made))
-    peers._run(result, zram, 0, (0, 0))
+    runner._run(result, zram, 0, (0, 0))
     assert result.killed == {}
     assert result.runs.pop().density == 3.0
     assert len({id(spec) for spec in tries}) == peers.TRIES  # each set up anew
-    monkeypatch.setattr(peers, "run_subject", killed)
-    peers._run(result, zram, 0, (0, 0))
+    monkeypatch.setattr(runner, "run_subject", killed)
+    runner._run(result, zram, 0, (0, 0))
     assert result.runs[0].density == 2.0
     (missing,) = result.killed.values()
     assert missing.startswith("read, rmw, strided")
@@ -648,7 +649,7 @@ def test_killed_by_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
         result
     )
     with pytest.raises(peers.SubjectFailed, match=r"uswap \(pooled, int64, 4x, round 1\)"):
-        peers._run(result, uswap, 0, (0, 0))
+        runner._run(result, uswap, 0, (0, 0))
 
 
 # ---- arguments
@@ -726,7 +727,7 @@ def made_up(
         for times in over
         for number in range(rounds)
         for group in config.groups()
-        for case in peers._cases(config, group, kind, times, {})
+        for case in peers.cases_of(config, group, kind, times, {})
     ]
     for case, number in cases:
         fast = speeds[case.name] * rng.uniform(0.97, 1.03)
@@ -740,7 +741,7 @@ def made_up(
         run = peers.Run(case.group, case.data, case.over, case.column, number, work, kept, out, {})
         result.runs.append(run)
     for kind in data:
-        for column, _ in peers._columns(config):
+        for column, _ in peers.columns_of(config):
             took = {"touch": 1300, "read": 1012, "random": 1000}
             one = {work: {"plain": [1000], "uswap": [took[work]]} for work in subject.FITS}
             result.fits[kind, column] = [one] * rounds

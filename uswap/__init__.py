@@ -16,7 +16,6 @@ from .errors import (
     ClosedError,
     DegradedWarning,
     LimitError,
-    LostDataError,
     PagerDied,
     PagerStartError,
     StillPagedWarning,
@@ -28,7 +27,8 @@ from .errors import (
 
 if TYPE_CHECKING:
     from .client import Paged, Pager, paged
-    from .region import STATES, OwnRegion, Region, Residency, WrappedRegion
+    from .region import LostDataError, OwnRegion, Region, WrappedRegion
+    from .residency import STATES, Residency
     from .stats import KINDS, Latency, Stats
     from .tiers import File, Pool, TierStats
 
@@ -70,8 +70,9 @@ _WHERE = {
     "Region": "region",
     "OwnRegion": "region",
     "WrappedRegion": "region",
-    "Residency": "region",
-    "STATES": "region",
+    "LostDataError": "region",
+    "Residency": "residency",
+    "STATES": "residency",
     "Stats": "stats",
     "Latency": "stats",
     "KINDS": "stats",

@@ -6,7 +6,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from .sizes import parse_integer
+from .regions import Regions
+from .sizes import Size, parse_integer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,10 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from .region import OwnRegion
-
     Shape = SupportsIndex | Sequence[SupportsIndex]
-    Size = SupportsIndex | str
     Order = Literal["C", "F"]
     T = TypeVar("T", bound=np.generic)
 
@@ -27,17 +25,8 @@ __all__ = ["Arrays"]
 _NUMBERS = "iufcmM"  # kinds of dtypes whose items are one number each
 
 
-class Arrays:
+class Arrays(Regions):
     """Makes arrays whose memory is a region each."""
-
-    if TYPE_CHECKING:  # Pager has them
-
-        def region(
-            self, size: Size, *, block: Size | None = None, itemsize: SupportsIndex | None = None
-        ) -> OwnRegion:
-            """Make a region."""
-
-        def _check_takes(self) -> None: ...
 
     # What numpy.empty says of its dtype: a NumPy type is kept, and so are the four of Python.
     @overload

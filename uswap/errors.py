@@ -3,24 +3,17 @@
 
 Everything raised on uswap's own account is a :class:`UswapError`. Each class also derives from the
 built-in exception that fits, so that code which knows nothing of uswap can catch it. An argument of
-the wrong kind or out of range is a plain ``TypeError`` or ``ValueError``.
+the wrong kind or out of range is a plain ``TypeError`` or ``ValueError``. What has a region as an
+attribute lies beside it: LostDataError, in ``region``.
 """
 
 from __future__ import annotations
-
-import errno
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from .region import Region
 
 __all__ = [
     "BufferRefusedError",
     "ClosedError",
     "DegradedWarning",
     "LimitError",
-    "LostDataError",
     "PagerDied",
     "PagerStartError",
     "StillPagedWarning",
@@ -80,40 +73,6 @@ class ClosedError(UswapError, ValueError):
 
 class LimitError(UswapError, ValueError):
     """Limits that cannot be kept together, such as a ``limit`` smaller than one block."""
-
-
-class LostDataError(UswapError, OSError):
-    """Blocks of a region can't be read back from where they are; a touch of one is SIGBUS.
-
-    An ``OSError`` whose ``errno`` is EIO.
-
-    Args:
-        region: the region.
-        lost: offset in the region and length, in bytes, of each range that is lost, in order.
-    """
-
-    region: Region | str
-    """The region; its description where the exception has been pickled."""
-    lost: list[tuple[int, int]]
-
-    _SHOWN = 4  # ranges in the message
-
-    def __init__(self, region: Region | str, lost: Sequence[tuple[int, int]]) -> None:
-        self.region = region
-        self.lost = list(lost)
-        ranges = [f"{length} bytes at offset {offset}" for offset, length in self.lost]
-        if len(ranges) > self._SHOWN:
-            more = sum(length for _, length in self.lost[self._SHOWN :])
-            ranges[self._SHOWN :] = [f"and {more} bytes in {len(ranges) - self._SHOWN} more ranges"]
-        super().__init__(
-            errno.EIO,
-            f"data of {region if isinstance(region, str) else repr(region)} are lost: "
-            + ", ".join(ranges),
-        )
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        where = self.region if isinstance(self.region, str) else repr(self.region)
-        return type(self), (where, self.lost)
 
 
 class UswapWarning(UserWarning):

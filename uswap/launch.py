@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Start of the pager process.
+"""Start and end of the pager process.
 
 The pager process takes nothing from the user's program but this package and what it depends on. The
 interpreter starts without site, so that no .pth file and no sitecustomize runs, and without PYTHON*
@@ -15,17 +15,19 @@ import fcntl
 import importlib.util
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import sysconfig
+import time
 from collections.abc import Iterator
 from importlib.machinery import ModuleSpec, PathFinder
 
 from . import limits
 from .errors import PagerStartError
 
-__all__ = ["low_descriptors_taken", "start"]
+__all__ = ["low_descriptors_taken", "reap", "start"]
 
 #: What the pager process imports, or (the last three) only looks for, beside the standard library.
 _NEEDED = ("uswap", "_cffi_backend", "uvloop")
@@ -104,6 +106,22 @@ def _has_stderr() -> bool:
         return not fcntl.fcntl(_STDERR, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
     except OSError:
         return False
+
+
+def reap(pid: int) -> None:
+    """Wait for a pager process that was told to end.
+
+    Not by Popen, which the collector may finalise before its pager, and which then warns of a child.
+    """
+    with contextlib.suppress(ChildProcessError):  # somebody who waits for any child had it
+        end, pause = time.monotonic() + 5, 0.0005
+        while os.waitpid(pid, os.WNOHANG) == (0, 0):
+            if time.monotonic() > end:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                return
+            time.sleep(pause)
+            pause = min(2 * pause, 0.02)
 
 
 # ---- modules

@@ -12,9 +12,10 @@ import os
 import resource
 from collections.abc import Iterator
 
+from .errors import PagerStartError, UnsupportedKernelError
 from .sizes import format_size
 
-__all__ = ["LIMITS", "address_space", "explain"]
+__all__ = ["LIMITS", "address_space", "check", "explain", "refusal"]
 
 PAGE = 4096
 
@@ -53,6 +54,26 @@ def explain(error: int, what: str, wanted: int = 0) -> str:
             " what works and what to change"
         )
     return text
+
+
+def check(result: int, what: str, wanted: int = 0) -> int:
+    """Return what a call of the core gave, which is -errno if the system refused it.
+
+    Raises:
+        UnsupportedKernelError, PagerStartError, OSError: as refusal() says.
+    """
+    if result < 0:
+        raise refusal(-result, what, wanted)
+    return result
+
+
+def refusal(error: int, what: str, wanted: int = 0) -> Exception:
+    """What a call that the system refuses is to the user, who is told by what limit."""
+    if error in (errno.EPERM, errno.ENOSYS):
+        return UnsupportedKernelError(error, explain(error, what))
+    if error in LIMITS:
+        return PagerStartError(explain(error, what, wanted))
+    return OSError(error, f"{what}: {os.strerror(error)}")
 
 
 def _causes(error: int) -> Iterator[str]:

@@ -13,83 +13,64 @@ import errno
 import mmap
 import operator
 import os
-import weakref
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, SupportsIndex
+from typing import Any, SupportsIndex
 
 from . import buffers, limits
 from ._core import ffi, lib
-from .errors import ClosedError, LimitError, LostDataError, UswapError
+from .connection import Connection
+from .errors import ClosedError, LimitError, UswapError
 from .owned import Owned
+from .residency import STATES, Residency
 from .sizes import format_size, parse_integer
 
-if TYPE_CHECKING:
-    from .client import Pager
-
-__all__ = ["OwnRegion", "Region", "Residency", "WrappedRegion"]
+__all__ = ["LostDataError", "OwnRegion", "Region", "WrappedRegion"]
 
 PAGE = mmap.PAGESIZE
 _MAP_NORESERVE = 0x4000  # mmap has no name for it before Python 3.11
-STATES = ("empty", "resident", "leaving", "outbox", "filled", "pooled", "stored", "lost")
 _LOST = bytes([STATES.index("lost")])
 _PLAIN = bytes([lib.US_PLAIN])
 
 
-class at_exit:  # noqa: N801 - a flag that is one name in every module
-    """Whether the interpreter ends: then finalisers leave all as it is."""
+class LostDataError(UswapError, OSError):
+    """Blocks of a region can't be read back from where they are; a touch of one is SIGBUS.
 
-    begun = False
+    An ``OSError`` whose ``errno`` is EIO.
 
+    Args:
+        region: the region.
+        lost: offset in the region and length, in bytes, of each range that is lost, in order.
+    """
 
-@dataclass(frozen=True)
-class Residency:
-    """Where the bytes of a region are, in bytes of the region, by the state of its blocks."""
+    region: Region | str
+    """The region; its description where the exception has been pickled."""
+    lost: list[tuple[int, int]]
 
-    length: int
-    resident: int
-    """In RAM, uncompressed, in the client's pages."""
-    leaving: int
-    outbox: int
-    """Taken out and not compressed yet."""
-    filled: int
-    """Of one repeated word, which takes no memory."""
-    pooled: int
-    """Compressed in a pool."""
-    stored: int
-    """Compressed in the swap file."""
-    lost: int
-    """Unreadable: a touch is SIGBUS."""
-    empty: int
-    """Never touched."""
-    block: int
-    states: bytes
-    """The state of each block, as an index of uswap.STATES."""
-    tiers: Mapping[str, int]
-    """Of pooled and stored: in which tier, by name, hot to cold."""
+    _SHOWN = 4  # ranges in the message
 
-    @property
-    def fraction(self) -> float:
-        """The resident part, 0 to 1; 1.0 of no bytes."""
-        return self.resident / self.length if self.length else 1.0
-
-    def __repr__(self) -> str:
-        # A state a byte, `states` of a large region has millions.
-        where = {name: getattr(self, name) for name in ("resident", "leaving", "outbox")}
-        where |= self.tiers
-        where |= {name: getattr(self, name) for name in ("filled", "empty", "lost")}
-        parts = ", ".join(f"{name} {format_size(n)}" for name, n in where.items() if n)
-        return (
-            f"<uswap.Residency of {format_size(self.length)} in blocks of {format_size(self.block)}"
-            f"{': ' if parts else ''}{parts}>"
+    def __init__(self, region: Region | str, lost: Sequence[tuple[int, int]]) -> None:
+        self.region = region
+        self.lost = list(lost)
+        ranges = [f"{length} bytes at offset {offset}" for offset, length in self.lost]
+        if len(ranges) > self._SHOWN:
+            more = sum(length for _, length in self.lost[self._SHOWN :])
+            ranges[self._SHOWN :] = [f"and {more} bytes in {len(ranges) - self._SHOWN} more ranges"]
+        super().__init__(
+            errno.EIO,
+            f"data of {region if isinstance(region, str) else repr(region)} are lost: "
+            + ", ".join(ranges),
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        where = self.region if isinstance(self.region, str) else repr(self.region)
+        return type(self), (where, self.lost)
 
 
 class Region:
     """What both kinds of region can do. Offsets and lengths are in bytes from the paged memory's start."""
 
-    pager: Pager
+    pager: Connection  # the Pager, as far as a region has to know it
     address: int
     length: int
     block: int
@@ -104,7 +85,7 @@ class Region:
 
     def _begin(
         self,
-        pager: Pager,
+        pager: Connection,
         address: int,
         length: int,
         block: int,
@@ -138,7 +119,7 @@ class Region:
         self._first = info.first
         self._entries = info.entries
         self._plain = info.plain
-        pager._refs[self._id] = weakref.ref(self)
+        pager._joined(self)
 
     def release(self) -> None:
         """Stop paging: all of it comes back into RAM and is ordinary memory from then on.
@@ -407,7 +388,7 @@ class OwnRegion(Region, mmap.mmap):
     _size: int
 
     @classmethod
-    def _make(cls, pager: Pager, size: int, block: int, item: int) -> OwnRegion:
+    def _make(cls, pager: Connection, size: int, block: int, item: int) -> OwnRegion:
         what = f"size={size} ({format_size(size)})"
         try:
             self = cls.__new__(
@@ -480,7 +461,7 @@ class WrappedRegion(Region):
     _buffer: memoryview | None = None
 
     @classmethod
-    def _make(cls, pager: Pager, buffer: Any, block: int, item: int | None) -> WrappedRegion:
+    def _make(cls, pager: Connection, buffer: Any, block: int, item: int | None) -> WrappedRegion:
         self = cls.__new__(cls)
         # Attributes go in the order in which they came: the export after the registration has ended.
         self._registration = None
@@ -501,7 +482,7 @@ class WrappedRegion(Region):
                     resident=True,
                     huge=buffers.wants_hugepages(span),
                 )
-                pager._wrapped[self._id] = self
+                pager._kept(self)
                 if self._plain == span.length:
                     buffers.restore_hugepages(span)
             except OSError as e:

@@ -16,9 +16,20 @@ import re
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import NamedTuple, SupportsIndex
 
-__all__ = ["AvailableMemory", "available_memory", "format_size", "parse_integer", "parse_size"]
+__all__ = [
+    "AvailableMemory",
+    "Size",
+    "SizeOrPart",
+    "available_memory",
+    "format_size",
+    "parse_integer",
+    "parse_size",
+]
+
+Size = SupportsIndex | str
+SizeOrPart = SupportsIndex | str | float
 
 KIB = 1 << 10
 MIB = 1 << 20

@@ -35,7 +35,8 @@ from typing import Any
 
 from .._core import ffi, lib
 from ..client import Pager
-from ..region import STATES, Region
+from ..region import Region
+from ..residency import STATES
 from .common import (
     DATA,
     SEED,

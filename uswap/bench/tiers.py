@@ -39,7 +39,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..client import Pager
-from ..region import STATES, OwnRegion, Region
+from ..region import OwnRegion, Region
+from ..residency import STATES
 from ..sizes import format_size
 from . import sweep
 from .common import (

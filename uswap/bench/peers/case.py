@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: MIT
+"""One peer with its data and its limit, set up to be measured."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ... import options as _options
+from ...sizes import format_size
+from .. import kernel
+from .comparison import GROUP_WORK, MARGIN, MIB, Peers
+
+__all__ = ["Case", "cases_of", "columns_of", "data_file"]
+
+PLAIN = 0.4  # of the time of a workload is enough for memory without a limit
+SEGMENT = MIB  # of uswap's swap file
+
+
+@dataclass(frozen=True)
+class Case:
+    """One peer, to be set up and run.
+
+    Attributes:
+        column: what it is called in the table.
+        name: a name of PEERS.
+        block: of uswap's.
+        pool: bytes of zswap's pool, and of uswap's in front of its swap file.
+    """
+
+    config: Peers
+    group: str
+    data: str
+    over: int
+    column: str
+    name: str
+    block: int
+    pool: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of data."""
+        return self.config.size_of(self.group)
+
+    @property
+    def limit(self) -> int:
+        """Bytes that may be resident."""
+        return self.config.limit_of(self.group, self.over)
+
+    def options(self) -> dict[str, Any]:
+        """Of uswap's pager."""
+        found: dict[str, Any] = {"limit": self.limit, "block": self.block}
+        if self.group == "pooled":
+            found["pool"] = self.size * 5 // 4 + MARGIN
+        else:
+            found |= {
+                "pool": self.pool,
+                "swapfile": self.config.directory,
+                "swap": _segments(2 * self.size + 4 * MARGIN),
+                "segment": SEGMENT,
+            }
+        return found
+
+    @contextlib.contextmanager
+    def spec(
+        self, number: int, chunk: tuple[int, int], about: dict[str, str]
+    ) -> Iterator[dict[str, Any]]:
+        """Set up what the peer needs, and say what its process is to do.
+
+        Args:
+            number: of the round.
+            chunk: a descriptor of the data, and their length.
+        """
+        spec: dict[str, Any] = {
+            "memory": {"uswap": "paged", "naive": "naive", "memmap": "mapped"}.get(
+                self.name, "anonymous"
+            ),
+            "parent": os.getpid(),
+            "round": number,
+            "chunk": chunk,
+            "data": self.data,
+            "size": self.size,
+            "limit": self.limit,
+            "work": [one for one in self.config.work if one in GROUP_WORK[self.group]],
+            "seconds": self.config.seconds * (PLAIN if self.name == "plain" else 1),
+            "filled": self.name == "memmap",
+        }
+        with contextlib.ExitStack() as undo:
+            if self.name == "uswap":
+                spec["options"] = self.options()
+            elif self.name == "zram":
+                device = undo.enter_context(kernel.zram(4 * self.size + MARGIN))
+                spec["statistics"] = device.statistics
+                about["zram"] = device.compressor
+            elif self.name == "zswap":
+                swap = undo.enter_context(kernel.zswap(self.config.directory, self.size + MARGIN))
+                spec["zswap"] = True
+                about["zswap"] = f"{swap.compressor}, at most {format_size(swap.pool)} of RAM"
+            elif self.name == "memmap":
+                spec["file"] = undo.enter_context(
+                    data_file(self.config.directory, chunk, self.size)
+                )
+            if self.name in ("zram", "zswap", "memmap"):
+                group = undo.enter_context(kernel.cgroup(self.limit))
+                spec["cgroup"] = group.procs
+                about["cgroup"] = f"version {group.version}"
+            yield spec
+
+
+def _segments(size: int) -> int:
+    return -(-size // SEGMENT) * SEGMENT
+
+
+@contextlib.contextmanager
+def data_file(directory: str, chunk: tuple[int, int], size: int) -> Iterator[str]:
+    """Make a file of so many bytes of data, none of which the page cache holds; it goes at the end.
+
+    Args:
+        chunk: a descriptor of the data, and their length; they repeat.
+    """
+    data = os.pread(chunk[0], chunk[1], 0)
+    with tempfile.NamedTemporaryFile(
+        prefix=f"{kernel.NAME}-", suffix=".data", dir=directory, buffering=0
+    ) as file:
+        for at in range(0, size, len(data)):
+            file.write(data[: size - at])
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        yield file.name
+
+
+def cases_of(
+    config: Peers, group: str, data: str, over: int, skipped: dict[str, str]
+) -> list[Case]:
+    """Return the peers of a group that are not skipped, uswap once for each of its columns."""
+    found = []
+    pool = kernel.zswap_pool()
+    for name in config.groups()[group]:
+        if name in skipped:
+            continue
+        for column, block in columns_of(config) if name == "uswap" else [(name, 0)]:
+            found.append(Case(config, group, data, over, column, name, block, pool))
+    return found
+
+
+def columns_of(config: Peers) -> list[tuple[str, int]]:
+    """Return what each uswap is called, and its blocks in bytes."""
+    blocks = config.blocks or (_options.resolve().block,)
+    if len(blocks) == 1:
+        return [("uswap", blocks[0])]
+    return [(f"uswap {format_size(block)}", block) for block in blocks]
