@@ -247,11 +247,11 @@ void us_entry_evicted(us_pager_t *p, us_region_t *r, uint32_t i) {
             out_add(p, e, len);
         }
         e.flags &= (uint8_t)~(US_F_CLEAN | US_F_KEPT);
-        p->mm.s->dropped_blocks++;
+        p->mm.s->evicted_clean_blocks++;
     } else {
         e.state = US_OUTBOX;
         p->mm.s->outbox += len;
-        p->mm.s->taken_blocks++;
+        p->mm.s->evicted_dirty_blocks++;
     }
     unlock(p, i, &e);
     put(&p->mm, i, e);

@@ -140,8 +140,8 @@ typedef struct us_stats {
     uint64_t pinned;
     uint64_t faults[8];               /* by US_KIND_* (counts) */
     uint64_t evicted, evicted_blocks; /* left the client's pages, by whatever way */
-    uint64_t dropped_blocks;          /* of these: clean, dropped at no cost */
-    uint64_t taken_blocks;            /* of these: taken out to the outbox */
+    uint64_t evicted_clean_blocks;    /* of these: clean, dropped at no cost */
+    uint64_t evicted_dirty_blocks;    /* of these: taken out to the outbox */
     uint64_t readahead_blocks, readahead_empty_blocks;
     uint64_t compressed_blocks, compressed_raw, compressed_out;
     uint64_t shuffled_blocks;                       /* of these, with a filter */

@@ -171,8 +171,8 @@ def file_rows(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         ("  the same as it is stored, compressed", size(file["stored"]), share(file["stored"])),
         ("  room that its segments take", size(file["swap_used"]), share(file["swap_used"])),
         ("evicted from RAM, in all", size(stats["evicted"]), f"{stats['evicted_blocks']:,} blocks"),
-        ("  of it dropped, for a copy was there", "", f"{stats['dropped_blocks']:,} blocks"),
-        ("  of it taken out, since it had changed", "", f"{stats['taken_blocks']:,} blocks"),
+        ("  of it clean, at no cost", "", f"{stats['evicted_clean_blocks']:,} blocks"),
+        ("  of it dirty, compressed", "", f"{stats['evicted_dirty_blocks']:,} blocks"),
         ("written to the file", size(file["written"]), f"{stats['written_objects']:,} blocks"),
     ]
     if file["rewritten"]:

@@ -56,8 +56,8 @@ def contents(options: dict[str, Any]) -> dict[str, Any]:
         assert view == model
     return {
         **about,
-        "taken": stats.taken_blocks,
-        "dropped": stats.dropped_blocks,
+        "taken": stats.evicted_dirty_blocks,
+        "dropped": stats.evicted_clean_blocks,
         "ahead": stats.readahead_blocks,
         "ratio": stats.compressed_raw / max(1, stats.compressed_out),
         "incompressible": stats.incompressible_blocks,

@@ -57,7 +57,7 @@ def fits() -> None:
         assert registered(wrapped) == 0
         stats = pager.stats()
         assert stats.plain == stats.resident == region.length + wrapped.length
-        assert sum(stats.faults.values()) == stats.taken_blocks == 0
+        assert sum(stats.faults.values()) == stats.evicted_dirty_blocks == 0
         pager.check()
         assert view == model
         assert (array == 3).all()
@@ -211,7 +211,7 @@ def racing(delay: str, block: int) -> None:
         pager.check()
         stats = pager.stats()
         assert stats.plain == 0, "pieces were registered meanwhile"
-        assert stats.taken_blocks > 0
+        assert stats.evicted_dirty_blocks > 0
         spans = [(region.address, region.length) for region in regions]
         assert resident_bytes("self", spans) <= stats.limit + workload.BATCH
 
@@ -341,7 +341,7 @@ def untouched(register: str) -> None:
         pager.wrap(buffer)
         stats = pager.stats()  # 2**18 blocks, of which eight hold something
         assert stats.resident <= stats.limit + 8 * 4 * KIB  # these may be on their way out
-        assert stats.taken_blocks <= 8
+        assert stats.evicted_dirty_blocks <= 8
         pager.check()
         assert [buffer[at] for at in range(0, len(buffer), 128 * MIB)] == [7] * 8
         assert not any(buffer[at + 1] for at in range(0, len(buffer), 16 * MIB))

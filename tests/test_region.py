@@ -197,9 +197,9 @@ def moves() -> None:
         region.prefetch()  # no more than fits
         assert 256 * KIB <= pager.stats().resident <= MIB
         # What was brought in by a read and not changed leaves at no cost.
-        taken = pager.stats().taken_blocks
+        taken = pager.stats().evicted_dirty_blocks
         evicted(region)
-        assert pager.stats().taken_blocks == taken
+        assert pager.stats().evicted_dirty_blocks == taken
         where = region.residency(0, 100)
         assert (where.length, where.pooled, where.block) == (16 * KIB, 16 * KIB, 16 * KIB)
         assert view == content

@@ -71,7 +71,7 @@ def _figures(stats: uswap.Stats) -> dict[str, Any]:
     return {
         "faults": dict(stats.faults),
         "evicted": stats.evicted_blocks,
-        "dropped": stats.dropped_blocks,
+        "dropped": stats.evicted_clean_blocks,
         "ahead": stats.readahead_blocks + stats.readahead_empty_blocks,
         "missed": stats.trace_missed,
     }

@@ -4,7 +4,7 @@
     with uswap.Pager(limit="256MiB", pool="2GiB") as pager:
         a = pager.empty((40_000, 4_000))
 
-Cold blocks leave RAM for a compressed pool; a touch brings them back. See README.md.
+Cold blocks are swapped out to a compressed pool; a touch swaps them in. See README.md.
 """
 
 from __future__ import annotations

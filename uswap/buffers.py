@@ -30,7 +30,7 @@ it had (`forbid_hugepages`).
 
 Refused too are buffers of Python objects (dtype object). They would page as others do, but to no
 use: the objects, most of the memory, lie elsewhere and would stay in RAM; and to copy or free the
-array is to count references, which brings all of it in.
+array is to count references, which swaps in all of it.
 
 ctypes, not cffi, finds the address and makes the two system calls: cffi without a compiled module
 imports its C parser, 34 ms against 2 in each process that starts a pager.

@@ -9,7 +9,7 @@ is a thread that stands for ever:
     end     each region: nothing leaves any more, all of it comes back, unregistered, forgotten; then
             the mover stops, then the pager process ends, then the descriptors go.
 
-At interpreter exit nothing is brought back: the pager serves until the process is gone, and sees that
+At interpreter exit nothing is swapped in: the pager serves until the process is gone, and sees that
 by a pidfd. In a forked child nothing works and nothing is shared: regions are not there (a touch is
 SIGSEGV), and every method raises ClosedError.
 """
@@ -73,7 +73,7 @@ OUTBOX = 8 << 20  # bytes; four of the largest blocks
 TABLE = 1 << 28  # entries that the sparse table has room for, at most: 1 TiB in blocks of 4 KiB
 SPARE_MIN = (
     64 << 20
-)  # bytes that are left free when all is brought back, or an eighth of what is free
+)  # bytes that are left free when all is swapped in, or an eighth of what is free
 
 
 class Pager(Arrays):
@@ -303,15 +303,15 @@ class Pager(Arrays):
     # ---- end
 
     def close(self, restore: bool = False, discard: bool = False) -> None:
-        """End the pager: with the last array, where bringing all of them back would not fit.
+        """End the pager: with the last array, where swapping in all of them would not fit.
 
-        What is still referenced is brought back into RAM, where it is ordinary memory, if there is room
+        What is still referenced is swapped in, where it is ordinary memory, if there is room
         to spare for that (of the host and of the process's cgroups). Else the pager goes on serving it
         within the limit, a StillPagedWarning says so, and it ends when the last region does; it takes
         no new ones. May be called again.
 
         Args:
-            restore: bring all of it back, whether or not there is room to spare.
+            restore: swap in all of it, whether or not there is room to spare.
             discard: give up what regions and arrays of this pager hold that are still referenced: a
                 touch of one is SIGSEGV, never a zero. Wrapped buffers are their owners', and come back.
         """

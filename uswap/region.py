@@ -181,7 +181,7 @@ class Region:
     def prefetch(self, offset: SupportsIndex = 0, length: SupportsIndex | None = None) -> None:
         """Bring the blocks of a range in, ahead of their use, and wait until they are there.
 
-        A hint: it stops where the limit leaves no room, and brings in half of the limit at most.
+        A hint: it stops where the limit leaves no room, and swaps in half of the limit at most.
         """
         first, last = self._blocks(offset, length)
         most = self.pager.limit // 2 // self.block
@@ -193,7 +193,7 @@ class Region:
         """Move what is out of RAM in a range to a tier, from whichever it is in, and wait until it is there.
 
         Blocks that are in RAM, of one repeated word, or on their way, stay; evict() comes before. A
-        block that finds its tier full goes on to sink from there as ever.
+        block that finds its tier full goes on to be demoted from there as ever.
 
         Args:
             tier: its name, one of Pager.tiers.
@@ -266,7 +266,7 @@ class Region:
     # ---- what there is to know
 
     def check(self, start: SupportsIndex = 0, length: SupportsIndex | None = None) -> None:
-        """Make sure that what is out of RAM can be read back, without bringing it in.
+        """Make sure that what is out of RAM can be read back, without swapping it in.
 
         Every block of the range that is in the swap file is read and checked as a fault would do it:
         its header, its checksum, that it decompresses to its length. One in the pool is decompressed.

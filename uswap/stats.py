@@ -14,7 +14,7 @@ from .tiers import TierStats
 __all__ = ["KINDS", "Latency", "Stats"]
 
 #: Kinds of faults, in the order of US_KIND_*: first touch; one repeated word; on its way out, not
-#: yet compressed; decompressed from the pool; first write to a clean block; already there (brought
+#: yet compressed; decompressed from the pool; first write to a clean block; already there (swapped
 #: in by another thread's fault or by read-ahead); had to wait for the mover, a worker or room; read
 #: from the swap file.
 KINDS = ("empty", "filled", "outbox", "pooled", "protected", "present", "waited", "stored")
@@ -118,10 +118,10 @@ class Stats:
     """The tiers, hot to cold."""
     evicted: int
     evicted_blocks: int
-    dropped_blocks: int
-    """Of the evicted: clean, dropped at no cost."""
-    taken_blocks: int
-    """Of the evicted: changed, taken out and compressed."""
+    evicted_clean_blocks: int
+    """Of the evicted: clean, at no cost."""
+    evicted_dirty_blocks: int
+    """Of the evicted: dirty, moved out and compressed."""
     readahead_blocks: int
     readahead_empty_blocks: int
     compressed_blocks: int

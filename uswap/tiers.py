@@ -4,7 +4,7 @@
 ``Pager(tiers=[...])`` takes one; ``pool=``, ``codec=``, ``level=``, ``swapfile=``, ``swap=``, ``segment=``
 and ``overwrite=`` are the short way to say the commonest ones. A pager's list has one to three pools,
 then at most one file. Blocks that leave RAM go to the first pool; what is coldest in a tier that is
-nearly full sinks to the next, compressed anew if that has another codec, and as it is if it is a file.
+nearly full is demoted to the next, recompressed if that has another codec, and as it is if it is a file.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class TierStats:
     came: int
     """The same in bytes, as they are here."""
     recompressed_blocks: int
-    """Of these: compressed anew."""
+    """Of these: recompressed."""
     recompressed_in: int
     recompressed_out: int
 

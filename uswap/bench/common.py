@@ -310,7 +310,7 @@ def run_codec(
         scattered: decompress in an order that no cache likes, as random faults do.
     """
     count = len(data) // block
-    press, unpress = ffi.new("uint64_t[]", count), ffi.new("uint64_t[]", count)
+    compress, decompress = ffi.new("uint64_t[]", count), ffi.new("uint64_t[]", count)
     source = ffi.from_buffer(data)
     run = ffi.new(
         "us_codec_run_t *",
@@ -321,11 +321,13 @@ def run_codec(
             "scattered": int(scattered),
             "src": source,
             "len": count * block,
-            "compress_ns": press,
-            "decompress_ns": unpress,
+            "compress_ns": compress,
+            "decompress_ns": decompress,
         },
     )
     error = lib.us_measure_codec(run)
     if error < 0:
         raise OSError(-error, f"codec {codec}: {os.strerror(-error)}")
-    return CodecRun(ffi.unpack(press, count), ffi.unpack(unpress, count), count * block, run.packed)
+    return CodecRun(
+        ffi.unpack(compress, count), ffi.unpack(decompress, count), count * block, run.packed
+    )

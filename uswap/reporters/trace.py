@@ -119,7 +119,7 @@ def show(trace: Trace, distances: tuple[int, list[int]]) -> str:
             ],
         ),
         "",
-        f"brought in ahead: {trace.what.count(AHEAD):,} blocks; evicted: {trace.what.count(OUT):,}, "
+        f"swapped in ahead: {trace.what.count(AHEAD):,} blocks; evicted: {trace.what.count(OUT):,}, "
         f"of which {writes.get(OUT, 0):,} were clean",
         "",
         _distances(*distances),

@@ -209,8 +209,8 @@ class Trace:
     def accesses(self, region: int | None = None) -> array[int]:
         """Return the numbers of the blocks in the order in which they were accessed.
 
-        That is each fault, and each block that read-ahead brought in; but not a fault that found the block
-        there ("present"), as it stands beside the one that brought it. A block that is accessed several
+        That is each fault, and each block that read-ahead swapped in; but not a fault that found the block
+        there ("present"), as it stands beside the one that swapped it in. A block that is accessed several
         times in a row is there once, so a write that follows a read does not count as a second access.
 
         Args:

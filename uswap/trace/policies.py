@@ -5,8 +5,8 @@ A pager in user space sees no hit: what is known of a resident block is when it 
 kinds of policies here. Those that see faults only could be built into the pager, and one of them is. The
 others see every access, which the pager can't, and are bounds to compare with.
 
-A *miss* is a fault that brings the block in from where it was put away. A *soft* fault, of the policies
-that have them, is one on a block that was only taken out of the page table, and is still in RAM: the price
+A *miss* is a fault that swaps the block in. A *soft* fault, of the policies
+that have them, is one on a block that was only removed from the page table, and is still in RAM: the price
 at which such a policy learns that the block is in use. It costs nearly as much as a miss that the pool
 serves.
 
