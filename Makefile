@@ -69,7 +69,7 @@ SIM_OBJECTS := $(SIM_CORE:csrc/%.c=$(SIM_DIR)/%.o) $(patsubst csrc/sim/%.c,$(SIM
 SIM_CFLAGS = -std=gnu11 -O2 -g -pthread -mcx16 -D_GNU_SOURCE -DUS_DEBUG -Wall -Wextra $(SIM_FLAGS)
 $(SIM_DIR)/%.o: csrc/%.c $(wildcard csrc/*.h) csrc/sim/points.h Makefile
 	@mkdir -p $(SIM_DIR)
-	$(CC) $(SIM_CFLAGS) -include csrc/sim/points.h $(if $(filter csrc/mover.c,$<),-Dmemcpy=sim_memcpy) -c -o $@ $<
+	$(CC) $(SIM_CFLAGS) -DUS_ATOMICS='"sim/points.h"' $(if $(filter csrc/mover.c,$<),-Dmemcpy=sim_memcpy) -c -o $@ $<
 $(SIM_DIR)/sim_%.o: csrc/sim/%.c $(wildcard csrc/*.h csrc/sim/*.h) Makefile
 	@mkdir -p $(SIM_DIR)
 	$(CC) $(SIM_CFLAGS) -c -o $@ $<

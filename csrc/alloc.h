@@ -6,13 +6,13 @@
 #ifndef US_ALLOC_H
 #define US_ALLOC_H
 
-#include <stdatomic.h>
+#include "atomic.h"
 #include <stdint.h>
 #include <stdlib.h>
 
 extern _Atomic uint64_t us_allocations; /* calls, of all threads of the process */
 
-static inline void us_alloc_count(void) { atomic_fetch_add_explicit(&us_allocations, 1, memory_order_relaxed); }
+static inline void us_alloc_count(void) { us_atomic_fetch_add_explicit(&us_allocations, 1, memory_order_relaxed); }
 
 /* As those of the C library, freed by free(). */
 static inline void *us_malloc(size_t n) {

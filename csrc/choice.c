@@ -24,27 +24,27 @@ void us_choice_init(us_choice_t *c, bool on, uint32_t item) {
     c->item = item == 2 || item == 4 || item == 8 ? (uint8_t)item : 0;
     for (int f = US_FILTER_BYTE2; on && f <= US_FILTER_BYTE8; f++) { /* the first guess */
         if (us_filter_item(f) == c->item)
-            atomic_store(&c->filter, f);
+            us_atomic_store(&c->filter, f);
     }
-    atomic_store(&c->usual, 256);
+    us_atomic_store(&c->usual, 256);
 }
 
 /* Counts the block, and says whether this thread is to try with it. */
 static bool is_due(us_choice_t *c, uint32_t n, uint64_t *seen) {
-    *seen = atomic_fetch_add_explicit(&c->seen, n, memory_order_relaxed);
-    uint64_t due = atomic_load_explicit(&c->due, memory_order_relaxed);
-    if (*seen < due || !atomic_compare_exchange_strong(&c->due, &due, *seen + pause_after(*seen)))
+    *seen = us_atomic_fetch_add_explicit(&c->seen, n, memory_order_relaxed);
+    uint64_t due = us_atomic_load_explicit(&c->due, memory_order_relaxed);
+    if (*seen < due || !us_atomic_compare_exchange_strong(&c->due, &due, *seen + pause_after(*seen)))
         return false;
-    atomic_store_explicit(&c->last, *seen, memory_order_relaxed);
+    us_atomic_store_explicit(&c->last, *seen, memory_order_relaxed);
     return true;
 }
 
 /* It does not come out as it did: the next try is made in half the time. */
 static void hurry(us_choice_t *c) {
-    const uint64_t last = atomic_load_explicit(&c->last, memory_order_relaxed);
+    const uint64_t last = us_atomic_load_explicit(&c->last, memory_order_relaxed);
     const uint64_t sooner = last + pause_after(last) / 2;
-    if (sooner < atomic_load_explicit(&c->due, memory_order_relaxed))
-        atomic_store_explicit(&c->due, sooner, memory_order_relaxed);
+    if (sooner < us_atomic_load_explicit(&c->due, memory_order_relaxed))
+        us_atomic_store_explicit(&c->due, sooner, memory_order_relaxed);
 }
 
 /* What it costs to undo, in bytes of a sample of n. */
@@ -61,9 +61,9 @@ static bool try_all(us_choice_t *c, us_codec_ctx_t *ctx, int codec, int level, c
                     uint64_t seen) {
     const uint32_t len = min32(n, SAMPLE);
     const uint8_t *sample = (const uint8_t *)p + (spread(seen, n - len) & ~63u);
-    const int now = atomic_load_explicit(&c->filter, memory_order_relaxed);
+    const int now = us_atomic_load_explicit(&c->filter, memory_order_relaxed);
     /* Before the first try "none" is nobody's choice, and nothing in its favour. */
-    const bool chosen = now != US_FILTER_NONE || atomic_load_explicit(&c->tried, memory_order_relaxed);
+    const bool chosen = now != US_FILTER_NONE || us_atomic_load_explicit(&c->tried, memory_order_relaxed);
     uint8_t out[SAMPLE];
     int best = US_FILTER_NONE;
     uint32_t best_score = UINT32_MAX, best_len = len;
@@ -73,7 +73,7 @@ static bool try_all(us_choice_t *c, us_codec_ctx_t *ctx, int codec, int level, c
         const int got = us_compress(ctx, us_codec_with(codec, f), level, sample, len, out, len - len / 16);
         if (f == US_FILTER_NONE && got > 0 && (uint32_t)got < len / 16) {
             /* Nearly empty: says nothing about what the others hold. */
-            atomic_store_explicit(&c->due, seen + FIRST, memory_order_relaxed);
+            us_atomic_store_explicit(&c->due, seen + FIRST, memory_order_relaxed);
             return true;
         }
         if (got <= 0 && f != US_FILTER_NONE)
@@ -88,20 +88,20 @@ static bool try_all(us_choice_t *c, us_codec_ctx_t *ctx, int codec, int level, c
             best = f;
         }
     }
-    atomic_store_explicit(&c->tried, true, memory_order_relaxed);
+    us_atomic_store_explicit(&c->tried, true, memory_order_relaxed);
     if (best != now) {
-        atomic_store_explicit(&c->filter, (uint8_t)best, memory_order_relaxed);
-        atomic_store_explicit(&c->usual, (uint16_t)(best_len * 256ull / len), memory_order_relaxed);
+        us_atomic_store_explicit(&c->filter, (uint8_t)best, memory_order_relaxed);
+        us_atomic_store_explicit(&c->usual, (uint16_t)(best_len * 256ull / len), memory_order_relaxed);
     }
     return best_len < len;
 }
 
 /* Notes what a block of n bytes has come to. True: that is a good deal worse than usual. */
 static bool is_worse(us_choice_t *c, uint32_t len, uint32_t n) {
-    const int is = (int)(len * 256ull / n), usual = atomic_load_explicit(&c->usual, memory_order_relaxed);
+    const int is = (int)(len * 256ull / n), usual = us_atomic_load_explicit(&c->usual, memory_order_relaxed);
     const int step = (is - usual) / 16;
-    atomic_store_explicit(&c->usual, (uint16_t)(usual + (step != 0 ? step : (is > usual) - (is < usual))),
-                          memory_order_relaxed);
+    us_atomic_store_explicit(&c->usual, (uint16_t)(usual + (step != 0 ? step : (is > usual) - (is < usual))),
+                             memory_order_relaxed);
     return is > usual + 256 / 8;
 }
 
@@ -116,12 +116,12 @@ int us_choice_compress(us_choice_t *c, us_probe_t *probe, us_codec_ctx_t *ctx, i
     const int base = *codec;
     uint64_t seen;
     if (c->on && is_due(c, n, &seen)) {
-        const int before = atomic_load_explicit(&c->filter, memory_order_relaxed);
+        const int before = us_atomic_load_explicit(&c->filter, memory_order_relaxed);
         const bool compresses = try_all(c, ctx, base, level, p, n, seen);
-        if (compresses && before != atomic_load_explicit(&c->filter, memory_order_relaxed))
+        if (compresses && before != us_atomic_load_explicit(&c->filter, memory_order_relaxed))
             probe->score = 0; /* it was right about another filter */
     }
-    const int filter = c->on ? atomic_load_explicit(&c->filter, memory_order_relaxed) : US_FILTER_NONE;
+    const int filter = c->on ? us_atomic_load_explicit(&c->filter, memory_order_relaxed) : US_FILTER_NONE;
     *codec = us_codec_with(base, filter);
     if (!us_probe_worth(probe, ctx, *codec, p, n))
         return US_CHOICE_SKIPPED;

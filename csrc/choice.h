@@ -25,7 +25,7 @@
 #ifndef US_CHOICE_H
 #define US_CHOICE_H
 
-#include <stdatomic.h>
+#include "atomic.h"
 
 #include "codec.h"
 

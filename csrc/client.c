@@ -209,7 +209,7 @@ unmap:
 }
 
 static void unref(us_client_t *c) {
-    if (atomic_fetch_sub(&c->refs, 1) == 1) {
+    if (us_atomic_fetch_sub(&c->refs, 1) == 1) {
         if (c->has_control)
             close(c->control.fd);
         free(c->last);
@@ -247,7 +247,7 @@ uint64_t us_client_staging(us_client_t *c, uint64_t *len) {
     return c->mover.staging;
 }
 
-int us_client_tid(us_client_t *c) { return atomic_load(&c->mover.tid); }
+int us_client_tid(us_client_t *c) { return us_atomic_load(&c->mover.tid); }
 
 /* ---- registrations ----------------------------------------------------------------------------------- */
 
@@ -258,7 +258,7 @@ us_registration_t *us_registration_new(us_client_t *c) {
     r->client = c;
     r->refs = 1;
     r->info.id = -1;
-    atomic_fetch_add(&c->refs, 1);
+    us_atomic_fetch_add(&c->refs, 1);
     return r;
 }
 
@@ -376,7 +376,7 @@ int us_registration_active(us_registration_t *r) { return r->active; }
 void us_registration_info(us_registration_t *r, us_registration_info_t *out) { *out = r->info; }
 
 static void unref_registration(us_registration_t *r) {
-    if (atomic_fetch_sub(&r->refs, 1) == 1) {
+    if (us_atomic_fetch_sub(&r->refs, 1) == 1) {
         unref(r->client);
         free(r);
     }
@@ -401,7 +401,7 @@ us_pin_t *us_pin_new(us_registration_t *r) {
     if (p == NULL)
         return NULL;
     p->of = r;
-    atomic_fetch_add(&r->refs, 1);
+    us_atomic_fetch_add(&r->refs, 1);
     return p;
 }
 
@@ -458,7 +458,7 @@ us_ticket_t *us_ticket_new(us_client_t *c) {
     if (t == NULL)
         return NULL;
     t->client = c;
-    atomic_fetch_add(&c->refs, 1);
+    us_atomic_fetch_add(&c->refs, 1);
     return t;
 }
 
@@ -554,7 +554,7 @@ static void read_stats(us_client_t *c, us_stats_t *out) {
     uint64_t *to = (uint64_t *)out;
     for (size_t i = 0; i < sizeof *out / sizeof *to; i++)
         to[i] = __atomic_load_n(&from[i], __ATOMIC_RELAXED);
-    out->move_retries = atomic_load(&c->space.ring->move_retries);
+    out->move_retries = us_atomic_load(&c->space.ring->move_retries);
 }
 
 int us_client_stats(us_client_t *c, us_stats_t *out) {
@@ -689,7 +689,7 @@ static void on_touch(int number, siginfo_t *info, void *context) {
     (void)context;
     const int saved = errno;
     const uint64_t at = (uint64_t)(uintptr_t)info->si_addr;
-    for (uint32_t k = 0; k < atomic_load(&covered_n); k++) {
+    for (uint32_t k = 0; k < us_atomic_load(&covered_n); k++) {
         if (at - covered[k].addr >= covered[k].len)
             continue;
         char text[400], *to = put(text, "uswap: this forked child touches region ");
@@ -721,12 +721,12 @@ static int cover(uint64_t addr, uint64_t len, int id) {
     void *at = (void *)(uintptr_t)addr;
     void *m = mmap(at, len, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
     if (m == at) {
-        const uint32_t k = atomic_load(&covered_n);
+        const uint32_t k = us_atomic_load(&covered_n);
         if (k < COVERED) {
             covered[k].addr = addr;
             covered[k].len = len;
             covered[k].id = id;
-            atomic_store(&covered_n, k + 1);
+            us_atomic_store(&covered_n, k + 1);
         }
         return 0;
     }
@@ -744,9 +744,9 @@ static int cover(uint64_t addr, uint64_t len, int id) {
 }
 
 int us_child_cover(uint64_t addr, uint64_t len, int id) {
-    const uint32_t was = atomic_load(&covered_n);
+    const uint32_t was = us_atomic_load(&covered_n);
     const int err = cover(addr, len, id);
-    if (was == 0 && atomic_load(&covered_n) > 0) {
+    if (was == 0 && us_atomic_load(&covered_n) > 0) {
         struct sigaction now = {.sa_sigaction = on_touch, .sa_flags = SA_SIGINFO | SA_ONSTACK};
         sigemptyset(&now.sa_mask);
         sigaction(SIGSEGV, &now, &before);

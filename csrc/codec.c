@@ -249,7 +249,7 @@ int us_compress(us_codec_ctx_t *ctx, int codec, int level, const void *src, uint
 void *us_codec_spare(us_codec_ctx_t *ctx) { return ctx->spare; }
 
 uint64_t us_codec_decompressions(const us_codec_ctx_t *ctx) {
-    return atomic_load_explicit(&ctx->decompressions, memory_order_relaxed);
+    return us_atomic_load_explicit(&ctx->decompressions, memory_order_relaxed);
 }
 
 static int decompress_base(us_codec_ctx_t *ctx, int codec, const void *src, uint32_t n, void *dst, uint32_t raw) {
@@ -275,7 +275,7 @@ int us_decompress(us_codec_ctx_t *ctx, int codec, const void *src, uint32_t n, v
     if (n > INT32_MAX || raw > INT32_MAX)
         return -EILSEQ;
     if (codec != US_CODEC_NONE)
-        atomic_store_explicit(&ctx->decompressions, us_codec_decompressions(ctx) + 1, memory_order_relaxed);
+        us_atomic_store_explicit(&ctx->decompressions, us_codec_decompressions(ctx) + 1, memory_order_relaxed);
     const int filter = us_codec_filter(codec);
     if (filter == US_FILTER_NONE)
         return decompress_base(ctx, codec, src, n, dst, raw);

@@ -175,7 +175,7 @@ void us_entry_swap_in(us_pager_t *p, us_region_t *r, uint32_t i, bool clean) {
             us_job_t *job = p->mm.outbox.job[e.where];
             uint8_t queued = US_QUEUED;
             if (job != NULL)
-                atomic_compare_exchange_strong(&job->phase, &queued, US_CANCELLED);
+                us_atomic_compare_exchange_strong(&job->phase, &queued, US_CANCELLED);
         }
         e.size = 0;
         e.where = 0;

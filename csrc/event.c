@@ -24,7 +24,7 @@ void us_event(us_pager_t *p, us_event_t ev) {
 
 void us_want(us_pager_t *p) {
     p->want_progress = true;
-    atomic_store_explicit(&p->mm.space.ring->urgent, 1, memory_order_relaxed);
+    us_atomic_store_explicit(&p->mm.space.ring->urgent, 1, memory_order_relaxed);
 }
 
 void us_go_on(us_pager_t *p) {

@@ -39,12 +39,12 @@ static int install_apart(us_pager_t *p, us_region_t *r, uint32_t i, bool write) 
     p->servers.apart++;
     const bool loop = us_server_is_loop(&p->servers);
     if (loop) /* pushed aside from here on it keeps others waiting for this block */
-        atomic_store_explicit(&p->place.busy, 1, memory_order_relaxed);
+        us_atomic_store_explicit(&p->place.busy, 1, memory_order_relaxed);
     us_server_unlock(p);
     us_worker_swap_in(owner, &j);
     us_server_lock(p, owner);
     if (loop)
-        atomic_store_explicit(&p->place.busy, 0, memory_order_relaxed);
+        us_atomic_store_explicit(&p->place.busy, 0, memory_order_relaxed);
     US_DELAY(US_D_COMMIT);
     r->jobs--;
     p->servers.apart--;
@@ -153,7 +153,7 @@ int us_fault_serve(us_pager_t *p, const us_event_t *f) {
             return zero_page(p, page, true); /* a hole in what it copies, protected like the rest */
         if (!(e.flags & US_F_WAITED))
             us_entry_flag(&p->mm, i, 0, US_F_WAITED);
-        atomic_store_explicit(&p->mm.space.ring->urgent, 1, memory_order_relaxed);
+        us_atomic_store_explicit(&p->mm.space.ring->urgent, 1, memory_order_relaxed);
         if (!waited)
             p->mm.s->waited_locked++;
         return US_WAIT_ENTRY;
@@ -198,7 +198,7 @@ int us_fault_serve(us_pager_t *p, const us_event_t *f) {
     if (room == US_WAIT_ROOM) {
         if (!waited)
             p->mm.s->throttled++;
-        atomic_store_explicit(&p->mm.space.ring->urgent, 1, memory_order_relaxed);
+        us_atomic_store_explicit(&p->mm.space.ring->urgent, 1, memory_order_relaxed);
         return US_WAIT_ROOM;
     }
     if (room < 0)

@@ -13,6 +13,8 @@
 #ifndef US_HIST_H
 #define US_HIST_H
 
+#include "atomic.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>

@@ -110,7 +110,7 @@ static const struct __kernel_timespec slowness[SLOWNESSES] = {
 static int kind_of(int err) { return err < US_IO_SHORT ? 0 : err - US_IO_SHORT + 1; }
 
 static void fired(us_io_t *io, const us_io_req_t *q, int err) {
-    atomic_fetch_add_explicit(&io->inject[q->op].fired[kind_of(err)], 1, memory_order_relaxed);
+    us_atomic_fetch_add_explicit(&io->inject[q->op].fired[kind_of(err)], 1, memory_order_relaxed);
 }
 
 static bool refused(const us_io_req_t *q) { return q->inject > 0 && q->inject < US_IO_SHORT; }
@@ -146,8 +146,8 @@ static bool settle(us_io_t *io, us_io_req_t *q, int64_t n) {
             fired(io, q, US_IO_LATE);
         }
         if (n < 0)
-            atomic_fetch_add(&io->late, 1);
-        else if (atomic_load(&io->late) != q->late)
+            us_atomic_fetch_add(&io->late, 1);
+        else if (us_atomic_load(&io->late) != q->late)
             n = -EIO; /* of one descriptor's writes the kernel tells one, whichever asks first */
         q->res = (int32_t)n;
         return true;
@@ -175,7 +175,7 @@ static bool settle(us_io_t *io, us_io_req_t *q, int64_t n) {
         return true;
     const bool whole = q->piece != 0 && n == q->piece; /* as much as was asked for: that was no failure */
     q->done_bytes = to;
-    q->piece = q->bulk ? atomic_load_explicit(&io->pace, memory_order_relaxed) : 0;
+    q->piece = q->bulk ? us_atomic_load_explicit(&io->pace, memory_order_relaxed) : 0;
     q->tries += !whole;
     return q->tries >= TRIES;
 }
@@ -264,9 +264,9 @@ static void prepare_drop(us_io_t *io, const us_io_req_t *q) {
 
 static int uring_flush(us_io_t *io) {
     io->owed = true;
-    atomic_store_explicit(io->k_sq_tail, io->sq_tail, memory_order_release);
+    us_atomic_store_explicit(io->k_sq_tail, io->sq_tail, memory_order_release);
     for (int tries = 0; tries < TRIES; tries++) {
-        uint32_t left = io->sq_tail - atomic_load_explicit(io->k_sq_head, memory_order_acquire);
+        uint32_t left = io->sq_tail - us_atomic_load_explicit(io->k_sq_head, memory_order_acquire);
         if (left == 0) {
             io->owed = false;
             return 0;
@@ -278,7 +278,7 @@ static int uring_flush(us_io_t *io) {
     return -EAGAIN;
 }
 
-static bool cq_has(us_io_t *io) { return io->cq_head != atomic_load_explicit(io->k_cq_tail, memory_order_acquire); }
+static bool cq_has(us_io_t *io) { return io->cq_head != us_atomic_load_explicit(io->k_cq_tail, memory_order_acquire); }
 
 static us_io_req_t *uring_done(us_io_t *io) {
     for (;;) {
@@ -291,7 +291,7 @@ static us_io_req_t *uring_done(us_io_t *io) {
         const struct io_uring_cqe *c = &io->cqes[io->cq_head & io->cq_mask];
         us_io_req_t *q = (us_io_req_t *)(uintptr_t)c->user_data;
         int32_t n = c->res;
-        atomic_store_explicit(io->k_cq_head, ++io->cq_head, memory_order_release);
+        us_atomic_store_explicit(io->k_cq_head, ++io->cq_head, memory_order_release);
         if (q == NULL) {
             io->dropping--; /* advice: whether it was taken changes nothing */
             continue;
@@ -327,7 +327,7 @@ static void *map_ring(us_io_t *io, size_t len, off_t what) {
 static int uring_try(us_io_t *io) {
     int n;
     next_sqe(io, NULL, IORING_OP_NOP);
-    atomic_store_explicit(io->k_sq_tail, io->sq_tail, memory_order_release);
+    us_atomic_store_explicit(io->k_sq_tail, io->sq_tail, memory_order_release);
     do
         n = enter(io, cq_has(io) ? 0 : 1, 1, IORING_ENTER_GETEVENTS);
     while (n == -EINTR);
@@ -335,7 +335,7 @@ static int uring_try(us_io_t *io) {
         return n;
     if (!cq_has(io))
         return -EIO;
-    atomic_store_explicit(io->k_cq_head, ++io->cq_head, memory_order_release);
+    us_atomic_store_explicit(io->k_cq_head, ++io->cq_head, memory_order_release);
     return 0;
 }
 
@@ -386,21 +386,21 @@ static int uring_open(us_io_t *io) {
 /* ---- threads ---------------------------------------------------------------------------------------- */
 
 static us_io_req_t *take(queue_t *t) {
-    uint32_t tail = atomic_load_explicit(&t->tail, memory_order_relaxed);
+    uint32_t tail = us_atomic_load_explicit(&t->tail, memory_order_relaxed);
     for (;;) {
-        if (tail == atomic_load_explicit(&t->head, memory_order_acquire))
+        if (tail == us_atomic_load_explicit(&t->head, memory_order_acquire))
             return NULL;
-        us_io_req_t *q = atomic_load_explicit(&t->at[tail & t->mask], memory_order_relaxed);
-        if (atomic_compare_exchange_weak_explicit(&t->tail, &tail, tail + 1, memory_order_acq_rel,
-                                                  memory_order_relaxed))
+        us_io_req_t *q = us_atomic_load_explicit(&t->at[tail & t->mask], memory_order_relaxed);
+        if (us_atomic_compare_exchange_weak_explicit(&t->tail, &tail, tail + 1, memory_order_acq_rel,
+                                                     memory_order_relaxed))
             return q;
     }
 }
 
 static void put(queue_t *t, us_io_req_t *q) {
-    uint32_t head = atomic_load_explicit(&t->head, memory_order_relaxed);
-    atomic_store_explicit(&t->at[head & t->mask], q, memory_order_relaxed);
-    atomic_store_explicit(&t->head, head + 1, memory_order_release);
+    uint32_t head = us_atomic_load_explicit(&t->head, memory_order_relaxed);
+    us_atomic_store_explicit(&t->at[head & t->mask], q, memory_order_relaxed);
+    us_atomic_store_explicit(&t->head, head + 1, memory_order_release);
 }
 
 static unsigned wake(_Atomic uint32_t *bell, unsigned n) {
@@ -427,7 +427,7 @@ static int64_t attempt(int fd, const us_io_req_t *q) {
 static void ring(us_io_t *io) {
     if (io->ring_fd < 0)
         return;
-    if (io->asleep != NULL && (atomic_load(io->asleep) == 0 || atomic_exchange(io->asleep, 0) == 0))
+    if (io->asleep != NULL && (us_atomic_load(io->asleep) == 0 || us_atomic_exchange(io->asleep, 0) == 0))
         return;
     const uint64_t one = 1;
     while (write(io->ring_fd, &one, sizeof one) < 0 && errno == EINTR)
@@ -440,8 +440,8 @@ static void *thread_main(void *arg) {
     _Atomic uint32_t *bell = &io->bell[seat->class];
     prctl(PR_SET_NAME, "uswap-io");
     for (;;) {
-        const uint32_t was = atomic_load(bell); /* before stop and the queues are looked at */
-        const uint32_t stop = atomic_load(&io->stop);
+        const uint32_t was = us_atomic_load(bell); /* before stop and the queues are looked at */
+        const uint32_t stop = us_atomic_load(&io->stop);
         us_io_req_t *q = take(&io->todo[US_IO_READ]);
         if (q == NULL && seat->class == ANY)
             q = take(&io->todo[US_IO_WRITE]);
@@ -455,8 +455,8 @@ static void *thread_main(void *arg) {
             ;
         const uint64_t from = drop_from(q);
         const uint32_t len = drop_len(q);
-        q->next = atomic_load_explicit(&io->done, memory_order_relaxed);
-        while (!atomic_compare_exchange_weak(&io->done, &q->next, q)) /* before asleep is looked at */
+        q->next = us_atomic_load_explicit(&io->done, memory_order_relaxed);
+        while (!us_atomic_compare_exchange_weak(&io->done, &q->next, q)) /* before asleep is looked at */
             ;
         ring(io); /* q may be gone from here on */
         if (io->drops)
@@ -466,9 +466,9 @@ static void *thread_main(void *arg) {
 
 static int threads_flush(us_io_t *io) {
     unsigned reads = io->pending[US_IO_READ], all = reads + io->pending[US_IO_WRITE];
-    atomic_fetch_add(&io->bell[ANY], 1);
+    us_atomic_fetch_add(&io->bell[ANY], 1);
     if (reads > 0) {
-        atomic_fetch_add(&io->bell[READER], 1);
+        us_atomic_fetch_add(&io->bell[READER], 1);
         all -= wake(&io->bell[READER], reads);
     }
     if (all > 0)
@@ -477,8 +477,8 @@ static int threads_flush(us_io_t *io) {
 }
 
 static us_io_req_t *threads_done(us_io_t *io) {
-    if (io->ready == NULL && atomic_load_explicit(&io->done, memory_order_relaxed) != NULL) {
-        us_io_req_t *q = atomic_exchange_explicit(&io->done, NULL, memory_order_acquire);
+    if (io->ready == NULL && us_atomic_load_explicit(&io->done, memory_order_relaxed) != NULL) {
+        us_io_req_t *q = us_atomic_exchange_explicit(&io->done, NULL, memory_order_acquire);
         while (q != NULL) {
             us_io_req_t *next = q->next;
             q->next = io->ready;
@@ -495,9 +495,9 @@ static us_io_req_t *threads_done(us_io_t *io) {
 
 /* The threads finish what is queued. */
 static void threads_stop(us_io_t *io) {
-    atomic_store(&io->stop, 1);
+    us_atomic_store(&io->stop, 1);
     for (int c = 0; c < CLASSES; c++) {
-        atomic_fetch_add(&io->bell[c], 1);
+        us_atomic_fetch_add(&io->bell[c], 1);
         wake(&io->bell[c], US_IO_THREADS_MAX);
     }
     for (int i = 0; i < io->n; i++)
@@ -598,8 +598,8 @@ int us_io_submit(us_io_t *io, us_io_req_t *q) {
     q->tries = 0;
     q->done_bytes = 0;
     q->syncing = false;
-    q->piece = q->bulk ? atomic_load_explicit(&io->pace, memory_order_relaxed) : 0;
-    q->late = atomic_load(&io->late);
+    q->piece = q->bulk ? us_atomic_load_explicit(&io->pace, memory_order_relaxed) : 0;
+    q->late = us_atomic_load(&io->late);
     q->res = -EINPROGRESS;
     q->next = NULL;
     q->inject = 0;
@@ -628,18 +628,18 @@ int us_io_flush(us_io_t *io) {
 
 us_io_req_t *us_io_done(us_io_t *io) { return io->engine == US_IO_URING ? uring_done(io) : threads_done(io); }
 
-void us_io_pace(us_io_t *io, uint32_t bytes) { atomic_store_explicit(&io->pace, bytes, memory_order_relaxed); }
+void us_io_pace(us_io_t *io, uint32_t bytes) { us_atomic_store_explicit(&io->pace, bytes, memory_order_relaxed); }
 
 /* The kernel looks at the flag after it has stored the completion; we look for completions after storing it. */
 void us_io_listen(us_io_t *io, bool on) {
     if (io->engine == US_IO_URING && io->k_cq_flags != NULL)
-        atomic_store(io->k_cq_flags, on ? 0 : CQ_EVENTFD_DISABLED);
+        us_atomic_store(io->k_cq_flags, on ? 0 : CQ_EVENTFD_DISABLED);
 }
 
 bool us_io_ready(us_io_t *io) {
     if (io->engine == US_IO_URING)
         return cq_has(io) || io->owed;
-    return io->ready != NULL || atomic_load(&io->done) != NULL; /* after asleep was stored */
+    return io->ready != NULL || us_atomic_load(&io->done) != NULL; /* after asleep was stored */
 }
 
 void us_io_close(us_io_t *io) {
@@ -677,5 +677,5 @@ int us_io_inject(us_io_t *io, int op, int err, uint32_t every) {
 }
 
 uint64_t us_io_injected(const us_io_t *io, int op, int kind) {
-    return atomic_load_explicit(&io->inject[op].fired[kind_of(kind)], memory_order_relaxed);
+    return us_atomic_load_explicit(&io->inject[op].fired[kind_of(kind)], memory_order_relaxed);
 }

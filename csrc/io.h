@@ -22,7 +22,7 @@
 #ifndef US_IO_H
 #define US_IO_H
 
-#include <stdatomic.h>
+#include "atomic.h"
 #include <stdbool.h>
 #include <stdint.h>
 

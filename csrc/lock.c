@@ -17,10 +17,10 @@ void us_server_lock(us_pager_t *p, us_worker_t *owner) {
     if (pthread_mutex_trylock(&s->lock) != 0) {
         const bool second = owner == &s->second;
         if (second) /* a loop that yields may have been pushed aside with the lock held: the monitor sees to that */
-            atomic_store_explicit(&p->place.held_up, 1, memory_order_relaxed);
+            us_atomic_store_explicit(&p->place.held_up, 1, memory_order_relaxed);
         pthread_mutex_lock(&s->lock);
         if (second)
-            atomic_store_explicit(&p->place.held_up, 0, memory_order_relaxed);
+            us_atomic_store_explicit(&p->place.held_up, 0, memory_order_relaxed);
     }
     s->owner = owner;
 }
@@ -28,7 +28,7 @@ void us_server_lock(us_pager_t *p, us_worker_t *owner) {
 void us_server_unlock(us_pager_t *p) { pthread_mutex_unlock(&p->servers.lock); }
 
 void us_server_wake(us_servers_t *s, bool on) {
-    atomic_store(&s->active, on);
+    us_atomic_store(&s->active, on);
     if (on)
         syscall(SYS_futex, &s->active, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
 }

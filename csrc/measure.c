@@ -123,7 +123,7 @@ typedef struct us_floor_handler {
 static void *floor_main(void *arg) {
     us_floor_handler_t *h = arg;
     sched_setaffinity(0, sizeof h->cpu, &h->cpu);
-    while (atomic_load(&h->stop) == 0) {
+    while (us_atomic_load(&h->stop) == 0) {
         struct pollfd f = {.fd = h->uffd, .events = POLLIN};
         poll(&f, 1, 20);
         us_msg_t m;
@@ -171,7 +171,7 @@ int us_floor(uint64_t n, uint32_t len, uint64_t *ns) {
             (void)*p;
             ns[i] = us_now_ns() - t;
         }
-        atomic_store(&h.stop, 1);
+        us_atomic_store(&h.stop, 1);
         pthread_join(thread, NULL);
     }
 out:

@@ -34,7 +34,7 @@ static us_cmd_t *at(us_mover_t *m, uint64_t i) { return &m->cmd[i & (US_RING - 1
 
 static void finish(us_mover_t *m, const us_cmd_t *cmd, int status) {
     US_DELAY(US_D_STATUS);
-    atomic_store_explicit(&m->space->ring->cmd[cmd - m->cmd].status, status, memory_order_release);
+    us_atomic_store_explicit(&m->space->ring->cmd[cmd - m->cmd].status, status, memory_order_release);
 }
 
 /* Copies commands [i, head) out of the ring. Other code of the process may write to the ring by mistake, at any time; what
@@ -178,7 +178,7 @@ static uint64_t move_run(us_mover_t *m, uint64_t i, uint64_t head, uint64_t *use
             continue;
         }
         if (err == -EAGAIN && (done > 0 || tries++ < MOVE_TRIES)) {
-            atomic_fetch_add_explicit(&m->space->ring->move_retries, 1, memory_order_relaxed);
+            us_atomic_fetch_add_explicit(&m->space->ring->move_retries, 1, memory_order_relaxed);
             sched_yield();
             continue;
         }
@@ -255,7 +255,7 @@ static void clear_staging(us_mover_t *m, uint64_t used) {
 
 /* Only a loop that sleeps is rung; one that runs looks at the statuses by itself. */
 static void ring_loop(us_mover_t *m) {
-    if (atomic_exchange(&m->space->ring->loop_asleep, 0) != 0)
+    if (us_atomic_exchange(&m->space->ring->loop_asleep, 0) != 0)
         us_sys_eventfd_ring(m->notify);
 }
 
@@ -281,8 +281,8 @@ static void work(us_mover_t *m, uint64_t i, uint64_t head) {
         case US_CMD_COPY: copy_one(m, at(m, i++)); break;
         default: finish(m, at(m, i), -EINVAL); i++;
         }
-        atomic_store_explicit(&r->tail, i, memory_order_release);
-        if (atomic_load_explicit(&r->urgent, memory_order_relaxed) != 0)
+        us_atomic_store_explicit(&r->tail, i, memory_order_release);
+        if (us_atomic_load_explicit(&r->urgent, memory_order_relaxed) != 0)
             ring_loop(m);
     }
     clear_staging(m, used);
@@ -292,10 +292,10 @@ static void *mover_main(void *arg) {
     us_mover_t *m = arg;
     us_ring_t *r = m->space->ring;
     prctl(PR_SET_NAME, "uswap-mover");
-    atomic_store(&m->tid, (int)syscall(SYS_gettid));
-    while (atomic_load_explicit(&r->stop, memory_order_acquire) == 0) {
-        uint64_t tail = atomic_load_explicit(&r->tail, memory_order_relaxed);
-        uint64_t head = atomic_load_explicit(&r->head, memory_order_acquire);
+    us_atomic_store(&m->tid, (int)syscall(SYS_gettid));
+    while (us_atomic_load_explicit(&r->stop, memory_order_acquire) == 0) {
+        uint64_t tail = us_atomic_load_explicit(&r->tail, memory_order_relaxed);
+        uint64_t head = us_atomic_load_explicit(&r->head, memory_order_acquire);
         if (head - tail <= US_RING && head != tail) {
             work(m, tail, head);
             ring_loop(m);
@@ -303,8 +303,8 @@ static void *mover_main(void *arg) {
         }
         /* Store asleep, then look again: the pager stores head, then looks at asleep. Both orders are
          * sequentially consistent, so one of the two sees the other. */
-        atomic_store(&r->mover_asleep, 1);
-        if (atomic_load(&r->head) == tail && atomic_load(&r->stop) == 0) {
+        us_atomic_store(&r->mover_asleep, 1);
+        if (us_atomic_load(&r->head) == tail && us_atomic_load(&r->stop) == 0) {
             struct pollfd rung = {.fd = m->doorbell, .events = POLLIN};
             us_sys_poll(&rung, 1, -1);
             if (rung.revents & POLLIN) {
@@ -316,7 +316,7 @@ static void *mover_main(void *arg) {
                        "can't, so this process ends\n");
             }
         }
-        atomic_store(&r->mover_asleep, 0);
+        us_atomic_store(&r->mover_asleep, 0);
     }
     return NULL;
 }
@@ -329,13 +329,13 @@ int us_mover_start(us_mover_t *m) {
     pthread_attr_destroy(&a);
     if (err != 0)
         return err;
-    while (atomic_load(&m->tid) == 0)
+    while (us_atomic_load(&m->tid) == 0)
         sched_yield();
     return 0;
 }
 
 void us_mover_stop(us_mover_t *m) {
-    atomic_store(&m->space->ring->stop, 1);
+    us_atomic_store(&m->space->ring->stop, 1);
     us_sys_eventfd_ring(m->doorbell);
     pthread_join(m->thread, NULL);
 }

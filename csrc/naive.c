@@ -49,7 +49,7 @@ struct us_naive {
 
 static void failed(us_naive_t *n, int err) {
     int none = 0;
-    atomic_compare_exchange_strong(&n->error, &none, err);
+    us_atomic_compare_exchange_strong(&n->error, &none, err);
 }
 
 static uint64_t address(const us_naive_t *n, uint64_t i) { return (uint64_t)(uintptr_t)n->area + i * US_PAGE; }
@@ -76,9 +76,9 @@ static int evict(us_naive_t *n) {
         return err;
     p->resident = 0;
     n->oldest++, n->resident--;
-    atomic_fetch_add(&n->evicted, 1);
-    atomic_fetch_add(&n->kept_raw, US_PAGE);
-    atomic_fetch_add(&n->kept, taken(p->copy));
+    us_atomic_fetch_add(&n->evicted, 1);
+    us_atomic_fetch_add(&n->kept_raw, US_PAGE);
+    us_atomic_fetch_add(&n->kept, taken(p->copy));
     return us_sys_wake(n->uffd, address(n, i), US_PAGE);
 }
 
@@ -103,8 +103,8 @@ static int swap_in(us_naive_t *n, uint64_t i) {
     if (err != 0)
         return err;
     if (p->copy != NULL) {
-        atomic_fetch_sub(&n->kept_raw, US_PAGE);
-        atomic_fetch_sub(&n->kept, taken(p->copy));
+        us_atomic_fetch_sub(&n->kept_raw, US_PAGE);
+        us_atomic_fetch_sub(&n->kept, taken(p->copy));
         free(p->copy);
         p->copy = NULL;
     }
@@ -117,7 +117,7 @@ static int serve(us_naive_t *n, const us_msg_t *m) {
     const uint64_t i = (m->addr - address(n, 0)) / US_PAGE;
     if (i >= n->pages)
         return -EFAULT;
-    atomic_fetch_add(&n->faults, 1);
+    us_atomic_fetch_add(&n->faults, 1);
     if (n->page[i].resident) /* another thread's fault swapped it in */
         return us_sys_wake(n->uffd, address(n, i), US_PAGE);
     int err = n->resident == n->room ? evict(n) : 0;
@@ -126,7 +126,7 @@ static int serve(us_naive_t *n, const us_msg_t *m) {
 
 static void *naive_main(void *arg) {
     us_naive_t *n = arg;
-    while (atomic_load(&n->stop) == 0) {
+    while (us_atomic_load(&n->stop) == 0) {
         struct pollfd f = {.fd = n->uffd, .events = POLLIN};
         poll(&f, 1, POLL_MS);
         us_msg_t m;
@@ -182,16 +182,16 @@ uint64_t us_naive_address(const us_naive_t *n) { return address(n, 0); }
 
 int us_naive_stats(us_naive_t *n, us_naive_stats_t *out) {
     *out = (us_naive_stats_t){
-        .faults = atomic_load(&n->faults),
-        .evicted = atomic_load(&n->evicted),
-        .kept_raw = atomic_load(&n->kept_raw),
-        .kept = atomic_load(&n->kept),
+        .faults = us_atomic_load(&n->faults),
+        .evicted = us_atomic_load(&n->evicted),
+        .kept_raw = us_atomic_load(&n->kept_raw),
+        .kept = us_atomic_load(&n->kept),
     };
-    return atomic_load(&n->error);
+    return us_atomic_load(&n->error);
 }
 
 void us_naive_close(us_naive_t *n) {
-    if (atomic_exchange(&n->stop, 1) == 0)
+    if (us_atomic_exchange(&n->stop, 1) == 0)
         pthread_join(n->thread, NULL);
     if (n->area != NULL)
         munmap(n->area, n->pages * US_PAGE);

@@ -56,7 +56,7 @@ static void put(us_mm_t *m, us_posted_t posted, uint32_t op, uint64_t addr, uint
     c->len = len;
     c->slot = posted.slot;
     c->spare = spare;
-    atomic_store_explicit(&c->status, US_PENDING, memory_order_relaxed);
+    us_atomic_store_explicit(&c->status, US_PENDING, memory_order_relaxed);
     m->head++;
 }
 
@@ -68,8 +68,8 @@ void us_outbox_post(us_mm_t *m, us_region_t *r, uint32_t i, uint32_t op, uint32_
 
 void us_outbox_ring(us_mm_t *m) {
     us_ring_t *r = m->space.ring;
-    atomic_store(&r->head, m->head); /* before mover_asleep is looked at */
-    if (atomic_load(&r->mover_asleep) != 0)
+    us_atomic_store(&r->head, m->head); /* before mover_asleep is looked at */
+    if (us_atomic_load(&r->mover_asleep) != 0)
         us_sys_eventfd_ring(m->cfg.doorbell);
 }
 

@@ -297,10 +297,10 @@ void us_pager_publish(us_pager_t *p) {
     }
     uint64_t ns = 0;
     for (int i = 0; i < p->crew.n; i++)
-        ns += atomic_load_explicit(&p->crew.worker[i].cpu_ns, memory_order_relaxed);
+        ns += us_atomic_load_explicit(&p->crew.worker[i].cpu_ns, memory_order_relaxed);
     s->worker_cpu_ns = ns;
     s->trace_missed = us_trace_lacks(&p->trace);
-    s->allocations = atomic_load_explicit(&us_allocations, memory_order_relaxed);
+    s->allocations = us_atomic_load_explicit(&us_allocations, memory_order_relaxed);
     for (int i = 0; i < US_INJECT_READ; i++)
         s->injected[i] = us_injected(i);
     for (int k = 0; p->store.on && k < US_IO_OPS * US_IO_KINDS; k++)
@@ -344,11 +344,11 @@ static int drain(us_pager_t *p) {
 static bool completed(us_pager_t *p) {
     if (us_store_completed(p))
         return true;
-    if (p->mm.seen < p->mm.head && atomic_load_explicit(&p->mm.space.ring->cmd[p->mm.seen & (US_RING - 1)].status,
-                                                        memory_order_acquire) != US_PENDING)
+    if (p->mm.seen < p->mm.head && us_atomic_load_explicit(&p->mm.space.ring->cmd[p->mm.seen & (US_RING - 1)].status,
+                                                           memory_order_acquire) != US_PENDING)
         return true;
     for (int i = 0; i < p->crew.n; i++) {
-        if (atomic_load(&p->crew.worker[i].done_head) != p->crew.worker[i].done_seen)
+        if (us_atomic_load(&p->crew.worker[i].done_head) != p->crew.worker[i].done_seen)
             return true;
     }
     return false;
@@ -360,7 +360,8 @@ static bool spin(us_pager_t *p) {
     enum { LOOKS = 64 };
     if (p->store.demand == 0 || !us_place_spins(&p->place, p->store.begun, us_now_ns()))
         return false;
-    atomic_store_explicit(&p->place.busy, 1, memory_order_relaxed); /* the monitor hears of no completion meanwhile */
+    us_atomic_store_explicit(&p->place.busy, 1,
+                             memory_order_relaxed); /* the monitor hears of no completion meanwhile */
     for (int k = 0; k < LOOKS && !completed(p); k++)
         _mm_pause();
     return true;
@@ -377,7 +378,7 @@ int us_pager_step(us_pager_t *p, us_event_t *ev, int max) {
     us_ring_t *ring = p->mm.space.ring;
     bool more = false;
     p->in_step = true;
-    atomic_store(&ring->loop_asleep, 0);
+    us_atomic_store(&ring->loop_asleep, 0);
     us_store_listen(p, false);
     for (int round = 0; round < (p->parked > 0 ? ROUNDS_PARKED : ROUNDS); round++) {
         us_pump(p);
@@ -396,17 +397,17 @@ int us_pager_step(us_pager_t *p, us_event_t *ev, int max) {
         if (demoting || (p->events == 0 && spin(p)))
             continue;
         /* Say that we sleep, then look again: they finish, then look whether we sleep. */
-        atomic_store_explicit(&p->place.parked, p->parked + p->store.demand, memory_order_relaxed);
-        atomic_store_explicit(&ring->urgent, p->want_progress || p->parked > 0, memory_order_relaxed);
-        atomic_store(&ring->loop_asleep, 1);
+        us_atomic_store_explicit(&p->place.parked, p->parked + p->store.demand, memory_order_relaxed);
+        us_atomic_store_explicit(&ring->urgent, p->want_progress || p->parked > 0, memory_order_relaxed);
+        us_atomic_store(&ring->loop_asleep, 1);
         us_store_listen(p, true);
         if (!completed(p))
             break;
-        atomic_store(&ring->loop_asleep, 0);
+        us_atomic_store(&ring->loop_asleep, 0);
         us_store_listen(p, false);
     }
     us_pager_publish(p);
-    const int unwritten = atomic_load_explicit(&p->trace.error, memory_order_relaxed);
+    const int unwritten = us_atomic_load_explicit(&p->trace.error, memory_order_relaxed);
     if (unwritten != 0 && !p->said_trace) {
         p->said_trace = true;
         us_event(p, (us_event_t){.kind = US_EV_TRACE, .flags = (uint32_t)unwritten});
@@ -421,7 +422,7 @@ int us_pager_step(us_pager_t *p, us_event_t *ev, int max) {
         memmove(p->event, p->event + n, sizeof *ev * p->events);
     }
     p->in_step = false;
-    if (p->events > 0 || more || atomic_load(&ring->loop_asleep) == 0) /* come back at once: nobody will ring */
+    if (p->events > 0 || more || us_atomic_load(&ring->loop_asleep) == 0) /* come back at once: nobody will ring */
         us_sys_eventfd_ring(p->worker_fd);
     return n;
 }

@@ -69,12 +69,12 @@ static void *try_policy(void *out) {
 static void *monitor_main(void *arg) {
     us_place_t *l = arg;
     prctl(PR_SET_NAME, "uswap-monitor");
-    atomic_store(&l->monitor_tid, (int)syscall(SYS_gettid));
+    us_atomic_store(&l->monitor_tid, (int)syscall(SYS_gettid));
     uint32_t seen = 0;
     long quiet = 0, watch = WATCH_MIN_NS;
     bool waiting = false;
-    while (atomic_load(&l->stop) == 0) {
-        if (atomic_load(&l->yielding) == 0) {
+    while (us_atomic_load(&l->stop) == 0) {
+        if (us_atomic_load(&l->yielding) == 0) {
             syscall(SYS_futex, &l->yielding, FUTEX_WAIT_PRIVATE, 0, NULL, NULL, 0);
             quiet = 0;
             watch = WATCH_MIN_NS;
@@ -83,15 +83,15 @@ static void *monitor_main(void *arg) {
         }
         const struct timespec t = {0, waiting ? WATCH_MIN_NS : watch};
         nanosleep(&t, NULL);
-        const uint32_t steps = atomic_load_explicit(&l->steps, memory_order_relaxed);
+        const uint32_t steps = us_atomic_load_explicit(&l->steps, memory_order_relaxed);
         const bool same = steps == seen;
         seen = steps;
         struct pollfd f[US_WAKES];
         for (int k = 0; k < US_WAKES; k++)
             f[k] = (struct pollfd){.fd = l->fd[k], .events = POLLIN};
-        const bool all = atomic_load_explicit(&l->parked, memory_order_relaxed) != 0; /* or reads */
-        const bool wants = atomic_load_explicit(&l->busy, memory_order_relaxed) != 0 ||
-                           atomic_load_explicit(&l->held_up, memory_order_relaxed) != 0 ||
+        const bool all = us_atomic_load_explicit(&l->parked, memory_order_relaxed) != 0; /* or reads */
+        const bool wants = us_atomic_load_explicit(&l->busy, memory_order_relaxed) != 0 ||
+                           us_atomic_load_explicit(&l->held_up, memory_order_relaxed) != 0 ||
                            poll(f, all ? US_WAKES : 1, 0) > 0;
         quiet = same && !wants ? quiet + t.tv_nsec : 0;
         const bool starved = same && wants && waiting;
@@ -100,8 +100,8 @@ static void *monitor_main(void *arg) {
         if (starved || quiet >= QUIET_NS) {
             set_policy(l->loop_tid, SCHED_OTHER);
             if (starved)
-                atomic_store(&l->starved, us_now_ns());
-            atomic_store(&l->yielding, 0);
+                us_atomic_store(&l->starved, us_now_ns());
+            us_atomic_store(&l->yielding, 0);
         }
     }
     return NULL;
@@ -109,14 +109,14 @@ static void *monitor_main(void *arg) {
 
 /* Called by the loop only; the way back is the monitor's. */
 static void yield(us_place_t *l) {
-    if (atomic_load(&l->yielding) != 0)
+    if (us_atomic_load(&l->yielding) != 0)
         return;
-    const uint64_t now = us_now_ns(), starved = atomic_load(&l->starved);
+    const uint64_t now = us_now_ns(), starved = us_atomic_load(&l->starved);
     if (starved != 0 && now - starved < REST_NS)
         return;
     if (set_policy(l->loop_tid, SCHED_IDLE) != 0)
         return;
-    atomic_store(&l->yielding, 1);
+    us_atomic_store(&l->yielding, 1);
     syscall(SYS_futex, &l->yielding, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
 }
 
@@ -172,7 +172,7 @@ int us_place_cpu(us_place_t *l, uint32_t tid) {
 static void keep_away(us_place_t *l, int cpu) {
     cpu_set_t set = l->allowed;
     CPU_CLR((size_t)cpu, &set);
-    const int tid = atomic_load(&l->monitor_tid);
+    const int tid = us_atomic_load(&l->monitor_tid);
     if (tid != 0 && CPU_COUNT(&set) > 0)
         sched_setaffinity(tid, sizeof set, &set);
 }
@@ -186,7 +186,7 @@ uint32_t us_place_fault(us_place_t *l, uint32_t tid, uint64_t now, int taken) {
     l->count = 0;
     const int cpu = us_place_cpu(l, tid);
     if (cpu < 0 || cpu == l->cpu || cpu == taken || cpu >= CPU_SETSIZE) {
-        const bool yields = atomic_load_explicit(&l->yielding, memory_order_relaxed) != 0;
+        const bool yields = us_atomic_load_explicit(&l->yielding, memory_order_relaxed) != 0;
         l->every = (uint32_t)us_min(l->every * 2, yields ? LOOK_YIELDING : LOOK_MAX);
         l->unrest -= l->unrest > 0;
         return 0;
@@ -264,8 +264,8 @@ int us_place_start(us_place_t *l, int client_pid, int mover_tid, const int fd[US
 
 void us_place_stop(us_place_t *l) {
     if (l->has_monitor) {
-        atomic_store(&l->stop, 1);
-        atomic_store(&l->yielding, 1);
+        us_atomic_store(&l->stop, 1);
+        us_atomic_store(&l->yielding, 1);
         syscall(SYS_futex, &l->yielding, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
         pthread_join(l->monitor, NULL);
         l->has_monitor = false;

@@ -68,9 +68,9 @@ void us_place_read(us_place_t *l, uint64_t ns, bool loop);
 /* For the monitor: a drain begins; its last message is about to be served, or there was none. */
 static inline void us_place_step(us_place_t *l, bool begins) {
     if (begins)
-        atomic_store_explicit(&l->steps, atomic_load_explicit(&l->steps, memory_order_relaxed) + 1,
-                              memory_order_relaxed);
-    atomic_store_explicit(&l->busy, begins, memory_order_relaxed);
+        us_atomic_store_explicit(&l->steps, us_atomic_load_explicit(&l->steps, memory_order_relaxed) + 1,
+                                 memory_order_relaxed);
+    us_atomic_store_explicit(&l->busy, begins, memory_order_relaxed);
 }
 
 #endif

@@ -65,7 +65,7 @@ static void commit_command(us_pager_t *p, us_posted_t q, int status) {
 
 /* false: the job is not over; it was posted again, or is stalled. */
 static bool commit_compressed(us_pager_t *p, us_region_t *r, us_job_t *j) {
-    if (atomic_load_explicit(&j->phase, memory_order_relaxed) == US_CANCELLED)
+    if (us_atomic_load_explicit(&j->phase, memory_order_relaxed) == US_CANCELLED)
         return true;
     us_tier_t *t = &p->tier[1];
     US_DELAY(US_D_COMMIT);
@@ -141,7 +141,7 @@ void us_pump(us_pager_t *p) {
     p->reclaiming = false;
     while (p->mm.seen < p->mm.head) {
         const us_cmd_t *c = &p->mm.space.ring->cmd[p->mm.seen & (US_RING - 1)];
-        const int status = atomic_load_explicit(&c->status, memory_order_acquire);
+        const int status = us_atomic_load_explicit(&c->status, memory_order_acquire);
         if (status == US_PENDING)
             break;
         const us_posted_t q = p->mm.posted[p->mm.seen & (US_RING - 1)];

@@ -56,7 +56,7 @@ static void serve(us_pager_t *p) {
         p->mm.s->second_server++;
         us_message(p, &msg, now);
         us_store_flush(p);
-        atomic_store_explicit(&p->place.parked, p->parked + p->store.demand, memory_order_relaxed);
+        us_atomic_store_explicit(&p->place.parked, p->parked + p->store.demand, memory_order_relaxed);
         us_server_unlock(p);
     }
     if (n < 0) { /* the client is gone: the loop finds that out as well */
@@ -70,7 +70,7 @@ static void *second_main(void *arg) {
     us_pager_t *p = arg;
     us_servers_t *s = &p->servers;
     prctl(PR_SET_NAME, "uswap-server");
-    while (atomic_load(&s->stop) == 0) {
+    while (us_atomic_load(&s->stop) == 0) {
         if (!us_server_shared(s)) {
             syscall(SYS_futex, &s->active, FUTEX_WAIT_PRIVATE, 0, NULL, NULL, 0);
             continue;
@@ -120,7 +120,7 @@ int us_server_start(us_pager_t *p) {
 void us_server_close(us_pager_t *p) {
     us_servers_t *s = &p->servers;
     if (s->on) {
-        atomic_store(&s->stop, 1);
+        us_atomic_store(&s->stop, 1);
         us_server_wake(s, true);
         pthread_join(s->second.thread, NULL);
         s->on = false;

@@ -227,7 +227,7 @@ static inline bool us_is_settled(const us_mm_t *m, uint32_t i) {
 static inline bool us_server_is_loop(const us_servers_t *s) { return s->owner == &s->loop; }
 
 static inline bool us_server_shared(const us_servers_t *s) {
-    return atomic_load_explicit(&s->active, memory_order_relaxed) != 0;
+    return us_atomic_load_explicit(&s->active, memory_order_relaxed) != 0;
 }
 
 #endif

@@ -88,7 +88,7 @@ int us_inject_set(const char *op, int err, uint32_t every) {
 }
 
 uint64_t us_injected(int i) {
-    return i < 0 || i >= OPS ? 0 : atomic_load_explicit(&injected[i].fired, memory_order_relaxed);
+    return i < 0 || i >= OPS ? 0 : us_atomic_load_explicit(&injected[i].fired, memory_order_relaxed);
 }
 
 const char *us_injected_name(int i) {
@@ -103,10 +103,10 @@ const char *us_injected_name(int i) {
 static inline int inject(int op) {
     if (__builtin_expect(injected[op].every == 0, 1))
         return 0;
-    uint32_t n = atomic_fetch_add_explicit(&injected[op].calls, 1, memory_order_relaxed);
+    uint32_t n = us_atomic_fetch_add_explicit(&injected[op].calls, 1, memory_order_relaxed);
     if ((n + 1) % injected[op].every != 0)
         return 0;
-    atomic_fetch_add_explicit(&injected[op].fired, 1, memory_order_relaxed);
+    us_atomic_fetch_add_explicit(&injected[op].fired, 1, memory_order_relaxed);
     return -injected[op].err;
 }
 
@@ -136,7 +136,7 @@ int us_delay_set(const char *point, uint32_t usec) {
 uint32_t us_delay_pick(uint32_t usec) {
     static _Thread_local uint64_t state;
     if (state == 0) {
-        const uint64_t thread = atomic_fetch_add(&delay_threads, 1) + 1;
+        const uint64_t thread = us_atomic_fetch_add(&delay_threads, 1) + 1;
         state = ((thread << 32 | delay_seed) * 0x9E3779B97F4A7C15ull) | 1;
     }
     state = state * 6364136223846793005ull + 1442695040888963407ull;

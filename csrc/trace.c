@@ -26,7 +26,7 @@ static bool has_room(us_trace_t *t, uint64_t head, uint32_t n) {
     if (head + n <= t->room_until)
         return true;
     /* Acquire: the writer has read what lay there before it is written anew. */
-    t->room_until = atomic_load_explicit(&t->tail, memory_order_acquire) + t->size;
+    t->room_until = us_atomic_load_explicit(&t->tail, memory_order_acquire) + t->size;
     return head + n <= t->room_until;
 }
 
@@ -36,7 +36,7 @@ static us_trace_rec_t says_missing(const us_trace_t *t, uint64_t when) {
 }
 
 void us_trace_put(us_trace_t *t, const us_trace_rec_t *rec, uint32_t n, bool needed) {
-    uint64_t head = atomic_load_explicit(&t->head, memory_order_relaxed);
+    uint64_t head = us_atomic_load_explicit(&t->head, memory_order_relaxed);
     const uint32_t first = t->missing > 0; /* then there is one more, which says so */
     if (!has_room(t, head, first + n + (needed ? 0 : US_TRACE_SPARE))) {
         t->missing += n;
@@ -49,7 +49,7 @@ void us_trace_put(us_trace_t *t, const us_trace_rec_t *rec, uint32_t n, bool nee
     }
     for (uint32_t k = 0; k < n; k++)
         t->ring[head++ & (t->size - 1)] = rec[k];
-    atomic_store_explicit(&t->head, head, memory_order_release); /* after the records */
+    us_atomic_store_explicit(&t->head, head, memory_order_release); /* after the records */
 }
 
 /* ---- the writer ------------------------------------------------------------------------------------- */
@@ -68,21 +68,21 @@ static int write_all(int fd, const uint8_t *from, size_t len, size_t *done) {
 }
 
 static void write_out(us_trace_t *t) {
-    const uint64_t head = atomic_load_explicit(&t->head, memory_order_acquire);
-    uint64_t tail = atomic_load_explicit(&t->tail, memory_order_relaxed);
+    const uint64_t head = us_atomic_load_explicit(&t->head, memory_order_acquire);
+    uint64_t tail = us_atomic_load_explicit(&t->tail, memory_order_relaxed);
     while (tail < head) {
         const uint64_t at = tail & (t->size - 1);
         uint64_t n = head - tail < t->size - at ? head - tail : t->size - at;
         size_t done = 0;
-        int err = atomic_load_explicit(&t->error, memory_order_relaxed);
+        int err = us_atomic_load_explicit(&t->error, memory_order_relaxed);
         if (err == 0)
             err = write_all(t->fd, (const uint8_t *)&t->ring[at], n * sizeof *t->ring, &done);
         if (err != 0) {
-            atomic_fetch_add_explicit(&t->unwritten, n - done / sizeof *t->ring, memory_order_relaxed);
-            atomic_store_explicit(&t->error, err, memory_order_relaxed);
+            us_atomic_fetch_add_explicit(&t->unwritten, n - done / sizeof *t->ring, memory_order_relaxed);
+            us_atomic_store_explicit(&t->error, err, memory_order_relaxed);
         }
         tail += n;
-        atomic_store_explicit(&t->tail, tail, memory_order_release);
+        us_atomic_store_explicit(&t->tail, tail, memory_order_release);
     }
 }
 
@@ -117,7 +117,7 @@ int us_trace_open(us_trace_t *t, int fd, uint32_t size) {
 }
 
 uint64_t us_trace_lacks(const us_trace_t *t) {
-    return t->missed + atomic_load_explicit(&t->unwritten, memory_order_relaxed);
+    return t->missed + us_atomic_load_explicit(&t->unwritten, memory_order_relaxed);
 }
 
 uint64_t us_trace_close(us_trace_t *t) {
@@ -126,8 +126,8 @@ uint64_t us_trace_close(us_trace_t *t) {
     t->on = false;
     us_sys_eventfd_ring(t->bell);
     pthread_join(t->writer, NULL);
-    if (t->missing > 0 && atomic_load(&t->error) == 0) {
-        const us_trace_rec_t last = says_missing(t, t->ring[(atomic_load(&t->head) - 1) & (t->size - 1)].when);
+    if (t->missing > 0 && us_atomic_load(&t->error) == 0) {
+        const us_trace_rec_t last = says_missing(t, t->ring[(us_atomic_load(&t->head) - 1) & (t->size - 1)].when);
         size_t done;
         write_all(t->fd, (const uint8_t *)&last, sizeof last, &done);
     }

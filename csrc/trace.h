@@ -32,7 +32,7 @@
 #define US_TRACE_H
 
 #include <pthread.h>
-#include <stdatomic.h>
+#include "atomic.h"
 #include <stdbool.h>
 #include <stdint.h>
 

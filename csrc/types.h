@@ -32,7 +32,7 @@
 #define _GNU_SOURCE
 #endif
 #include <errno.h>
-#include <stdatomic.h>
+#include "atomic.h"
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>

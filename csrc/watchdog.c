@@ -4,7 +4,6 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
-#include <stdatomic.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
@@ -31,11 +30,11 @@ _Noreturn void us_die(const char *text) {
 static void *watchdog_main(void *arg) {
     us_watchdog_t *w = arg;
     prctl(PR_SET_NAME, "uswap-watchdog");
-    while (atomic_load(&w->stop) == 0) {
-        const int pager = atomic_load(&w->pager);
+    while (us_atomic_load(&w->stop) == 0) {
+        const int pager = us_atomic_load(&w->pager);
         struct pollfd f[2] = {{.fd = w->wake, .events = POLLIN}, {.fd = pager, .events = POLLIN}};
         const int n = us_sys_poll(f, 2, -1);
-        if (n > 0 && f[1].revents != 0 && atomic_load(&w->pager) == pager && atomic_load(&w->stop) == 0) {
+        if (n > 0 && f[1].revents != 0 && us_atomic_load(&w->pager) == pager && us_atomic_load(&w->stop) == 0) {
             /* The pager ends when its control socket does, which is also what happens to it when somebody closes the
              * descriptors of this process; then ours do not exist any more either. */
             if (fcntl(pager, F_GETFD) < 0)
@@ -56,7 +55,7 @@ static void *watchdog_main(void *arg) {
 }
 
 int us_watchdog_start(us_watchdog_t *w) {
-    atomic_store(&w->pager, -1);
+    us_atomic_store(&w->pager, -1);
     w->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (w->wake < 0)
         return -errno;
@@ -72,14 +71,14 @@ int us_watchdog_start(us_watchdog_t *w) {
 }
 
 int us_watchdog_set(us_watchdog_t *w, int pidfd) {
-    atomic_store(&w->pager, pidfd);
+    us_atomic_store(&w->pager, pidfd);
     return us_sys_eventfd_ring(w->wake);
 }
 
 void us_watchdog_stop(us_watchdog_t *w) {
     if (!w->on)
         return;
-    atomic_store(&w->stop, 1);
+    us_atomic_store(&w->stop, 1);
     us_sys_eventfd_ring(w->wake);
     pthread_join(w->thread, NULL);
     close(w->wake);

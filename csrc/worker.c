@@ -33,14 +33,14 @@ static void futex_wake(_Atomic uint32_t *word, int n) {
 
 /* Outstanding jobs are at most US_JOBS, so a position is not written again before it was taken. */
 static us_job_t *take(us_crew_t *c, int kind) {
-    uint32_t tail = atomic_load_explicit(&c->todo[kind].tail, memory_order_relaxed);
+    uint32_t tail = us_atomic_load_explicit(&c->todo[kind].tail, memory_order_relaxed);
     for (;;) {
-        uint32_t head = atomic_load_explicit(&c->todo[kind].head, memory_order_acquire);
+        uint32_t head = us_atomic_load_explicit(&c->todo[kind].head, memory_order_acquire);
         if (tail == head)
             return NULL;
-        uint16_t id = atomic_load_explicit(&c->todo[kind].id[tail % US_JOBS], memory_order_relaxed);
-        if (atomic_compare_exchange_weak_explicit(&c->todo[kind].tail, &tail, tail + 1, memory_order_acq_rel,
-                                                  memory_order_relaxed))
+        uint16_t id = us_atomic_load_explicit(&c->todo[kind].id[tail % US_JOBS], memory_order_relaxed);
+        if (us_atomic_compare_exchange_weak_explicit(&c->todo[kind].tail, &tail, tail + 1, memory_order_acq_rel,
+                                                     memory_order_relaxed))
             return &c->job[id];
     }
 }
@@ -51,10 +51,10 @@ void us_crew_free(us_crew_t *c, us_job_t *job) { c->idle[c->idle_n++] = (uint16_
 
 static void hand_over(us_crew_t *c, us_job_t *job) {
     int k = job->kind;
-    atomic_store_explicit(&job->phase, US_QUEUED, memory_order_relaxed);
-    uint32_t head = atomic_load_explicit(&c->todo[k].head, memory_order_relaxed);
-    atomic_store_explicit(&c->todo[k].id[head % US_JOBS], (uint16_t)(job - c->job), memory_order_relaxed);
-    atomic_store_explicit(&c->todo[k].head, head + 1, memory_order_release);
+    us_atomic_store_explicit(&job->phase, US_QUEUED, memory_order_relaxed);
+    uint32_t head = us_atomic_load_explicit(&c->todo[k].head, memory_order_relaxed);
+    us_atomic_store_explicit(&c->todo[k].id[head % US_JOBS], (uint16_t)(job - c->job), memory_order_relaxed);
+    us_atomic_store_explicit(&c->todo[k].head, head + 1, memory_order_release);
 }
 
 static void end_run(us_crew_t *c) {
@@ -85,8 +85,8 @@ void us_crew_post(us_crew_t *c, us_job_t *job) {
 
 void us_crew_ring(us_crew_t *c) {
     end_run(c);
-    atomic_fetch_add(&c->bell, 1);
-    if (atomic_load(&c->sleepers) > 0)
+    us_atomic_fetch_add(&c->bell, 1);
+    if (us_atomic_load(&c->sleepers) > 0)
         futex_wake(&c->bell, INT_MAX);
 }
 
@@ -97,7 +97,7 @@ us_job_t *us_crew_done(us_crew_t *c) {
     us_job_t *first = NULL;
     for (int i = 0; i < c->n; i++) {
         us_worker_t *w = &c->worker[i];
-        if (atomic_load_explicit(&w->done_head, memory_order_acquire) == w->done_seen)
+        if (us_atomic_load_explicit(&w->done_head, memory_order_acquire) == w->done_seen)
             continue;
         us_job_t *j = &c->job[w->done[w->done_seen % US_JOBS]];
         if (first == NULL || (int32_t)(j->turn - first->turn) < 0) {
@@ -114,7 +114,7 @@ us_job_t *us_crew_done(us_crew_t *c) {
 
 static void compress_job(us_worker_t *w, us_job_t *j) {
     uint8_t queued = US_QUEUED;
-    if (!atomic_compare_exchange_strong(&j->phase, &queued, US_BUSY))
+    if (!us_atomic_compare_exchange_strong(&j->phase, &queued, US_BUSY))
         return; /* cancelled: the block has come back and was written */
     US_DELAY(US_D_COMPRESS);
     j->status = 0;
@@ -210,7 +210,7 @@ static void swap_in_run(us_worker_t *w, us_job_t *first) {
 }
 
 static void ring_loop(us_crew_t *c) {
-    if (atomic_exchange(&c->ring->loop_asleep, 0) != 0)
+    if (us_atomic_exchange(&c->ring->loop_asleep, 0) != 0)
         us_sys_eventfd_ring(c->notify);
 }
 
@@ -221,8 +221,8 @@ static void *worker_main(void *arg) {
     w->tid = (int)syscall(SYS_gettid);
     bool told = true;
     for (;;) {
-        const uint32_t bell = atomic_load(&c->bell); /* before stop and the rings are looked at */
-        if (atomic_load(&c->stop) != 0)
+        const uint32_t bell = us_atomic_load(&c->bell); /* before stop and the rings are looked at */
+        if (us_atomic_load(&c->stop) != 0)
             break;
         us_job_t *j = take(c, US_JOB_SWAP_IN);
         if (j == NULL)
@@ -236,11 +236,11 @@ static void *worker_main(void *arg) {
             }
             struct timespec t;
             clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-            atomic_store_explicit(&w->cpu_ns, (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec,
-                                  memory_order_relaxed);
-            atomic_fetch_add(&c->sleepers, 1);
+            us_atomic_store_explicit(&w->cpu_ns, (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec,
+                                     memory_order_relaxed);
+            us_atomic_fetch_add(&c->sleepers, 1);
             futex_wait(&c->bell, bell);
-            atomic_fetch_sub(&c->sleepers, 1);
+            us_atomic_fetch_sub(&c->sleepers, 1);
             continue;
         }
         if (j->kind == US_JOB_COMPRESS)
@@ -252,12 +252,12 @@ static void *worker_main(void *arg) {
         else
             us_worker_swap_in(w, j);
         US_DELAY(US_D_COMPRESSED);
-        uint32_t head = atomic_load_explicit(&w->done_head, memory_order_relaxed);
+        uint32_t head = us_atomic_load_explicit(&w->done_head, memory_order_relaxed);
         for (; j != NULL; j = j->more)
             w->done[head++ % US_JOBS] = (uint16_t)(j - c->job);
-        atomic_store(&w->done_head, head); /* before loop_asleep is looked at */
+        us_atomic_store(&w->done_head, head); /* before loop_asleep is looked at */
         told = false;
-        if (atomic_load_explicit(&c->ring->urgent, memory_order_relaxed) != 0) {
+        if (us_atomic_load_explicit(&c->ring->urgent, memory_order_relaxed) != 0) {
             ring_loop(c);
             told = true;
         }
@@ -307,8 +307,8 @@ int us_crew_start(us_crew_t *c, int workers, uint32_t max_block) {
 }
 
 void us_crew_stop(us_crew_t *c) {
-    atomic_store(&c->stop, 1);
-    atomic_fetch_add(&c->bell, 1);
+    us_atomic_store(&c->stop, 1);
+    us_atomic_fetch_add(&c->bell, 1);
     futex_wake(&c->bell, INT_MAX);
     for (int i = 0; i < c->n; i++)
         pthread_join(c->worker[i].thread, NULL);

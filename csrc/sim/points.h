@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * Given to the compiler before each file of the core (-include): an atomic access is a point at which another fiber may
+ * What ../atomic.h takes in place of C11's: an atomic access is a point at which another fiber may
  * go on. What one thread does between two points no other sees half done; that is how the accesses are ordered on x86-64
  * too, but for a store that is passed by a later load, which is why those that matter are sequentially consistent.
  */
@@ -13,24 +13,9 @@
 void sim_point(void);
 bool sim_spurious(void);
 
-#undef atomic_load_explicit
-#undef atomic_load
-#undef atomic_store_explicit
-#undef atomic_store
-#undef atomic_exchange_explicit
-#undef atomic_exchange
-#undef atomic_compare_exchange_strong_explicit
-#undef atomic_compare_exchange_strong
-#undef atomic_compare_exchange_weak_explicit
-#undef atomic_compare_exchange_weak
-#undef atomic_fetch_add_explicit
-#undef atomic_fetch_add
-#undef atomic_fetch_sub_explicit
-#undef atomic_fetch_sub
-
 #define SIM_TYPE(p) __typeof__((void)0, *(p))
 
-#define atomic_load_explicit(p, order)                  \
+#define us_atomic_load_explicit(p, order)               \
     __extension__({                                     \
         __auto_type sim_p = (p);                        \
         SIM_TYPE(sim_p) sim_v;                          \
@@ -38,9 +23,9 @@ bool sim_spurious(void);
         __atomic_load(sim_p, &sim_v, __ATOMIC_SEQ_CST); \
         sim_v;                                          \
     })
-#define atomic_load(p) atomic_load_explicit(p, 5)
+#define us_atomic_load(p) us_atomic_load_explicit(p, 5)
 
-#define atomic_store_explicit(p, value, order)           \
+#define us_atomic_store_explicit(p, value, order)        \
     __extension__({                                      \
         __auto_type sim_p = (p);                         \
         SIM_TYPE(sim_p) sim_v = (value);                 \
@@ -48,9 +33,9 @@ bool sim_spurious(void);
         __atomic_store(sim_p, &sim_v, __ATOMIC_SEQ_CST); \
         sim_point();                                     \
     })
-#define atomic_store(p, value) atomic_store_explicit(p, value, 5)
+#define us_atomic_store(p, value) us_atomic_store_explicit(p, value, 5)
 
-#define atomic_exchange_explicit(p, value, order)                     \
+#define us_atomic_exchange_explicit(p, value, order)                  \
     __extension__({                                                   \
         __auto_type sim_p = (p);                                      \
         SIM_TYPE(sim_p) sim_v = (value), sim_old;                     \
@@ -59,9 +44,9 @@ bool sim_spurious(void);
         sim_point();                                                  \
         sim_old;                                                      \
     })
-#define atomic_exchange(p, value) atomic_exchange_explicit(p, value, 5)
+#define us_atomic_exchange(p, value) us_atomic_exchange_explicit(p, value, 5)
 
-#define atomic_compare_exchange_strong_explicit(p, expected, value, yes, no)                             \
+#define us_atomic_compare_exchange_strong_explicit(p, expected, value, yes, no)                          \
     __extension__({                                                                                      \
         __auto_type sim_p = (p);                                                                         \
         SIM_TYPE(sim_p) sim_v = (value);                                                                 \
@@ -71,16 +56,17 @@ bool sim_spurious(void);
         sim_point();                                                                                     \
         sim_did;                                                                                         \
     })
-#define atomic_compare_exchange_strong(p, expected, value) \
-    atomic_compare_exchange_strong_explicit(p, expected, value, 5, 5)
+#define us_atomic_compare_exchange_strong(p, expected, value) \
+    us_atomic_compare_exchange_strong_explicit(p, expected, value, 5, 5)
 /* The weak one may fail although the value is the expected one. */
-#define atomic_compare_exchange_weak_explicit(p, expected, value, yes, no)                      \
-    __extension__({                                                                             \
-        __auto_type sim_w = (p);                                                                \
-        sim_spurious() ? (__atomic_load(sim_w, (expected), __ATOMIC_SEQ_CST), false)            \
-                       : atomic_compare_exchange_strong_explicit(sim_w, expected, value, 5, 5); \
+#define us_atomic_compare_exchange_weak_explicit(p, expected, value, yes, no)                      \
+    __extension__({                                                                                \
+        __auto_type sim_w = (p);                                                                   \
+        sim_spurious() ? (__atomic_load(sim_w, (expected), __ATOMIC_SEQ_CST), false)               \
+                       : us_atomic_compare_exchange_strong_explicit(sim_w, expected, value, 5, 5); \
     })
-#define atomic_compare_exchange_weak(p, expected, value) atomic_compare_exchange_weak_explicit(p, expected, value, 5, 5)
+#define us_atomic_compare_exchange_weak(p, expected, value) \
+    us_atomic_compare_exchange_weak_explicit(p, expected, value, 5, 5)
 
 #define SIM_FETCH(p, value, how)                                           \
     __extension__({                                                        \
@@ -90,9 +76,9 @@ bool sim_spurious(void);
         sim_point();                                                       \
         sim_old;                                                           \
     })
-#define atomic_fetch_add_explicit(p, value, order) SIM_FETCH(p, value, __atomic_fetch_add)
-#define atomic_fetch_add(p, value) SIM_FETCH(p, value, __atomic_fetch_add)
-#define atomic_fetch_sub_explicit(p, value, order) SIM_FETCH(p, value, __atomic_fetch_sub)
-#define atomic_fetch_sub(p, value) SIM_FETCH(p, value, __atomic_fetch_sub)
+#define us_atomic_fetch_add_explicit(p, value, order) SIM_FETCH(p, value, __atomic_fetch_add)
+#define us_atomic_fetch_add(p, value) SIM_FETCH(p, value, __atomic_fetch_add)
+#define us_atomic_fetch_sub_explicit(p, value, order) SIM_FETCH(p, value, __atomic_fetch_sub)
+#define us_atomic_fetch_sub(p, value) SIM_FETCH(p, value, __atomic_fetch_sub)
 
 #endif
