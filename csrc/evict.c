@@ -18,7 +18,7 @@
 #include "policy.h"
 #include "reclaim.h"
 #include "region.h"
-#include "tiers.h"
+#include "tier.h"
 #include "sys.h"
 
 enum { STOPPED_NS = 50 * 1000 * 1000, BATCH_BYTES = 2 << 20, NO_ROOM_SCAN = 32, LOOK_MAX = 16384 };

@@ -19,7 +19,7 @@
 #include "entry.h"
 #include "install.h"
 #include "record.h"
-#include "tiers.h"
+#include "tier.h"
 #include "sys.h"
 
 enum { READ_TRIES = 3, RUN_MAX = 256 << 10, GAP_MAX = 64 << 10 }; /* bytes: of a run of objects; between two of them */

@@ -25,7 +25,7 @@
 #include "pump.h"
 #include "region.h"
 #include "server.h"
-#include "tiers.h"
+#include "tier.h"
 #include "work.h"
 #include "writeout.h"
 #include "sys.h"

@@ -21,7 +21,7 @@
 #include "reclaim.h"
 #include "record.h"
 #include "sys.h"
-#include "tiers.h"
+#include "tier.h"
 #include "writeout.h"
 
 static void commit_command(us_pager_t *p, us_posted_t q, int status) {

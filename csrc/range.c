@@ -13,7 +13,7 @@
 #include "plain.h"
 #include "region.h"
 #include "sys.h"
-#include "tiers.h"
+#include "tier.h"
 
 static us_region_t *range(us_mm_t *m, int id, const uint32_t *cursor, uint32_t last) {
     us_region_t *r = us_region_by_id(m, id);

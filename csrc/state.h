@@ -10,7 +10,7 @@
 #include "place.h"
 #include "space.h"
 #include "store.h"
-#include "tier.h"
+#include "tier_ops.h"
 #include "trace.h"
 #include "sys.h"
 #include "worker.h"

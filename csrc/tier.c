@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT
  *
- * The tiers in RAM, and what demotes blocks from tier to tier; writeout.c is the file's half. tier.h says how a
+ * The tiers in RAM, and what demotes blocks from tier to tier; writeout.c is the file's half. tier_ops.h says how a
  * block moves.
  *
  * Recompression. What goes to the second or third pool, and has another codec than that, is compressed anew by a worker, from
  * a copy of the object. There are US_RECOMPRESSIONS places for that, taken at the start; a block for which there is none waits
  * where it is. What does not get smaller by it moves as it is, and so does all that goes to the first pool or the file.
  */
-#include "tiers.h"
+#include "tier.h"
 
 #include <string.h>
 #include <sys/mman.h>
