@@ -294,14 +294,12 @@ int us_entry_compressed(us_pager_t *p, const us_job_t *job) {
         e.size = US_SIZE(US_FILL, 0);
         e.where = job->word;
     } else {
-        us_pool_t *pool = p->tier[1].pool;
-        uint64_t off;
-        int err = us_pool_alloc(pool, job->len, i, e.gen, &off);
+        us_tier_t *t = &p->tier[1];
+        const void *bytes = job->codec == US_CODEC_NONE ? job->src : job->out;
+        const int err = t->ops->put(t, i, e.gen, bytes, job->len, &e.where);
         if (err != 0)
             return out ? err : 0; /* a copy is worth no trouble */
-        memcpy(us_pool_at(pool, off), job->codec == US_CODEC_NONE ? job->src : job->out, job->len);
         e.size = US_SIZE(job->codec, job->len);
-        e.where = us_where(1, off);
     }
     if (!out) {
         e.flags |= US_F_KEPT;
@@ -375,8 +373,7 @@ bool us_entry_moved(us_pager_t *p, uint32_t i, uint16_t gen, uint64_t from, uint
         kept_sub(p, old);
         kept_add(p, e);
     }
-    if (!in_pool(e))
-        us_log_live(p->store.log, us_offset_of(e), US_LENGTH_OF(e));
+    us_tier(p, e)->ops->arrived(p, us_tier(p, e), e);
     put(&p->mm, i, e);
     us_entry_free_object(p, old);
     if (e.state == US_POOLED)

@@ -25,11 +25,11 @@ enum { STOPPED_NS = 50 * 1000 * 1000, BATCH_BYTES = 2 << 20, NO_ROOM_SCAN = 32, 
 
 /* ---- room in the pool ------------------------------------------------------------------------------- */
 
-static us_pool_t *first_pool(us_pager_t *p) { return p->tier[1].pool; }
+static uint64_t first_tier_used(const us_pager_t *p) { return p->tier[1].ops->used(&p->tier[1]); }
 
 void us_evict_noroom(us_pager_t *p) {
     p->gate_until = us_now_ns() + US_GATE_NS;
-    p->gate_used = us_pool_used(first_pool(p));
+    p->gate_used = first_tier_used(p);
     p->mm.s->refused_noroom++;
     if (!p->said_noroom) {
         p->said_noroom = true;
@@ -46,7 +46,7 @@ typedef struct us_room_plan {
 
 /* Decides how the first pool gets room for len more bytes, as they are before they are compressed. */
 static us_room_plan_t plan_pool_room(const us_pager_t *p, uint32_t len) {
-    const uint64_t used = us_pool_used(p->tier[1].pool);
+    const uint64_t used = first_tier_used(p);
     if (p->gate_until != 0 && us_now_ns() < p->gate_until && used + (256 << 10) > p->gate_used)
         return (us_room_plan_t){.how = GATED};
     /* Spans are never quite full. Where waiting helps, the part that they lose is not promised. */

@@ -19,7 +19,7 @@
 #include "entry.h"
 #include "event.h"
 #include "evict.h"
-#include "fetch.h"
+#include "tier.h"
 #include "install.h"
 #include "lock.h"
 #include "policy.h"
@@ -204,7 +204,7 @@ int us_fault_serve(us_pager_t *p, const us_event_t *f) {
     if (room < 0)
         p->mm.s->over_limit++;
     if (kind == US_KIND_STORED) { /* the read's completion copies, wakes and records */
-        if (us_store_fetch(p, r, i, write, f->since)) {
+        if (us_tier(p, e)->ops->fetch(p, us_tier(p, e), r, i, write, f->since)) {
             us_readahead(p, r, i, write);
             return US_DONE;
         }

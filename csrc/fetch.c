@@ -24,7 +24,7 @@
 
 enum { READ_TRIES = 3, RUN_MAX = 256 << 10, GAP_MAX = 64 << 10 }; /* bytes: of a run of objects; between two of them */
 
-/* us_store_flush hands it over. */
+/* us_store_submit hands it over. */
 static bool start_read(us_pager_t *p, us_read_t *rd) {
     rd->req = (us_io_req_t){
         .op = US_IO_READ, .buf = rd->buf, .off = rd->from, .len = rd->bytes, .user = {(uint64_t)(uintptr_t)rd}};
@@ -32,17 +32,17 @@ static bool start_read(us_pager_t *p, us_read_t *rd) {
     p->mm.s->read_bytes += rd->bytes;
     rd->begun = us_now_ns();
     if (rd->demand)
-        p->store.begun = rd->begun;
+        p->demand_at = rd->begun;
     return us_io_submit(p->store.io, &rd->req) == 0;
 }
 
-void us_store_flush(us_pager_t *p) {
-    if (p->store.on)
-        us_io_flush(p->store.io);
+void us_store_submit(us_pager_t *p, us_tier_t *t) {
+    (void)t;
+    us_io_flush(p->store.io);
 }
 
 static us_read_t *free_read(us_store_t *s, bool demand) {
-    if (!s->on || s->reads >= (demand ? US_READS : US_READS_AHEAD))
+    if (s->reads >= (demand ? US_READS : US_READS_AHEAD))
         return NULL;
     for (int k = 0; k < US_READS; k++) {
         if (!s->read[k].busy)
@@ -85,7 +85,7 @@ static bool post_read(us_pager_t *p, us_region_t *r, us_read_t *rd) {
     rd->busy = true;
     rd->left = rd->parts;
     s->reads++;
-    s->demand += rd->demand;
+    p->demand += rd->demand;
     s->verifying += rd->verify;
     for (uint32_t k = 0; k < rd->parts; k++) {
         us_log_pin(s->log, rd->part[k].off);
@@ -98,7 +98,8 @@ static bool post_read(us_pager_t *p, us_region_t *r, us_read_t *rd) {
     return true;
 }
 
-bool us_store_fetch(us_pager_t *p, us_region_t *r, uint32_t i, bool write, uint64_t since) {
+bool us_store_fetch(us_pager_t *p, us_tier_t *t, us_region_t *r, uint32_t i, bool write, uint64_t since) {
+    (void)t;
     us_read_t *rd = free_read(&p->store, true);
     if (rd == NULL)
         return false;
@@ -110,7 +111,7 @@ bool us_store_fetch(us_pager_t *p, us_region_t *r, uint32_t i, bool write, uint6
     if (!post_read(p, r, rd))
         return false;
     us_entry_flag(&p->mm, i, 0, US_F_WAKE);
-    us_store_flush(p);
+    us_store_submit(p, NULL);
     return true;
 }
 
@@ -125,7 +126,9 @@ static bool goes_on(const us_pager_t *p, const us_read_t *rd, uint32_t i) {
            us_max(behind, end) - us_min(off, from) <= RUN_MAX;
 }
 
-uint32_t us_store_fetch_run(us_pager_t *p, us_region_t *r, uint32_t i, uint32_t end, bool write, uint64_t most) {
+uint32_t us_store_fetch_run(us_pager_t *p, us_tier_t *t, us_region_t *r, uint32_t i, uint32_t end, bool write,
+                            uint64_t most) {
+    (void)t;
     us_read_t *rd = free_read(&p->store, false);
     if (rd == NULL)
         return 0;
@@ -162,7 +165,8 @@ int us_store_load(us_pager_t *p, us_tier_t *t, us_region_t *r, uint32_t i, us_ti
     return US_DONE;
 }
 
-bool us_store_verify(us_pager_t *p, us_region_t *r, uint32_t i) {
+bool us_store_verify(us_pager_t *p, us_tier_t *t, us_region_t *r, uint32_t i) {
+    (void)t;
     us_read_t *rd = p->store.verifying < US_READS_VERIFY ? free_read(&p->store, false) : NULL;
     if (rd == NULL)
         return false;
@@ -183,7 +187,7 @@ static void end_part(us_pager_t *p, us_region_t *r, us_read_t *rd, const us_part
     if (--rd->left == 0) {
         rd->busy = false;
         s->reads--;
-        s->demand -= rd->demand;
+        p->demand -= rd->demand;
         s->verifying -= rd->verify;
     }
 }
@@ -250,7 +254,7 @@ static void fetched_one(us_pager_t *p, us_region_t *r, us_read_t *rd) {
     if (err != 0 && ++rd->tries < READ_TRIES) {
         p->mm.s->read_retries++;
         if (start_read(p, rd)) {
-            us_store_flush(p);
+            us_store_submit(p, NULL);
             return;
         }
     }
@@ -289,7 +293,8 @@ static void fetched_run(us_pager_t *p, us_region_t *r, us_read_t *rd) {
             j->codec = part->codec;
             j->len = part->length;
             j->src = object_of(rd, part) + US_OBJ_HEAD;
-            j->slot = n + 1;
+            j->from = US_TIER_FILE;
+            j->slot = n;
             us_crew_post(&p->crew, j);
             posted = true;
             continue;
@@ -302,9 +307,10 @@ static void fetched_run(us_pager_t *p, us_region_t *r, us_read_t *rd) {
         us_crew_ring(&p->crew);
 }
 
-void us_store_swapped_in(us_pager_t *p, us_region_t *r, us_job_t *j) {
-    us_read_t *rd = &p->store.read[(j->slot - 1) / US_PARTS];
-    const us_part_t *part = &rd->part[(j->slot - 1) % US_PARTS];
+void us_store_swapped_in(us_pager_t *p, us_tier_t *t, us_region_t *r, us_job_t *j) {
+    (void)t;
+    us_read_t *rd = &p->store.read[j->slot / US_PARTS];
+    const us_part_t *part = &rd->part[j->slot % US_PARTS];
     bool wake = false;
     if (j->status == -EEXIST || j->status == -ENOENT) { /* a page was there, or it is several mappings */
         if (swap_in_part(p, r, rd, part, true, &wake) != 0)

@@ -176,7 +176,7 @@ void us_install_job(us_mm_t *m, us_region_t *r, us_job_t *j, uint32_t i, bool cl
     j->gen = m->space.table[i].gen;
     j->word = 0;
     j->src = NULL;
-    j->slot = 0;
+    j->from = 0;
 }
 
 /* Where a worker finds the bytes of a block that is EMPTY, FILLED or POOLED. */

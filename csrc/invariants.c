@@ -133,7 +133,7 @@ static int check_work(us_pager_t *p, const us_sums_t *s) {
             slots++;
             jobs++;
             pending += j->raw;
-        } else if (j->kind == US_JOB_SWAP_IN && j->slot == 0) {
+        } else if (j->kind == US_JOB_SWAP_IN && j->from == 0) {
             owners++;
             jobs++;
         } else if (j->kind == US_JOB_RECOMPRESS) {
@@ -171,7 +171,7 @@ static int check_work(us_pager_t *p, const us_sums_t *s) {
     if (used != p->mm.outbox.used || in_use != slots || s->takes > slots)
         return 5;
     if (leaving != p->mm.leaving || s->leaving != leaving || pending != p->pending ||
-        recompressions + promised != p->recompressions || reads != p->store.reads || demand != p->store.demand ||
+        recompressions + promised != p->recompressions || reads != p->store.reads || demand != p->demand ||
         verifying != p->store.verifying || jobs != s->jobs)
         return 11;
     return 0;

@@ -16,7 +16,6 @@
 #include "event.h"
 #include "evict.h"
 #include "fault.h"
-#include "fetch.h"
 #include "invariants.h"
 #include "lock.h"
 #include "mm.h"
@@ -287,14 +286,7 @@ int us_pager_remove(us_pager_t *p, int id, uint32_t *cursor) {
 void us_pager_publish(us_pager_t *p) {
     us_stats_t *s = p->mm.s;
     s->pool_used = s->pool_allocated = 0;
-    for (us_tier_t *t = &p->tier[1]; t != NULL && t->pool != NULL; t = t->next) {
-        s->pool_used += t->s->used = us_pool_used(t->pool);
-        s->pool_allocated += t->s->allocated = us_pool_allocated(t->pool);
-    }
-    if (p->store.on) {
-        s->swap_used = s->tier[US_TIER_FILE].allocated = us_log_used_bytes(p->store.log);
-        s->swap_live = s->tier[US_TIER_FILE].used = us_log_live_bytes(p->store.log);
-    }
+    us_tiers_publish(p);
     uint64_t ns = 0;
     for (int i = 0; i < p->crew.n; i++)
         ns += us_atomic_load_explicit(&p->crew.worker[i].cpu_ns, memory_order_relaxed);
@@ -303,9 +295,6 @@ void us_pager_publish(us_pager_t *p) {
     s->allocations = us_atomic_load_explicit(&us_allocations, memory_order_relaxed);
     for (int i = 0; i < US_INJECT_READ; i++)
         s->injected[i] = us_injected(i);
-    for (int k = 0; p->store.on && k < US_IO_OPS * US_IO_KINDS; k++)
-        s->injected[US_INJECT_READ + k] =
-            us_io_injected(p->store.io, k / US_IO_KINDS, US_IO_SHORT - 1 + k % US_IO_KINDS);
     s->decompressions = us_codec_decompressions(p->codec);
     for (int i = 0; i < p->crew.n; i++)
         s->decompressions += us_codec_decompressions(p->crew.worker[i].codec);
@@ -342,7 +331,7 @@ static int drain(us_pager_t *p) {
 }
 
 static bool completed(us_pager_t *p) {
-    if (us_store_completed(p))
+    if (us_tiers_completed(p))
         return true;
     if (p->mm.seen < p->mm.head && us_atomic_load_explicit(&p->mm.space.ring->cmd[p->mm.seen & (US_RING - 1)].status,
                                                            memory_order_acquire) != US_PENDING)
@@ -358,7 +347,7 @@ static bool completed(us_pager_t *p) {
  * it is time to sleep. */
 static bool spin(us_pager_t *p) {
     enum { LOOKS = 64 };
-    if (p->store.demand == 0 || !us_place_spins(&p->place, p->store.begun, us_now_ns()))
+    if (p->demand == 0 || !us_place_spins(&p->place, p->demand_at, us_now_ns()))
         return false;
     us_atomic_store_explicit(&p->place.busy, 1,
                              memory_order_relaxed); /* the monitor hears of no completion meanwhile */
@@ -379,7 +368,7 @@ int us_pager_step(us_pager_t *p, us_event_t *ev, int max) {
     bool more = false;
     p->in_step = true;
     us_atomic_store(&ring->loop_asleep, 0);
-    us_store_listen(p, false);
+    us_tiers_listen(p, false);
     for (int round = 0; round < (p->parked > 0 ? ROUNDS_PARKED : ROUNDS); round++) {
         us_pump(p);
         int n = drain(p);
@@ -392,19 +381,19 @@ int us_pager_step(us_pager_t *p, us_event_t *ev, int max) {
         if (p->mm.resident - p->mm.leaving > p->mm.mark_high)
             us_evict_some(p);
         const bool demoting = us_tiers_demote(p);
-        us_store_flush(p);
+        us_tiers_submit(p);
         more = us_tiers_tidy(p);
         if (demoting || (p->events == 0 && spin(p)))
             continue;
         /* Say that we sleep, then look again: they finish, then look whether we sleep. */
-        us_atomic_store_explicit(&p->place.parked, p->parked + p->store.demand, memory_order_relaxed);
+        us_atomic_store_explicit(&p->place.parked, p->parked + p->demand, memory_order_relaxed);
         us_atomic_store_explicit(&ring->urgent, p->want_progress || p->parked > 0, memory_order_relaxed);
         us_atomic_store(&ring->loop_asleep, 1);
-        us_store_listen(p, true);
+        us_tiers_listen(p, true);
         if (!completed(p))
             break;
         us_atomic_store(&ring->loop_asleep, 0);
-        us_store_listen(p, false);
+        us_tiers_listen(p, false);
     }
     us_pager_publish(p);
     const int unwritten = us_atomic_load_explicit(&p->trace.error, memory_order_relaxed);

@@ -15,14 +15,12 @@
 #include "entry.h"
 #include "event.h"
 #include "evict.h"
-#include "fetch.h"
 #include "install.h"
 #include "outbox.h"
 #include "reclaim.h"
 #include "record.h"
 #include "sys.h"
 #include "tier.h"
-#include "writeout.h"
 
 static void commit_command(us_pager_t *p, us_posted_t q, int status) {
     if (q.entry == US_NONE)
@@ -72,7 +70,7 @@ static bool commit_compressed(us_pager_t *p, us_region_t *r, us_job_t *j) {
     int err = us_entry_compressed(p, j);
     bool again = false;
     if (err == -ENOSPC) { /* a step's worth at a time: other threads' faults wait behind this */
-        again = us_pool_compact(t->pool, (1 << 20) + 4ull * j->raw, us_entry_shifted, t) > 0;
+        again = t->ops->compact(t, (1 << 20) + 4ull * j->raw);
         err = us_entry_compressed(p, j);
     }
     if (err == -ENOSPC && !again) {
@@ -163,8 +161,8 @@ void us_pump(us_pager_t *p) {
             us_tier_recompressed(p, r, j);
             demoted = true;
         } else {
-            if (j->slot != 0) {
-                us_store_swapped_in(p, r, j);
+            if (j->from != 0) {
+                p->tier[j->from].ops->swapped_in(p, &p->tier[j->from], r, j);
             } else {
                 commit_swap_in(p, r, j);
                 r->jobs--;
@@ -172,7 +170,7 @@ void us_pump(us_pager_t *p) {
             us_crew_free(&p->crew, j);
         }
     }
-    demoted |= us_store_pump(p);
+    demoted |= us_tiers_pump(p);
     moved |= demoted;
     if (p->stalled_n > 0 && (demoted || reclaiming || (p->tier[1].leaving == 0 && !us_tiers_busy(p)))) {
         us_job_t *again[US_JOBS];

@@ -8,7 +8,6 @@
 #include "entry.h"
 #include "event.h"
 #include "evict.h"
-#include "fetch.h"
 #include "install.h"
 #include "plain.h"
 #include "region.h"
@@ -89,7 +88,7 @@ int us_pager_move(us_pager_t *p, int id, uint32_t *cursor, uint32_t last, int to
     *cursor = i - r->first;
     if (t->pool != NULL || result != US_AGAIN) /* a segment is gone on with by the next call */
         t->ops->flush(p, t);
-    us_store_flush(p);
+    us_tiers_submit(p);
     if (result == US_WAIT_ROOM) {
         us_tiers_demote(p);
         us_want(p);
@@ -144,7 +143,7 @@ int us_pager_prefetch(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
             break;
         }
         if (room == US_DONE && e.state == US_STORED &&
-            us_store_fetch_run(p, r, i, r->first + last, false, p->mm.cfg.limit) > 0)
+            us_tier(p, e)->ops->fetch_run(p, us_tier(p, e), r, i, r->first + last, false, p->mm.cfg.limit) > 0)
             continue; /* those after it are locked, and passed by */
         if (room == US_DONE && e.state != US_OUTBOX && e.state != US_STORED && us_install_ahead(p, r, i, true)) {
             posted = true;
@@ -158,7 +157,7 @@ int us_pager_prefetch(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
     *cursor = i - r->first;
     if (posted)
         us_crew_ring(&p->crew);
-    us_store_flush(p);
+    us_tiers_submit(p);
     if (result == US_WAIT_ROOM)
         us_want(p);
     return result;
@@ -185,7 +184,7 @@ int us_pager_verify(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
         }
         if (e.flags & US_F_LOCKED) /* leaving, or who has it finds out what it is worth */
             continue;
-        if (e.state == US_STORED && !us_store_verify(p, r, i)) {
+        if (e.state == US_STORED && !us_tier(p, e)->ops->verify(p, us_tier(p, e), r, i)) {
             us_want(p);
             result = US_WAIT_ROOM;
             break;
@@ -197,7 +196,7 @@ int us_pager_verify(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
         }
     }
     *cursor = i - r->first;
-    us_store_flush(p);
+    us_tiers_submit(p);
     return result;
 }
 
@@ -242,7 +241,7 @@ static int hold(us_pager_t *p, us_region_t *r, uint32_t i, uint32_t last, bool w
     if (e.state == US_STORED) {
         /* This one by itself, until it is in or LOST; behind it as many as there are slots, so that the disk has something to
          * choose from. */
-        us_store_fetch(p, r, i, true, 0);
+        us_tier(p, e)->ops->fetch(p, us_tier(p, e), r, i, true, 0);
         const uint32_t end = (uint32_t)us_min(r->first + last, (uint64_t)i + AHEAD);
         const uint64_t most = within_limit ? p->mm.cfg.limit : UINT64_MAX;
         for (uint32_t k = i + 1, n; k < end; k += n) {
@@ -252,11 +251,11 @@ static int hold(us_pager_t *p, us_region_t *r, uint32_t i, uint32_t last, bool w
                 continue;
             if (p->mm.resident + us_block_len(r, k) > most)
                 break;
-            n = us_store_fetch_run(p, r, k, end, true, most);
+            n = us_tier(p, next)->ops->fetch_run(p, us_tier(p, next), r, k, end, true, most);
             if (n == 0)
                 break;
         }
-        us_store_flush(p);
+        us_tiers_submit(p);
         return US_WAIT_ENTRY;
     }
     return us_install(p, r, i, true);

@@ -25,16 +25,16 @@ static us_region_t *turn_hand(us_mm_t *m, us_tier_t *t) {
 }
 
 int us_reclaim(us_pager_t *p, us_tier_t *t, uint64_t bytes) {
-    enum { LOOK = 1 << 16 };        /* entries: 1 MiB of the table, 0.1 to 0.2 ms */
-    if (us_pool_used(t->pool) == 0) /* who asks again after US_DONE must find more than before */
+    enum { LOOK = 1 << 16 };  /* entries: 1 MiB of the table, 0.1 to 0.2 ms */
+    if (t->ops->used(t) == 0) /* who asks again after US_DONE must find more than before */
         return -ENOSPC;
-    const uint64_t want = us_pool_used(t->pool) > bytes ? us_pool_used(t->pool) - bytes : 0;
+    const uint64_t want = t->ops->used(t) > bytes ? t->ops->used(t) - bytes : 0;
     uint64_t circle = 0;
     uint32_t looked = 0;
     for (uint32_t k = 0; k < p->mm.live; k++)
         circle += p->mm.byfirst[k]->count;
     us_region_t *r = NULL;
-    while (us_pool_used(t->pool) > want) {
+    while (t->ops->used(t) > want) {
         if (t->s->kept == 0 || t->kept_passed >= circle) {
             t->kept_passed = 0;
             return -ENOSPC;

@@ -14,7 +14,7 @@
 
 #include "server.h"
 #include "fault.h"
-#include "fetch.h"
+#include "tier.h"
 #include "lock.h"
 #include "pump.h"
 #include "sys.h"
@@ -55,8 +55,8 @@ static void serve(us_pager_t *p) {
         us_pump(p);
         p->mm.s->second_server++;
         us_message(p, &msg, now);
-        us_store_flush(p);
-        us_atomic_store_explicit(&p->place.parked, p->parked + p->store.demand, memory_order_relaxed);
+        us_tiers_submit(p);
+        us_atomic_store_explicit(&p->place.parked, p->parked + p->demand, memory_order_relaxed);
         us_server_unlock(p);
     }
     if (n < 0) { /* the client is gone: the loop finds that out as well */

@@ -143,6 +143,8 @@ typedef struct us_pager {
     us_codec_ctx_t *codec;    /* the loop's own */
     us_crew_t crew;           /* the workers */
     us_tier_t tier[US_TIERS]; /* by id */
+    uint32_t demand;          /* reads under way that threads stand still for */
+    uint64_t demand_at;       /* ns: the last of these was begun */
     us_store_t store;         /* the swap file */
     us_recompress_t recompress[US_RECOMPRESSIONS];
     uint32_t recompressions; /* in use, or promised to a read */

@@ -66,8 +66,6 @@ typedef struct us_store {
     us_read_t read[US_READS];
     uint32_t writes, reads; /* busy ones */
     uint32_t verifying;     /* of the reads: those that only look */
-    uint32_t demand;        /* of the reads: those that a thread stands still for */
-    uint64_t begun;         /* ns: the last of these */
     us_write_t *demoted;    /* what is demoted is packed into this; NULL: none has been begun */
     us_write_t *gather;     /* what its tier's store puts objects into; NULL: none yet */
     uint64_t gathered;      /* ns: the last one */

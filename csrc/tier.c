@@ -38,16 +38,32 @@ static void pool_free(us_pager_t *p, us_tier_t *t, us_entry_t e) {
     us_pool_free(t->pool, us_offset_of(e), US_LENGTH_OF(e));
 }
 
+static uint64_t pool_used(const us_tier_t *t) { return us_pool_used(t->pool); }
+
+static int pool_put(us_tier_t *t, uint32_t i, uint16_t gen, const void *bytes, uint32_t len, uint64_t *where) {
+    uint64_t off;
+    const int err = us_pool_alloc(t->pool, len, i, gen, &off);
+    if (err != 0)
+        return err;
+    memcpy(us_pool_at(t->pool, off), bytes, len);
+    *where = us_where(t->id, off);
+    return 0;
+}
+
+static bool pool_compact(us_tier_t *t, uint64_t bytes) {
+    return us_pool_compact(t->pool, bytes, us_entry_shifted, t) > 0;
+}
+
 /* Copies an object in and commits it. 0; -ENOSPC: the block stays where it was; -ESTALE: it was another by now. */
 static int settle_in(us_pager_t *p, us_tier_t *t, uint32_t i, uint16_t gen, uint64_t from, uint32_t size,
                      const void *bytes) {
     const uint32_t len = size & 0xffffffu;
-    uint64_t off;
-    int err = us_pool_alloc(t->pool, len, i, gen, &off);
-    if (err == -ENOSPC && us_pool_compact(t->pool, 1 << 20, us_entry_shifted, t) > 0)
-        err = us_pool_alloc(t->pool, len, i, gen, &off);
+    uint64_t where;
+    int err = pool_put(t, i, gen, bytes, len, &where);
+    if (err == -ENOSPC && pool_compact(t, 1 << 20))
+        err = pool_put(t, i, gen, bytes, len, &where);
     if (err == -ENOSPC && us_reclaim(p, t, 4ull * len) == US_DONE)
-        err = us_pool_alloc(t->pool, len, i, gen, &off);
+        err = pool_put(t, i, gen, bytes, len, &where);
     if (err != 0) {
         /* Its spans are too sparse for what its marks promise: until something leaves, and something has to. */
         t->full_until = us_now_ns() + FULL_NS;
@@ -55,10 +71,9 @@ static int settle_in(us_pager_t *p, us_tier_t *t, uint32_t i, uint16_t gen, uint
         us_entry_unmoved(p, i, gen, from);
         return -ENOSPC;
     }
-    memcpy(us_pool_at(t->pool, off), bytes, len);
     US_DELAY(US_D_COMMIT);
-    if (!us_entry_moved(p, i, gen, from, us_where(t->id, off), size)) {
-        us_pool_free(t->pool, off, len);
+    if (!us_entry_moved(p, i, gen, from, where, size)) {
+        us_pool_free(t->pool, us_offset_of((us_entry_t){.where = where}), len);
         return -ESTALE;
     }
     t->s->came_blocks++;
@@ -206,6 +221,15 @@ static bool pool_busy(const us_pager_t *p, const us_tier_t *t) {
     return false;
 }
 
+static void pool_arrived(us_pager_t *p, us_tier_t *t, us_entry_t e) {
+    (void)p, (void)t, (void)e; /* the pool has counted it when it was given a place */
+}
+
+static void pool_publish(us_pager_t *p, us_tier_t *t) {
+    p->mm.s->pool_used += t->s->used = us_pool_used(t->pool);
+    p->mm.s->pool_allocated += t->s->allocated = us_pool_allocated(t->pool);
+}
+
 static const us_tier_ops_t pool_ops = {.demote = pool_demote,
                                        .wants = pool_wants,
                                        .store = pool_store,
@@ -215,7 +239,12 @@ static const us_tier_ops_t pool_ops = {.demote = pool_demote,
                                        .room = pool_room,
                                        .helps = pool_helps,
                                        .tend = pool_tend,
-                                       .busy = pool_busy};
+                                       .busy = pool_busy,
+                                       .arrived = pool_arrived,
+                                       .used = pool_used,
+                                       .put = pool_put,
+                                       .compact = pool_compact,
+                                       .publish = pool_publish};
 
 /* ---- demotion --------------------------------------------------------------------------------------- */
 
@@ -247,6 +276,40 @@ bool us_tiers_busy(const us_pager_t *p) {
     for (const us_tier_t *t = &p->tier[1]; t != NULL; t = t->next)
         busy |= t->ops->busy(p, t);
     return busy;
+}
+
+void us_tiers_submit(us_pager_t *p) {
+    for (us_tier_t *t = &p->tier[1]; t != NULL; t = t->next) {
+        if (t->ops->submit != NULL)
+            t->ops->submit(p, t);
+    }
+}
+
+bool us_tiers_pump(us_pager_t *p) {
+    bool any = false;
+    for (us_tier_t *t = &p->tier[1]; t != NULL; t = t->next)
+        any |= t->ops->pump != NULL && t->ops->pump(p, t);
+    return any;
+}
+
+bool us_tiers_completed(const us_pager_t *p) {
+    for (const us_tier_t *t = &p->tier[1]; t != NULL; t = t->next) {
+        if (t->ops->completed != NULL && t->ops->completed(p, t))
+            return true;
+    }
+    return false;
+}
+
+void us_tiers_listen(us_pager_t *p, bool on) {
+    for (us_tier_t *t = &p->tier[1]; t != NULL; t = t->next) {
+        if (t->ops->listen != NULL)
+            t->ops->listen(p, t, on);
+    }
+}
+
+void us_tiers_publish(us_pager_t *p) {
+    for (us_tier_t *t = &p->tier[1]; t != NULL; t = t->next)
+        t->ops->publish(p, t);
 }
 
 /* The coldest first, so that there is room for what comes from above. */
@@ -311,7 +374,7 @@ int us_tier_budget(us_pager_t *p, us_tier_t *t, uint64_t budget) {
     if (us_pool_allocated(t->pool) <= budget)
         return US_DONE;
     us_pool_trim(t->pool);
-    if (us_pool_compact(t->pool, 1 << 20, us_entry_shifted, t) > 0)
+    if (pool_compact(t, 1 << 20))
         return us_pool_allocated(t->pool) <= budget ? US_DONE : US_AGAIN;
     if (t->s->kept > 0 && us_reclaim(p, t, us_min(t->s->kept, 1 << 20)) != -ENOSPC)
         return US_AGAIN;

@@ -22,7 +22,13 @@ bool us_tiers_tidy(us_pager_t *p);
 bool us_tiers_busy(const us_pager_t *p);
 /* Does, or will, something that leaves the first pool make room in it? */
 bool us_tiers_help(const us_pager_t *p);
-/* A worker is done. */
+/* Of all tiers: the operation of that name. */
+void us_tiers_submit(us_pager_t *p);
+bool us_tiers_pump(us_pager_t *p);
+bool us_tiers_completed(const us_pager_t *p);
+void us_tiers_listen(us_pager_t *p, bool on);
+void us_tiers_publish(us_pager_t *p);
+/* A worker has recompressed. */
 void us_tier_recompressed(us_pager_t *p, us_region_t *r, us_job_t *j);
 
 #endif

@@ -57,6 +57,37 @@ typedef struct us_tier_ops {
     bool (*tend)(struct us_pager *p, us_tier_t *t);
     /* Is something under way that is no move of a block, and after which there may be room? */
     bool (*busy)(const struct us_pager *p, const us_tier_t *t);
+    /* A block has come here, and its entry says so. */
+    void (*arrived)(struct us_pager *p, us_tier_t *t, us_entry_t e);
+    /* Bytes that objects take here. */
+    uint64_t (*used)(const us_tier_t *t);
+    /* Its gauges. */
+    void (*publish)(struct us_pager *p, us_tier_t *t);
+
+    /* Of tiers in memory; NULL for others. */
+    /* Copies an object in. *where: what an entry says of it. -ENOSPC. */
+    int (*put)(us_tier_t *t, uint32_t i, uint16_t gen, const void *bytes, uint32_t len, uint64_t *where);
+    /* Merges sparse spans, `bytes` of objects at most. false: there was nothing to gain. */
+    bool (*compact)(us_tier_t *t, uint64_t bytes);
+
+    /* Of tiers whose objects have to be read before they are in memory; NULL for others, see us_object(). */
+    /* Begins to swap block i in, for which a thread stands still. false: no slot is free. */
+    bool (*fetch)(struct us_pager *p, us_tier_t *t, struct us_region *r, uint32_t i, bool write, uint64_t since);
+    /* Begins to swap block i in ahead of its use, and with it, in the same read, those after it and before `end` that lie
+     * near it; the others only as long as no more than `most` bytes are resident then. Returns how many; 0: no slot is
+     * free. `submit` hands the reads over. */
+    uint32_t (*fetch_run)(struct us_pager *p, us_tier_t *t, struct us_region *r, uint32_t i, uint32_t end, bool write,
+                          uint64_t most);
+    /* Begins to read block i to see whether it can be. false: too many are being read just now. */
+    bool (*verify)(struct us_pager *p, us_tier_t *t, struct us_region *r, uint32_t i);
+    void (*submit)(struct us_pager *p, us_tier_t *t);
+    /* A worker is done with a block that was read ahead. */
+    void (*swapped_in)(struct us_pager *p, us_tier_t *t, struct us_region *r, struct us_job *j);
+    /* Commits what is done. true: something was. */
+    bool (*pump)(struct us_pager *p, us_tier_t *t);
+    bool (*completed)(const struct us_pager *p, const us_tier_t *t);
+    /* Whether completions have to wake the loop. */
+    void (*listen)(struct us_pager *p, us_tier_t *t, bool on);
 } us_tier_ops_t;
 
 struct us_tier {

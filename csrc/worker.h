@@ -25,25 +25,27 @@ enum { US_QUEUED = 0, US_BUSY = 1, US_CANCELLED = 2 };
 
 typedef struct us_job {
     uint8_t kind;
-    uint8_t codec;    /* PRESS: out; BRING: how it is; RECODE: how it is, then how it is in out, or as it was */
-    uint8_t to_codec; /* RECODE; without a filter */
+    uint8_t codec; /* COMPRESS: out; SWAP_IN: how it is; RECOMPRESS: how it is, then how it is in out, or as it was */
+    uint8_t to_codec; /* RECOMPRESS; without a filter */
+    uint8_t from;     /* SWAP_IN: the tier whose read has the bytes; 0: they lie in memory */
     int32_t to_level;
-    bool clean; /* BRING: install write-protected */
+    bool clean; /* SWAP_IN: install write-protected */
     _Atomic uint8_t phase;
     uint16_t gen;
     uint32_t entry, region;
-    uint32_t raw;    /* bytes of the block */
-    uint32_t len;    /* bytes compressed */
-    uint32_t slot;   /* PRESS: in the outbox; RECODE: which us_recompress_t; BRING: of a read's part, else 0 */
-    int32_t status;  /* BRING: 0 or -errno.  PRESS: 0, or 1 raw, 2 raw and not tried.  RECODE: 1 compressed anew */
-    uint64_t dst;    /* BRING: client address */
-    uint64_t copied; /* BRING: out: ns, when its bytes were in, with status 0 */
+    uint32_t raw;  /* bytes of the block */
+    uint32_t len;  /* bytes compressed */
+    uint32_t slot; /* COMPRESS: in the outbox; RECOMPRESS: which us_recompress_t; SWAP_IN: of a read's part, else 0 */
+    int32_t
+        status; /* SWAP_IN: 0 or -errno.  COMPRESS: 0, or 1 raw, 2 raw and not tried.  RECOMPRESS: 1 compressed anew */
+    uint64_t dst;    /* SWAP_IN: client address */
+    uint64_t copied; /* SWAP_IN: out: ns, when its bytes were in, with status 0 */
     uint32_t turn;   /* the order in which jobs were posted */
     uint64_t word;   /* a filled block's */
     const void *src;
-    void *out;           /* PRESS, RECODE: room for raw bytes */
-    us_choice_t *choice; /* PRESS, RECODE: the region's, for the pool it goes to */
-    struct us_job *more; /* BRING: the block behind it, for which the same copy will do; NULL: none */
+    void *out;           /* COMPRESS, RECOMPRESS: room for raw bytes */
+    us_choice_t *choice; /* COMPRESS, RECOMPRESS: the region's, for the pool it goes to */
+    struct us_job *more; /* SWAP_IN: the block behind it, for which the same copy will do; NULL: none */
 } us_job_t;
 
 typedef struct us_worker {

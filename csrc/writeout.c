@@ -235,7 +235,7 @@ static void say_full(us_pager_t *p) {
 static void file_flush(us_pager_t *p, us_tier_t *t);
 
 /* Has a thread stood still for a read just now? Then writes make room for the next one. */
-static bool wanted(const us_store_t *s) { return s->demand > 0 || us_now_ns() - s->begun < PACE_NS; }
+static bool wanted(const us_pager_t *p) { return p->demand > 0 || us_now_ns() - p->demand_at < PACE_NS; }
 
 /* Keeps enough segments free. */
 static bool file_tend(us_pager_t *p, us_tier_t *t) {
@@ -244,7 +244,7 @@ static bool file_tend(us_pager_t *p, us_tier_t *t) {
         s->full_until = 0;
     if (s->gather != NULL && us_now_ns() - s->gathered > GATHER_NS) /* who began it has gone */
         file_flush(p, t);
-    us_io_pace(s->io, wanted(s) ? PIECE : 0);
+    us_io_pace(s->io, wanted(p) ? PIECE : 0);
     return clean(p);
 }
 
@@ -255,7 +255,7 @@ static bool file_demote(us_pager_t *p, us_tier_t *t, us_tier_t *from, bool small
     us_write_t *w = s->demoted;
     if (w == NULL) {
         w = free_write(s);
-        if (w == NULL || s->full_until != 0 || (!small && !enough(s, from)) || (s->writes > 0 && wanted(s)))
+        if (w == NULL || s->full_until != 0 || (!small && !enough(s, from)) || (s->writes > 0 && wanted(p)))
             return false;
         if (!begin(s, w, KEEP_FREE)) {
             from->demoting = true; /* wanted, whatever the marks say */
@@ -307,7 +307,7 @@ static int file_store(us_pager_t *p, us_tier_t *t, us_region_t *r, uint32_t i, c
     if (s->gather != NULL && add_from_pool(p, s->gather, r, i, payload))
         return US_DONE;
     file_flush(p, t);
-    us_write_t *w = s->writes > 0 && wanted(s) ? NULL : free_write(s);
+    us_write_t *w = s->writes > 0 && wanted(p) ? NULL : free_write(s);
     if (w == NULL)
         return US_WAIT_ROOM;
     if (!file_room(p, t, 0) || !begin(s, w, KEEP_FREE)) {
@@ -500,31 +500,22 @@ static bool clean(us_pager_t *p) {
     return false;
 }
 
-static const us_tier_ops_t file_ops = {.demote = file_demote,
-                                       .wants = file_wants,
-                                       .store = file_store,
-                                       .flush = file_flush,
-                                       .load = us_store_load,
-                                       .free = file_free,
-                                       .room = file_room,
-                                       .helps = file_helps,
-                                       .tend = file_tend,
-                                       .busy = file_busy};
-
 /* ---- completions ------------------------------------------------------------------------------------ */
 
-void us_store_listen(us_pager_t *p, bool on) {
-    if (p->store.on)
-        us_io_listen(p->store.io, on);
+static void file_listen(us_pager_t *p, us_tier_t *t, bool on) {
+    (void)t;
+    us_io_listen(p->store.io, on);
 }
 
-bool us_store_completed(us_pager_t *p) { return p->store.on && us_io_ready(p->store.io); }
+static bool file_completed(const us_pager_t *p, const us_tier_t *t) {
+    (void)t;
+    return us_io_ready(p->store.io);
+}
 
-bool us_store_pump(us_pager_t *p) {
+static bool file_pump(us_pager_t *p, us_tier_t *t) {
     us_store_t *s = &p->store;
     bool any = false;
-    if (!s->on)
-        return false;
+    (void)t;
     for (us_io_req_t *q; (q = us_io_done(s->io)) != NULL; any = true) {
         if (q->op == US_IO_WRITE) {
             written(p, (us_write_t *)(uintptr_t)q->user[0]);
@@ -540,3 +531,41 @@ bool us_store_pump(us_pager_t *p) {
     }
     return any;
 }
+
+static void file_arrived(us_pager_t *p, us_tier_t *t, us_entry_t e) {
+    (void)t;
+    us_log_live(p->store.log, us_offset_of(e), US_LENGTH_OF(e));
+}
+
+static uint64_t file_used(const us_tier_t *t) { return us_log_live_bytes(t->pager->store.log); }
+
+static void file_publish(us_pager_t *p, us_tier_t *t) {
+    us_stats_t *s = p->mm.s;
+    s->swap_used = t->s->allocated = us_log_used_bytes(p->store.log);
+    s->swap_live = t->s->used = us_log_live_bytes(p->store.log);
+    for (int k = 0; k < US_IO_OPS * US_IO_KINDS; k++)
+        s->injected[US_INJECT_READ + k] =
+            us_io_injected(p->store.io, k / US_IO_KINDS, US_IO_SHORT - 1 + k % US_IO_KINDS);
+}
+
+static const us_tier_ops_t file_ops = {.demote = file_demote,
+                                       .wants = file_wants,
+                                       .store = file_store,
+                                       .flush = file_flush,
+                                       .load = us_store_load,
+                                       .free = file_free,
+                                       .room = file_room,
+                                       .helps = file_helps,
+                                       .tend = file_tend,
+                                       .busy = file_busy,
+                                       .arrived = file_arrived,
+                                       .used = file_used,
+                                       .publish = file_publish,
+                                       .fetch = us_store_fetch,
+                                       .fetch_run = us_store_fetch_run,
+                                       .verify = us_store_verify,
+                                       .submit = us_store_submit,
+                                       .swapped_in = us_store_swapped_in,
+                                       .pump = file_pump,
+                                       .completed = file_completed,
+                                       .listen = file_listen};

@@ -6,8 +6,5 @@
 
 int us_store_open(us_pager_t *p, int fd, uint64_t bytes, uint32_t segment, int engine);
 void us_store_close(us_pager_t *p);
-bool us_store_pump(us_pager_t *p);
-bool us_store_completed(us_pager_t *p);
-void us_store_listen(us_pager_t *p, bool on);
 
 #endif

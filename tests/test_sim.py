@@ -94,14 +94,14 @@ FAULTS = {
     ),
     "an empty pool makes room": Fault(
         "reclaim.c",
-        "if (us_pool_used(t->pool) == 0)",
-        "if (us_pool_used(t->pool) == UINT64_MAX)",
+        "if (t->ops->used(t) == 0)",
+        "if (t->ops->used(t) == UINT64_MAX)",
         "deadlock|not done|takes too long",
     ),
     "what is bad is read with others for ever": Fault(
         "range.c",
-        "us_store_fetch(p, r, i, true, 0);",
-        "us_store_fetch_run(p, r, i, r->first + last, true, UINT64_MAX);",
+        "us_tier(p, e)->ops->fetch(p, us_tier(p, e), r, i, true, 0);",
+        "us_tier(p, e)->ops->fetch_run(p, us_tier(p, e), r, i, r->first + last, true, UINT64_MAX);",
         "deadlock|not done|takes too long",
     ),
     # These never were.
