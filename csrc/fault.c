@@ -88,139 +88,155 @@ static int zero_page(us_pager_t *p, uint64_t page, bool protect) {
 
 /* ---- one fault -------------------------------------------------------------------------------------- */
 
-static void record(us_pager_t *p, int kind, uint32_t i, const us_event_t *f) {
-    us_record(p, kind, i, (f->flags & US_FAULT_WRITE) != 0, f->since);
+/* A message, and what it is of. */
+typedef struct us_fault {
+    const us_event_t *f;
+    us_region_t *r;
+    uint32_t i;    /* its block */
+    uint64_t page; /* address */
+    bool write;
+    bool waited; /* it is asked again, by a task in Python */
+} us_fault_t;
+
+static void record(us_pager_t *p, int kind, const us_fault_t *x) {
+    us_record(p, x->waited ? US_KIND_WAITED : kind, x->i, x->write, x->f->since);
 }
 
 /* The pages are said to be there, but this one was not when the thread came by. Either somebody was
  * faster, or the user has given the page back: then it is zeros, and the block is not what it was. */
-static int serve_present(us_pager_t *p, us_region_t *r, uint32_t i, uint64_t page) {
+static int serve_present(us_pager_t *p, const us_fault_t *x) {
     /* Protected, so that nothing is written to it before the block is known to be changed. */
     uint64_t done;
-    int err = us_sys_copy(p->mm.cfg.uffd, page, p->zero, US_PAGE, true, &done);
+    int err = us_sys_copy(p->mm.cfg.uffd, x->page, p->zero, US_PAGE, true, &done);
     if (err == -EEXIST) {
-        us_sys_wake(p->mm.cfg.uffd, page, US_PAGE);
+        us_sys_wake(p->mm.cfg.uffd, x->page, US_PAGE);
         return US_DONE;
     }
     if (err == -EAGAIN || err == -ENOMEM)
         return US_AGAIN;
     if (err != 0)
         return err;
-    if (p->mm.space.table[i].flags & US_F_CLEAN)
-        us_entry_dirty(p, i);      /* the copy is not what the block holds any more */
-    us_install_unprotect(p, r, i); /* should it fail, the first write finds the page protected and does it */
+    if (p->mm.space.table[x->i].flags & US_F_CLEAN)
+        us_entry_dirty(p, x->i);         /* the copy is not what the block holds any more */
+    us_install_unprotect(p, x->r, x->i); /* should it fail, the first write finds the page protected and does it */
     return US_DONE;
 }
 
-int us_fault_serve(us_pager_t *p, const us_event_t *f) {
-    const uint64_t page = f->addr & ~(uint64_t)(US_PAGE - 1);
-    const bool waited = f->kind == US_EV_FAULT;
-    us_region_t *r = us_region_at(&p->mm, f->addr);
-    US_DELAY(US_D_SERVE);
-    if (r == NULL || r->going) {
-        if (page - p->mm.cfg.staging < p->mm.cfg.staging_len) {
-            return zero_page(p, page, false);
-        }
-        return US_STRAY;
+static int serve_resident(us_pager_t *p, const us_fault_t *x, us_entry_t e) {
+    const bool protected = (x->f->flags & US_FAULT_WP) != 0;
+    if (protected && (e.flags & US_F_CLEAN))
+        us_policy_wrote(x->r);
+    const int res = protected ? us_install_unprotect(p, x->r, x->i) : serve_present(p, x);
+    if (res == US_DONE)
+        record(p, protected ? US_KIND_PROTECTED : US_KIND_PRESENT, x);
+    return res < 0 ? give_up(&p->mm, x->page) : res;
+}
+
+/* Only the mover's own fault is served before it is done: it unshares a page, without a write, or meets a hole in what it
+ * copies, which is protected like the rest. */
+static int serve_leaving(us_pager_t *p, const us_fault_t *x, us_entry_t e) {
+    if (x->f->tid == (uint32_t)p->mm.cfg.mover_tid) {
+        if (!(x->f->flags & US_FAULT_WP))
+            return zero_page(p, x->page, true);
+        const int err = us_sys_protect(p->mm.cfg.uffd, x->page, US_PAGE, false);
+        return err == 0 ? US_DONE : err == -EAGAIN ? US_AGAIN : give_up(&p->mm, x->page);
     }
-    const uint32_t i = r->first + (uint32_t)((page - r->addr) >> r->shift);
-    us_entry_t e = p->mm.space.table[i];
-    const bool write = (f->flags & US_FAULT_WRITE) != 0;
-    int kind;
-    switch (e.state) {
-    case US_RESIDENT: {
-        int res;
-        if (f->flags & US_FAULT_WP) {
-            kind = US_KIND_PROTECTED;
-            if (e.flags & US_F_CLEAN)
-                us_policy_wrote(r);
-            res = us_install_unprotect(p, r, i);
-        } else {
-            kind = US_KIND_PRESENT;
-            res = serve_present(p, r, i, page);
-        }
-        if (res == US_DONE)
-            record(p, waited ? US_KIND_WAITED : kind, i, f);
-        return res < 0 ? give_up(&p->mm, page) : res;
-    }
-    case US_LEAVING:
-        if (f->tid == (uint32_t)p->mm.cfg.mover_tid &&
-            (f->flags & US_FAULT_WP)) { /* it unshares a page, without a write */
-            const int err = us_sys_protect(p->mm.cfg.uffd, page, US_PAGE, false);
-            return err == 0 ? US_DONE : err == -EAGAIN ? US_AGAIN : give_up(&p->mm, page);
-        }
-        if (f->tid == (uint32_t)p->mm.cfg.mover_tid)
-            return zero_page(p, page, true); /* a hole in what it copies, protected like the rest */
-        if (!(e.flags & US_F_WAITED))
-            us_entry_flag(&p->mm, i, 0, US_F_WAITED);
-        us_atomic_store_explicit(&p->mm.space.ring->urgent, 1, memory_order_relaxed);
-        if (!waited)
-            p->mm.s->waited_locked++;
-        return US_WAIT_ENTRY;
-    case US_PLAIN: /* a fault from before it was plain: registering was only tried */
-        us_sys_wake(p->mm.cfg.uffd, page, US_PAGE);
-        return US_DONE;
-    case US_EMPTY: kind = US_KIND_EMPTY; break;
-    case US_FILLED: kind = US_KIND_FILLED; break;
-    case US_OUTBOX: kind = US_KIND_OUTBOX; break;
-    case US_STORED: kind = US_KIND_STORED; break;
-    case US_LOST: { /* the mark is gone with the user's own MADV_DONTNEED, or it came just now */
-        /* Or it is a page that was there when the rest was lost, and protected. */
-        const int err = f->flags & US_FAULT_WP ? us_sys_protect(p->mm.cfg.uffd, page, US_PAGE, false)
-                                               : us_install_mark(&p->mm, page, US_PAGE);
-        if (err == -EAGAIN)
-            return US_AGAIN;
-        if (err != 0 && !(f->flags & US_FAULT_WP))
-            us_event(p, (us_event_t){.kind = US_EV_LOST,
-                                     .entry = i,
-                                     .addr = page,
-                                     .flags = (uint32_t)-err,
-                                     .tid = r->id,
-                                     .offset = page - r->addr,
-                                     .length = US_PAGE});
-        us_sys_wake(p->mm.cfg.uffd, page, US_PAGE); /* the thread touches again and gets SIGBUS */
-        return US_DONE;
-    }
-    default: kind = US_KIND_POOLED;
-    }
-    if (e.flags & US_F_LOCKED) { /* a worker or a read swaps it in; or a read only looks, and then it is asked again */
-        if (!(e.flags & US_F_WAKE))
-            us_entry_flag(&p->mm, i, 0, US_F_WAKE);
-        us_readahead(p, r, i, write);
-        us_record_wait(p, i, write, f->since);
-        return US_DONE;
-    }
-    /* Room that others wait for is not to be had by who comes last. */
-    const uint64_t len = us_block_len(r, i);
-    int room = us_evict_make_room(p, waited ? len : len * (1 + p->parked));
-    if (room == -ENOSPC && !waited && p->parked > 0)
+    if (!(e.flags & US_F_WAITED))
+        us_entry_flag(&p->mm, x->i, 0, US_F_WAITED);
+    us_atomic_store_explicit(&p->mm.space.ring->urgent, 1, memory_order_relaxed);
+    p->mm.s->waited_locked += !x->waited;
+    return US_WAIT_ENTRY;
+}
+
+/* The mark is gone with the user's own MADV_DONTNEED, or it came just now; or this is a page that was there when the rest
+ * was lost, and protected. */
+static int serve_lost(us_pager_t *p, const us_fault_t *x) {
+    const bool protected = (x->f->flags & US_FAULT_WP) != 0;
+    const int err =
+        protected ? us_sys_protect(p->mm.cfg.uffd, x->page, US_PAGE, false) : us_install_mark(&p->mm, x->page, US_PAGE);
+    if (err == -EAGAIN)
+        return US_AGAIN;
+    if (err != 0 && !protected)
+        us_event(p, (us_event_t){.kind = US_EV_LOST,
+                                 .entry = x->i,
+                                 .addr = x->page,
+                                 .flags = (uint32_t)-err,
+                                 .tid = x->r->id,
+                                 .offset = x->page - x->r->addr,
+                                 .length = US_PAGE});
+    us_sys_wake(p->mm.cfg.uffd, x->page, US_PAGE); /* the thread touches again and gets SIGBUS */
+    return US_DONE;
+}
+
+/* Room within the limit, for this fault. What others wait for is not to be had by who comes last. */
+static int make_room(us_pager_t *p, const us_fault_t *x) {
+    const uint64_t len = us_block_len(x->r, x->i);
+    int room = us_evict_make_room(p, x->waited ? len : len * (1 + p->parked));
+    if (room == -ENOSPC && !x->waited && p->parked > 0)
         room = us_evict_make_room(p, len);
     if (room == US_WAIT_ROOM) {
-        if (!waited)
-            p->mm.s->throttled++;
+        p->mm.s->throttled += !x->waited;
         us_atomic_store_explicit(&p->mm.space.ring->urgent, 1, memory_order_relaxed);
         return US_WAIT_ROOM;
     }
-    if (room < 0)
-        p->mm.s->over_limit++;
+    p->mm.s->over_limit += room < 0;
+    return US_DONE;
+}
+
+/* No page of the block is there. */
+static int serve_out(us_pager_t *p, const us_fault_t *x, us_entry_t e, int kind) {
+    if (e.flags & US_F_LOCKED) { /* a worker or a read swaps it in; or a read only looks, and then it is asked again */
+        if (!(e.flags & US_F_WAKE))
+            us_entry_flag(&p->mm, x->i, 0, US_F_WAKE);
+        us_readahead(p, x->r, x->i, x->write);
+        us_record_wait(p, x->i, x->write, x->f->since);
+        return US_DONE;
+    }
+    if (make_room(p, x) == US_WAIT_ROOM)
+        return US_WAIT_ROOM;
     if (kind == US_KIND_STORED) { /* the read's completion copies, wakes and records */
-        if (us_tier(p, e)->ops->fetch(p, us_tier(p, e), r, i, write, f->since)) {
-            us_readahead(p, r, i, write);
+        if (us_tier(p, e)->ops->fetch(p, us_tier(p, e), x->r, x->i, x->write, x->f->since)) {
+            us_readahead(p, x->r, x->i, x->write);
             return US_DONE;
         }
         p->want_progress = true;
         return US_WAIT_ROOM;
     }
     const bool apart = kind != US_KIND_OUTBOX && us_server_shared(&p->servers);
-    int res = apart ? install_apart(p, r, i, write) : us_install(p, r, i, write);
+    const int res = apart ? install_apart(p, x->r, x->i, x->write) : us_install(p, x->r, x->i, x->write);
     if (res == US_AGAIN)
         return US_AGAIN;
-    if (res == US_DONE) {
-        record(p, waited ? US_KIND_WAITED : kind, i, f);
-        us_readahead(p, r, i, write);
+    if (res != US_DONE)
+        return give_up(&p->mm, x->page);
+    record(p, kind, x);
+    us_readahead(p, x->r, x->i, x->write);
+    return US_DONE;
+}
+
+int us_fault_serve(us_pager_t *p, const us_event_t *f) {
+    us_fault_t x = {.f = f,
+                    .r = us_region_at(&p->mm, f->addr),
+                    .page = f->addr & ~(uint64_t)(US_PAGE - 1),
+                    .write = (f->flags & US_FAULT_WRITE) != 0,
+                    .waited = f->kind == US_EV_FAULT};
+    US_DELAY(US_D_SERVE);
+    if (x.r == NULL || x.r->going)
+        return x.page - p->mm.cfg.staging < p->mm.cfg.staging_len ? zero_page(p, x.page, false) : US_STRAY;
+    x.i = x.r->first + (uint32_t)((x.page - x.r->addr) >> x.r->shift);
+    const us_entry_t e = p->mm.space.table[x.i];
+    switch (e.state) {
+    case US_RESIDENT: return serve_resident(p, &x, e);
+    case US_LEAVING: return serve_leaving(p, &x, e);
+    case US_LOST: return serve_lost(p, &x);
+    case US_PLAIN: /* a fault from before it was plain: registering was only tried */
+        us_sys_wake(p->mm.cfg.uffd, x.page, US_PAGE);
         return US_DONE;
+    case US_EMPTY: return serve_out(p, &x, e, US_KIND_EMPTY);
+    case US_FILLED: return serve_out(p, &x, e, US_KIND_FILLED);
+    case US_OUTBOX: return serve_out(p, &x, e, US_KIND_OUTBOX);
+    case US_STORED: return serve_out(p, &x, e, US_KIND_STORED);
+    default: return serve_out(p, &x, e, US_KIND_POOLED);
     }
-    return give_up(&p->mm, page);
 }
 
 void us_message(us_pager_t *p, const us_msg_t *msg, uint64_t now) {
