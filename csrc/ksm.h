@@ -15,13 +15,15 @@ typedef struct us_ksm {
     bool none;     /* a kernel without KSM */
     bool may;      /* it may have merged some; so it stays */
     uint64_t seen; /* full scans at the last look */
+    uint64_t at;   /* ns: the last look */
 } us_ksm_t;
 
 void us_ksm_open(us_ksm_t *k);
 void us_ksm_close(us_ksm_t *k);
 
-/* May KSM have merged a page of this process since us_ksm_open()? Two small reads; never a false no, save where root sets
- * /sys/kernel/mm/ksm/run to 2 and KSM then makes just as many full scans as before, between two calls. */
+/* May KSM have merged a page of this process since us_ksm_open()? Two small reads, at most once a millisecond: so old the
+ * answer may be. Else never a false no, save where root sets /sys/kernel/mm/ksm/run to 2 and KSM then makes just as many
+ * full scans as before, between two looks. */
 bool us_ksm_may_have_merged(us_ksm_t *k);
 
 #endif
