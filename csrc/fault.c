@@ -160,8 +160,8 @@ static int serve_lost(us_pager_t *p, const us_fault_t *x) {
         us_event(p, (us_event_t){.kind = US_EV_LOST,
                                  .entry = x->i,
                                  .addr = x->page,
-                                 .flags = (uint32_t)-err,
-                                 .tid = x->r->id,
+                                 .error = -err,
+                                 .region = x->r->id,
                                  .offset = x->page - x->r->addr,
                                  .length = US_PAGE});
     us_sys_wake(p->mm.cfg.uffd, x->page, US_PAGE); /* the thread touches again and gets SIGBUS */

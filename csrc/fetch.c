@@ -294,7 +294,7 @@ static void fetched_run(us_pager_t *p, us_region_t *r, us_read_t *rd) {
             j->len = part->length;
             j->src = object_of(rd, part) + US_OBJ_HEAD;
             j->from = US_TIER_FILE;
-            j->slot = n;
+            j->part = n;
             us_crew_post(&p->crew, j);
             posted = true;
             continue;
@@ -309,8 +309,8 @@ static void fetched_run(us_pager_t *p, us_region_t *r, us_read_t *rd) {
 
 void us_store_swapped_in(us_pager_t *p, us_tier_t *t, us_region_t *r, us_job_t *j) {
     (void)t;
-    us_read_t *rd = &p->store.read[j->slot / US_PARTS];
-    const us_part_t *part = &rd->part[j->slot % US_PARTS];
+    us_read_t *rd = &p->store.read[j->part / US_PARTS];
+    const us_part_t *part = &rd->part[j->part % US_PARTS];
     bool wake = false;
     if (j->status == -EEXIST || j->status == -ENOENT) { /* a page was there, or it is several mappings */
         if (swap_in_part(p, r, rd, part, true, &wake) != 0)

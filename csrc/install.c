@@ -65,8 +65,8 @@ void us_install_lose(us_pager_t *p, us_region_t *r, uint32_t i, bool wanted) {
     us_event(p, (us_event_t){.kind = US_EV_LOST,
                              .entry = i,
                              .addr = addr,
-                             .flags = wanted ? (uint32_t)-err : 0,
-                             .tid = r->id,
+                             .error = wanted ? -err : 0,
+                             .region = r->id,
                              .offset = addr - r->addr,
                              .length = len,
                              .tier = (uint32_t)tier});

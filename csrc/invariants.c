@@ -137,7 +137,7 @@ static int check_work(us_pager_t *p, const us_sums_t *s) {
             owners++;
             jobs++;
         } else if (j->kind == US_JOB_RECOMPRESS) {
-            if (p->recompress[j->slot].job != j)
+            if (p->recompress[j->part].job != j)
                 return 11;
             recompressions++;
             jobs++;

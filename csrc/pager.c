@@ -399,7 +399,7 @@ int us_pager_step(us_pager_t *p, us_event_t *ev, int max) {
     const int unwritten = us_atomic_load_explicit(&p->trace.error, memory_order_relaxed);
     if (unwritten != 0 && !p->said_trace) {
         p->said_trace = true;
-        us_event(p, (us_event_t){.kind = US_EV_TRACE, .flags = (uint32_t)unwritten});
+        us_event(p, (us_event_t){.kind = US_EV_TRACE, .error = unwritten});
     }
     struct timespec t;
     clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);

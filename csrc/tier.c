@@ -140,7 +140,7 @@ static int pool_store(us_pager_t *p, us_tier_t *t, us_region_t *r, uint32_t i, c
     j->raw = us_block_len(r, i);
     j->len = len;
     j->gen = e.gen;
-    j->slot = (uint32_t)(c - p->recompress);
+    j->part = (uint32_t)(c - p->recompress);
     j->src = c->in;
     j->out = c->out;
     j->choice = &r->choice[t->id - 1];
@@ -160,7 +160,7 @@ static void pool_flush(us_pager_t *p, us_tier_t *t) {
 }
 
 void us_tier_recompressed(us_pager_t *p, us_region_t *r, us_job_t *j) {
-    us_recompress_t *c = &p->recompress[j->slot];
+    us_recompress_t *c = &p->recompress[j->part];
     us_tier_t *t = c->to;
     const int from = (int)(c->from >> 56);
     t->coming -= c->length;

@@ -456,12 +456,14 @@ typedef struct us_event {
     uint32_t kind;  /* US_EV_* */
     uint32_t entry; /* index in the table */
     uint64_t addr;
-    uint32_t flags;  /* of the fault message; of US_EV_IO and US_EV_TRACE: errno */
-    uint32_t tid;    /* of the fault message; of US_EV_LOST: the region's id */
+    uint32_t flags;  /* of the fault message */
+    uint32_t tid;    /* of the fault message */
     uint64_t since;  /* us_now_ns() when the message was read */
-    uint64_t offset; /* US_EV_LOST: bytes from the region's start */
-    uint32_t length; /* US_EV_LOST: bytes of the block */
-    uint32_t tier;   /* US_EV_LOST: where it was, US_TIER_* */
+    int32_t error;   /* US_EV_IO, US_EV_TRACE: errno; US_EV_LOST: why the pages could not be marked, or 0 */
+    uint32_t region; /* US_EV_LOST, and of these three: its id */
+    uint64_t offset; /* bytes from the region's start */
+    uint32_t length; /* bytes of the block */
+    uint32_t tier;   /* where it was, US_TIER_* */
 } us_event_t;
 
 /* Gives the pager its swap file, before the first region: bytes of it in segments. engine: US_IO_*. */

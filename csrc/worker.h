@@ -35,7 +35,8 @@ typedef struct us_job {
     uint32_t entry, region;
     uint32_t raw;  /* bytes of the block */
     uint32_t len;  /* bytes compressed */
-    uint32_t slot; /* COMPRESS: in the outbox; RECOMPRESS: which us_recompress_t; SWAP_IN: of a read's part, else 0 */
+    uint32_t slot; /* COMPRESS: in the outbox */
+    uint32_t part; /* RECOMPRESS: which us_recompress_t; SWAP_IN with `from`: which part of the tier's reads */
     int32_t
         status; /* SWAP_IN: 0 or -errno.  COMPRESS: 0, or 1 raw, 2 raw and not tried.  RECOMPRESS: 1 compressed anew */
     uint64_t dst;    /* SWAP_IN: client address */

@@ -228,7 +228,7 @@ static void say_full(us_pager_t *p) {
     us_store_t *s = &p->store;
     if (!s->said_full) {
         s->said_full = true;
-        us_event(p, (us_event_t){.kind = US_EV_IO, .flags = ENOSPC});
+        us_event(p, (us_event_t){.kind = US_EV_IO, .error = ENOSPC});
     }
 }
 
@@ -365,7 +365,7 @@ static void written(us_pager_t *p, us_write_t *w) {
             s->full_until = us_now_ns() + FULL_NS;
             say_full(p);
         } else
-            us_event(p, (us_event_t){.kind = US_EV_IO, .flags = (uint32_t)-res});
+            us_event(p, (us_event_t){.kind = US_EV_IO, .error = -res});
         if (s->failing) /* a device that is away for a moment must not cost every segment */
             s->full_until = us_now_ns() + FULL_NS;
         s->failing = true;

@@ -301,8 +301,8 @@ static void step(void) {
         case US_EV_PROGRESS: progress++; break;
         case US_EV_LOST:
             sp->lost++;
-            sim_log("block %u of region %u is lost", ev[k].entry, ev[k].tid);
-            SIM_CHECK(ev[k].flags == 0, "a lost block can't be marked: %u", ev[k].flags);
+            sim_log("block %u of region %u is lost", ev[k].entry, ev[k].region);
+            SIM_CHECK(ev[k].error == 0, "a lost block can't be marked: %d", ev[k].error);
             break;
         case US_EV_NOROOM: sp->noroom++; break;
         case US_EV_IO: sp->unwritten++; break;

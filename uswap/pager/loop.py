@@ -260,9 +260,9 @@ class Loop:
                 " need be (a larger pool= mends it)"
             )
         elif kind == lib.US_EV_IO:
-            self._not_written(event.flags)
+            self._not_written(event.error)
         elif kind == lib.US_EV_TRACE:
-            say(f"the trace can't be written any more ({os.strerror(event.flags)})")
+            say(f"the trace can't be written any more ({os.strerror(event.error)})")
         elif kind == lib.US_EV_LOST:
             self._lost(event)
         elif kind == lib.US_EV_GONE:
@@ -290,13 +290,13 @@ class Loop:
         if self._lost_blocks <= NAMED:
             say(
                 f"a block can't be read back {TIERS.get(event.tier, 'once more')}:"
-                f" region {event.tid}, offset {event.offset}, {event.length} bytes"
+                f" region {event.region}, offset {event.offset}, {event.length} bytes"
                 f" (address {event.addr:#x}); a touch of it raises SIGBUS"
             )
         elif self._lost_blocks == NAMED + 1:
             say("more blocks can't be read back; stats().lost counts them")
-        if event.flags:  # a kernel before 6.6 can't mark the pages
-            self._fatal(f"and can't be marked ({os.strerror(event.flags)})")
+        if event.error:  # a kernel before 6.6 can't mark the pages
+            self._fatal(f"and can't be marked ({os.strerror(event.error)})")
 
     def _signal_progress(self) -> None:
         waiter, self._progress = self._progress, None
