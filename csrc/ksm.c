@@ -40,9 +40,11 @@ void us_ksm_close(us_ksm_t *k) {
  * merged nothing. Before Linux 6.1 the number of full scans must do: in its first one it compares with nothing. Setting
  * `run` to 2 drops all items, and sets the scans to 0. */
 bool us_ksm_may_have_merged(us_ksm_t *k) {
-    const uint64_t now = us_now_ns();
-    if (k->none || k->may || now - k->at < 1000000)
+    if (k->none || k->may)
         return k->may;
+    const uint64_t now = us_now_ns();
+    if (now - k->at < 1000000)
+        return false;
     k->at = now;
     uint64_t items = 0, scans = 0;
     const bool told = k->stat >= 0 && number(k->stat, &items);
