@@ -24,7 +24,7 @@ from typing import Any
 import pytest
 
 from uswap._core import ffi, lib
-from uswap.bench import common, kernel, peers, subject
+from uswap.bench import common, kernel, peers, programs, subject
 from uswap.bench.peers import runner
 from uswap.commands import bench_peers, main
 from uswap.reporters import peers as reporter
@@ -685,10 +685,46 @@ def test_too_little_is_resident(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--size 16 MiB is too small for --over 16: of it 1 MiB" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", programs.PROGRAMS)
+def test_program(name: str) -> None:
+    """Each does what it says, on any memory, and finds a word that is another."""
+    np = pytest.importorskip("numpy")
+    chunk = random.Random(1).randbytes(64 << 10)
+    memory = bytearray(chunk * 16)
+    one = programs.Programs(np, len(memory), chunk, 0)
+    one.attach(memoryview(memory))
+    before = one.source.copy()
+    count, size, ns = one.run(name, 60)
+    assert (count, size) == {
+        "gather": (1024, 1 << 19),
+        "scatter": (1024, 1 << 19),
+        "columns": (256, 1 << 19),
+        "transpose": (256, 1 << 19),
+        "exchange": (512, 1 << 19),
+    }[name]
+    assert ns > 0
+    rows = before.reshape(1024, 64)
+    want = {
+        "gather": lambda: rows[one.order].ravel(),
+        "scatter": lambda: rows[np.argsort(one.order)].ravel(),
+        "transpose": lambda: before.reshape(256, 256).T.ravel(),
+    }
+    if name in want:
+        assert (one.target == want[name]()).all()
+    if name == "exchange":
+        assert sorted(map(bytes, one.source.reshape(1024, 64))) == sorted(map(bytes, rows))
+        assert (one.source != before).any()
+    one.source[:] = before ^ np.uint64(1)
+    with pytest.raises(subject.WrongBytes):
+        one.run(name, 60)
+
+
 def test_names() -> None:
     """The command offers what the benchmark knows."""
     assert tuple(peers.PEERS) == bench_peers.PEERS
-    assert set(bench_peers.WORKS) | {"fill"} == set(subject.WORKS)
+    assert set(bench_peers.WORKS) | {"fill"} | set(bench_peers.PROGRAMS) == set(subject.WORKS)
+    assert bench_peers.PROGRAMS == programs.PROGRAMS
+    assert set(peers.Peers().work) == set(bench_peers.WORKS) | {"fill"}
     assert tuple(common.DATA) == bench_peers.DATA
     assert set(subject.WORKS) == {row.work for row in peers.ROWS.values()}
     assert set(plot_peers.SHORT) == {goal.key for goal in peers.GOALS if goal.by[0] == "uswap"} | {

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import functools
 import gc
 import itertools
 import json
@@ -36,8 +37,9 @@ from .._core import ffi, lib
 from ..client import Pager
 from ..trace.patterns import zipf
 from .common import SEED, WrongBytes, address_of, load_codec
+from .programs import PROGRAMS, Programs
 
-__all__ = ["FITS", "WORKS", "WrongBytes", "main"]
+__all__ = ["BY_NUMPY", "FITS", "WORKS", "WrongBytes", "main"]
 
 #: Workloads on memory, in the order in which they are run; sorting is last, as it changes the data.
 WORKS = (
@@ -52,8 +54,11 @@ WORKS = (
     "random2",
     "write2",
     "loaded",
+    *PROGRAMS,
     "sort",
 )
+#: Those that need numpy.
+BY_NUMPY = ("matmul", *PROGRAMS, "sort")
 #: What is measured where the data fit.
 FITS = ("touch", "read", "random")
 
@@ -310,11 +315,15 @@ class Subject:
         }
         self.samples = array("I", bytes(4 * 2 * ROOM))
         self.numpy: Any = None
-        if {"matmul", "sort"} & set(spec["work"]):
+        self.programs: Programs | None = None
+        self.attached = False
+        if set(BY_NUMPY) & set(spec["work"]):
             import numpy as np
 
             self.numpy = np
             self._prepare_panels()
+            if set(PROGRAMS) & set(spec["work"]):
+                self.programs = Programs(np, self.size, chunk, spec["round"])
 
     def run(self, memory: Memory) -> None:
         """Run the workloads that were asked for."""
@@ -323,8 +332,12 @@ class Subject:
             self._measure("fill", self._fill)
         _answer(density=memory.density(), out=memory.out())
         for work in WORKS[1:]:
-            if work in self.spec["work"]:
+            if work in PROGRAMS and work in self.spec["work"]:
+                self._measure(work, functools.partial(self._program, work))
+            elif work in self.spec["work"]:
                 self._measure(work, getattr(self, f"_{work}"))
+        if self.programs is not None and self.attached:
+            self.programs.detach()
 
     def _measure(self, work: str, run: Callable[[], dict[str, Any] | None]) -> None:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_majflt
@@ -477,6 +490,17 @@ class Subject:
             done += 1
             ns = time.perf_counter_ns() - start
         return _rate(done, done * length // steps, ns)
+
+    def _program(self, work: str) -> dict[str, Any]:
+        """One of programs.PROGRAMS, after the memory was given its data anew."""
+        assert self.programs is not None
+        if not self.attached:
+            self._fill()
+            self.programs.attach(self.memory.view)
+            self.attached = True
+        found = self.programs.run(work, WHOLE * self.seconds)
+        lib.us_page_sums(self.memory.address, self.pages, self.sums)
+        return _rate(*found)
 
     def _sort(self) -> dict[str, Any]:
         """More than the limit's bytes, or all there are, in place; then they are looked at."""

@@ -22,6 +22,18 @@ WORKS = (
     *("read", "rmw", "strided", "random", "zipf", "write"),
     *("random2", "write2", "loaded", "matmul", "sort"),
 )
+PROGRAMS = ("gather", "scatter", "columns", "transpose", "exchange")
+
+
+@arguments.argument
+def _works(text: str) -> tuple[str, ...]:
+    """Names of workloads; programs stands for its five."""
+    found = arguments.names((*WORKS, *PROGRAMS, "programs"))(text)
+    return tuple(
+        dict.fromkeys(
+            one for name in found for one in (PROGRAMS if name == "programs" else (name,))
+        )
+    )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,10 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--work",
-        type=arguments.names(WORKS),
+        type=_works,
         default=WORKS,
         metavar="WORK,...",
-        help=f"workloads (default: all): {', '.join(WORKS)}",
+        help=f"workloads (default: all of these): {', '.join(WORKS)}; what NumPy programs do: "
+        f"{', '.join(PROGRAMS)}, or programs for all five",
     )
     parser.add_argument(
         "--data",

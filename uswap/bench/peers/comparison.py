@@ -6,9 +6,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..programs import PROGRAMS
 from ..subject import WORKS
 
-__all__ = ["GROUPS", "GROUP_WORK", "LEAST", "MARGIN", "MIB", "PEERS", "Peers"]
+__all__ = ["GROUPS", "GROUP_WORK", "LEAST", "MARGIN", "MIB", "PEERS", "USUAL", "Peers"]
 
 #: Peers by name, and what each is.
 PEERS = {
@@ -29,6 +30,8 @@ GROUP_WORK = {
     "pooled": WORKS,
     "disk": tuple(one for one in WORKS if one not in ("random2", "write2", "loaded")),
 }
+#: What is measured where nothing is said: all but what programs do, which takes as long again.
+USUAL = tuple(one for one in WORKS if one not in PROGRAMS)
 MIB = 1 << 20
 LEAST = 2 * MIB  # of the limit: below, neither the kernel nor uswap has room to work in
 MARGIN = 64 * MIB  # beyond the data, of what has to hold them
@@ -51,7 +54,7 @@ class Peers:
     """
 
     peers: Sequence[str] = tuple(PEERS)
-    work: Sequence[str] = WORKS
+    work: Sequence[str] = USUAL
     data: Sequence[str] = ("int64",)
     over: Sequence[int] = (4,)
     size: int = 256 * MIB

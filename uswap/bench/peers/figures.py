@@ -84,6 +84,11 @@ ROWS = {
         Row("loaded p50", "reads beside two busy threads, p50", "loaded", "p50", "us", 1e-3, False),
         Row("loaded p99", "    p99", "loaded", "p99", "us", 1e-3, more=False),
         Row("matmul", "matrix multiply by panels", "matmul", "count", "panels/s", 1.0),
+        Row("gather", "gather of rows, 512 bytes each", "gather", "rate", "MB/s", 1e-6),
+        Row("scatter", "scatter of rows, 512 bytes each", "scatter", "rate", "MB/s", 1e-6),
+        Row("columns", "sums of columns", "columns", "rate", "MB/s", 1e-6),
+        Row("transpose", "transpose", "transpose", "rate", "MB/s", 1e-6),
+        Row("exchange", "shuffle of rows, 512 bytes each", "exchange", "rate", "MB/s", 1e-6),
         Row("sort", "sort in place", "sort", "rate", "MB/s", 1e-6),
     )
 }

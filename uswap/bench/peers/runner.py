@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from .. import kernel
 from ..common import CHUNK, DATA, Load, Machine, Progress, load_codec, make_data
-from ..subject import WORKS
+from ..subject import BY_NUMPY, WORKS
 from .case import Case, cases_of, columns_of
 from .comparison import MARGIN, Peers
 from .figures import Run
@@ -49,8 +49,9 @@ def _skipped(config: Peers) -> dict[str, str]:
     ):
         if peer in wanted and (reason := group or why()):
             found[peer] = reason
-    if set(config.work) & {"matmul", "sort"} and importlib.util.find_spec("numpy") is None:
-        found["matmul"] = found["sort"] = "needs numpy: pip install 'uswap[numpy]'"
+    if importlib.util.find_spec("numpy") is None:
+        for work in set(config.work) & set(BY_NUMPY):
+            found[work] = "needs numpy: pip install 'uswap[numpy]'"
     return found
 
 
