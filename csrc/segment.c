@@ -53,6 +53,7 @@ struct us_log {
     uint64_t *stamp; /* of the present use */
     uint8_t *state;
     bool *shunned, *is_short, *cleaned; /* cleaned: it takes the place of others */
+    uint8_t *seen;                      /* us_log_is_valid()'s, which must not ask for memory: that is counted */
 };
 
 static inline uint32_t up(uint32_t n, uint32_t to) { return (n + to - 1) & ~(to - 1); }
@@ -213,8 +214,9 @@ int us_log_new(us_log_t **out, uint64_t bytes, uint32_t segment_size, uint64_t s
     l->shunned = us_calloc(n, sizeof *l->shunned);
     l->is_short = us_calloc(n, sizeof *l->is_short);
     l->cleaned = us_calloc(n, sizeof *l->cleaned);
+    l->seen = us_calloc(n, 1);
     if (!l->free || !l->live || !l->used || !l->packed || !l->key || !l->pins || !l->stamp || !l->state ||
-        !l->shunned || !l->is_short || !l->cleaned) {
+        !l->shunned || !l->is_short || !l->cleaned || !l->seen) {
         us_log_free(l);
         return -ENOMEM;
     }
@@ -240,6 +242,7 @@ void us_log_free(us_log_t *l) {
     free(l->shunned);
     free(l->is_short);
     free(l->cleaned);
+    free(l->seen);
     free(l);
 }
 
@@ -485,11 +488,10 @@ bool us_log_is_valid(const us_log_t *l) {
     if (l->overspent != 0) /* 7 */
         return false;
     bool once = true; /* 1: as many as there are, all FREE, and none twice */
-    uint8_t *seen = us_calloc(l->nsegments, 1);
-    for (uint32_t i = 0; seen && i < l->nfree; i++) {
-        once &= l->free[i] < l->nsegments && l->state[l->free[i]] == FREE && !seen[l->free[i]];
-        seen[l->free[i] < l->nsegments ? l->free[i] : 0] = 1;
+    memset(l->seen, 0, l->nsegments);
+    for (uint32_t i = 0; i < l->nfree; i++) {
+        once &= l->free[i] < l->nsegments && l->state[l->free[i]] == FREE && !l->seen[l->free[i]];
+        l->seen[l->free[i] < l->nsegments ? l->free[i] : 0] = 1;
     }
-    free(seen);
     return once;
 }
