@@ -195,7 +195,7 @@ static int serve_out(us_pager_t *p, const us_fault_t *x, us_entry_t e, int kind)
     if (make_room(p, x) == US_WAIT_ROOM)
         return US_WAIT_ROOM;
     if (kind == US_KIND_STORED) { /* the read's completion copies, wakes and records */
-        if (us_tier(p, e)->ops->fetch(p, us_tier(p, e), x->r, x->i, x->write, x->f->since)) {
+        if (us_tier_fetch(p, x->r, x->i, x->write, x->f->since)) {
             us_readahead(p, x->r, x->i, x->write);
             return US_DONE;
         }

@@ -111,7 +111,7 @@ bool us_store_fetch(us_pager_t *p, us_tier_t *t, us_region_t *r, uint32_t i, boo
     if (!post_read(p, r, rd))
         return false;
     us_entry_flag(&p->mm, i, 0, US_F_WAKE);
-    us_store_submit(p, NULL);
+    us_io_flush(p->store.io);
     return true;
 }
 
@@ -254,7 +254,7 @@ static void fetched_one(us_pager_t *p, us_region_t *r, us_read_t *rd) {
     if (err != 0 && ++rd->tries < READ_TRIES) {
         p->mm.s->read_retries++;
         if (start_read(p, rd)) {
-            us_store_submit(p, NULL);
+            us_io_flush(p->store.io);
             return;
         }
     }

@@ -6,6 +6,8 @@
 #include <string.h>
 #include <unistd.h>
 
+enum { AGE_NS = 1000000 }; /* of an answer, at most */
+
 /* The first number of a file of the kernel's, "12\n" or "name 12\n..."; false: none. */
 static bool number(int fd, uint64_t *out) {
     char text[256];
@@ -43,11 +45,11 @@ bool us_ksm_may_have_merged(us_ksm_t *k) {
     if (k->none || k->may)
         return k->may;
     const uint64_t now = us_now_ns();
-    if (now - k->at < 1000000)
+    if (now - k->at < AGE_NS)
         return false;
     k->at = now;
     uint64_t items = 0, scans = 0;
-    const bool told = k->stat >= 0 && number(k->stat, &items);
+    const bool told = number(k->stat, &items);
     if (!number(k->scans, &scans) || (told ? items > 0 || scans != k->seen : scans > 0))
         k->may = true;
     k->seen = scans;

@@ -285,7 +285,6 @@ int us_pager_remove(us_pager_t *p, int id, uint32_t *cursor) {
 
 void us_pager_publish(us_pager_t *p) {
     us_stats_t *s = p->mm.s;
-    s->pool_used = s->pool_allocated = 0;
     us_tiers_publish(p);
     uint64_t ns = 0;
     for (int i = 0; i < p->crew.n; i++)

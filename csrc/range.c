@@ -143,7 +143,7 @@ int us_pager_prefetch(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
             break;
         }
         if (room == US_DONE && e.state == US_STORED &&
-            us_tier(p, e)->ops->fetch_run(p, us_tier(p, e), r, i, r->first + last, false, p->mm.cfg.limit) > 0)
+            us_tier_fetch_run(p, r, i, r->first + last, false, p->mm.cfg.limit) > 0)
             continue; /* those after it are locked, and passed by */
         if (room == US_DONE && e.state != US_OUTBOX && e.state != US_STORED && us_install_ahead(p, r, i, true)) {
             posted = true;
@@ -184,7 +184,7 @@ int us_pager_verify(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
         }
         if (e.flags & US_F_LOCKED) /* leaving, or who has it finds out what it is worth */
             continue;
-        if (e.state == US_STORED && !us_tier(p, e)->ops->verify(p, us_tier(p, e), r, i)) {
+        if (e.state == US_STORED && !us_tier_verify(p, r, i)) {
             us_want(p);
             result = US_WAIT_ROOM;
             break;
@@ -241,7 +241,7 @@ static int hold(us_pager_t *p, us_region_t *r, uint32_t i, uint32_t last, bool w
     if (e.state == US_STORED) {
         /* This one by itself, until it is in or LOST; behind it as many as there are slots, so that the disk has something to
          * choose from. */
-        us_tier(p, e)->ops->fetch(p, us_tier(p, e), r, i, true, 0);
+        us_tier_fetch(p, r, i, true, 0);
         const uint32_t end = (uint32_t)us_min(r->first + last, (uint64_t)i + AHEAD);
         const uint64_t most = within_limit ? p->mm.cfg.limit : UINT64_MAX;
         for (uint32_t k = i + 1, n; k < end; k += n) {
@@ -251,7 +251,7 @@ static int hold(us_pager_t *p, us_region_t *r, uint32_t i, uint32_t last, bool w
                 continue;
             if (p->mm.resident + us_block_len(r, k) > most)
                 break;
-            n = us_tier(p, next)->ops->fetch_run(p, us_tier(p, next), r, k, end, true, most);
+            n = us_tier_fetch_run(p, r, k, end, true, most);
             if (n == 0)
                 break;
         }

@@ -61,8 +61,7 @@ void us_readahead(us_pager_t *p, us_region_t *r, uint32_t i, bool write) {
             const uint32_t last = k < marker ? marker : end;
             uint32_t n = 0;
             if (p->mm.resident + us_block_len(r, r->first + k) <= p->mm.cfg.limit)
-                n = us_tier(p, e)->ops->fetch_run(p, us_tier(p, e), r, r->first + k, r->first + last,
-                                                  !us_policy_clean(r, true), p->mm.cfg.limit);
+                n = us_tier_fetch_run(p, r, r->first + k, r->first + last, !us_policy_clean(r, true), p->mm.cfg.limit);
             if (n == 0)
                 break;
             p->mm.s->readahead_blocks += n;

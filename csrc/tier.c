@@ -308,6 +308,7 @@ void us_tiers_listen(us_pager_t *p, bool on) {
 }
 
 void us_tiers_publish(us_pager_t *p) {
+    p->mm.s->pool_used = p->mm.s->pool_allocated = 0; /* sums, of all pools */
     for (us_tier_t *t = &p->tier[1]; t != NULL; t = t->next)
         t->ops->publish(p, t);
 }

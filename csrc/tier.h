@@ -22,6 +22,20 @@ bool us_tiers_tidy(us_pager_t *p);
 bool us_tiers_busy(const us_pager_t *p);
 /* Does, or will, something that leaves the first pool make room in it? */
 bool us_tiers_help(const us_pager_t *p);
+/* Of the tier in which block i lies: the operation of that name. pre: it is STORED. */
+static inline bool us_tier_fetch(us_pager_t *p, us_region_t *r, uint32_t i, bool write, uint64_t since) {
+    us_tier_t *t = us_tier(p, p->mm.space.table[i]);
+    return t->ops->fetch(p, t, r, i, write, since);
+}
+static inline uint32_t us_tier_fetch_run(us_pager_t *p, us_region_t *r, uint32_t i, uint32_t end, bool write,
+                                         uint64_t most) {
+    us_tier_t *t = us_tier(p, p->mm.space.table[i]);
+    return t->ops->fetch_run(p, t, r, i, end, write, most);
+}
+static inline bool us_tier_verify(us_pager_t *p, us_region_t *r, uint32_t i) {
+    us_tier_t *t = us_tier(p, p->mm.space.table[i]);
+    return t->ops->verify(p, t, r, i);
+}
 /* Of all tiers: the operation of that name. */
 void us_tiers_submit(us_pager_t *p);
 bool us_tiers_pump(us_pager_t *p);

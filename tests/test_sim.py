@@ -100,8 +100,8 @@ FAULTS = {
     ),
     "what is bad is read with others for ever": Fault(
         "range.c",
-        "us_tier(p, e)->ops->fetch(p, us_tier(p, e), r, i, true, 0);",
-        "us_tier(p, e)->ops->fetch_run(p, us_tier(p, e), r, i, r->first + last, true, UINT64_MAX);",
+        "us_tier_fetch(p, r, i, true, 0);",
+        "us_tier_fetch_run(p, r, i, r->first + last, true, UINT64_MAX);",
         "deadlock|not done|takes too long",
     ),
     # These never were.

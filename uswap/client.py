@@ -71,9 +71,8 @@ __all__ = ["Paged", "Pager", "paged"]
 
 OUTBOX = 8 << 20  # bytes; four of the largest blocks
 TABLE = 1 << 28  # entries that the sparse table has room for, at most: 1 TiB in blocks of 4 KiB
-SPARE_MIN = (
-    64 << 20
-)  # bytes that are left free when all is swapped in, or an eighth of what is free
+#: Bytes that are left free when all is swapped in, or an eighth of what is free.
+SPARE_MIN = 64 << 20
 
 
 class Pager(Arrays):

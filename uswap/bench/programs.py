@@ -45,6 +45,8 @@ class Programs:
         self.rows = self.half // ROW
         self.order = numpy.random.default_rng(SEED + number).permutation(self.rows)
         self.side = math.isqrt(self.half // WORD)
+        self.source: Any = None
+        self.target: Any = None
 
     def attach(self, view: memoryview) -> None:
         """Say where the memory is; its first half holds the data, repeated."""
@@ -53,7 +55,7 @@ class Programs:
 
     def detach(self) -> None:
         """Keep nothing of the memory, which could not be closed otherwise."""
-        del self.source, self.target
+        self.source = self.target = None
 
     def run(self, name: str, seconds: float) -> Found:
         """Run one, piece by piece, as many as there is time for.

@@ -316,7 +316,6 @@ class Subject:
         self.samples = array("I", bytes(4 * 2 * ROOM))
         self.numpy: Any = None
         self.programs: Programs | None = None
-        self.attached = False
         if set(BY_NUMPY) & set(spec["work"]):
             import numpy as np
 
@@ -336,7 +335,7 @@ class Subject:
                 self._measure(work, functools.partial(self._program, work))
             elif work in self.spec["work"]:
                 self._measure(work, getattr(self, f"_{work}"))
-        if self.programs is not None and self.attached:
+        if self.programs is not None:
             self.programs.detach()
 
     def _measure(self, work: str, run: Callable[[], dict[str, Any] | None]) -> None:
@@ -494,13 +493,10 @@ class Subject:
     def _program(self, work: str) -> dict[str, Any]:
         """One of programs.PROGRAMS, after the memory was given its data anew."""
         assert self.programs is not None
-        if not self.attached:
+        if self.programs.source is None:
             self._fill()
             self.programs.attach(self.memory.view)
-            self.attached = True
-        found = self.programs.run(work, WHOLE * self.seconds)
-        lib.us_page_sums(self.memory.address, self.pages, self.sums)
-        return _rate(*found)
+        return _rate(*self.programs.run(work, WHOLE * self.seconds))
 
     def _sort(self) -> dict[str, Any]:
         """More than the limit's bytes, or all there are, in place; then they are looked at."""
@@ -508,6 +504,8 @@ class Subject:
         kind = np.dtype(NUMBERS.get(self.spec["data"], "int64"))
         length = min(self.size, int(SORTED * self.limit)) // PAGE * PAGE
         words = np.frombuffer(self.memory.view[:length], kind)
+        if self.programs is not None:  # which keep no sums
+            lib.us_page_sums(self.memory.address, length // PAGE, self.sums)
         start = time.perf_counter_ns()
         words.sort()
         ns = time.perf_counter_ns() - start

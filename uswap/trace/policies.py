@@ -247,7 +247,7 @@ def sampled(accesses: Sequence[int], blocks: int, size: int) -> Faults:
     return Faults(misses, soft)
 
 
-ROUNDS = 7  # US_ROUNDS of csrc/pager.h
+ROUNDS = 7  # US_ROUNDS of csrc/state.h
 TURNS = 8  # US_TURNS
 
 
