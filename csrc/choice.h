@@ -31,7 +31,7 @@
 
 /* All zero but `item` and `on` at the start. */
 typedef struct us_choice {
-    bool on;                /* false: there are no filters, or none are wanted */
+    bool on;                /* false: no filters are wanted */
     uint8_t item;           /* 2, 4, 8: bytes of an item, no other is tried; 0: not known */
     _Atomic uint8_t filter; /* US_FILTER_*, for the blocks that come next */
     _Atomic bool tried;     /* filters were compared: `filter` is more than a guess */

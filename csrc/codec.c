@@ -74,8 +74,7 @@ static const symbol_t zstd_symbols[] = {
 struct us_codec_ctx {
     lz4_fn_t lz4;           /* copies: a codec that is loaded again must not meet the old library's state */
     zstd_fn_t zstd;         /* compress == NULL: not loaded when the context was made */
-    us_filter_fn_t filter;  /* the same of shuffle */
-    void *filtered, *spare; /* max_block each, if there are filters */
+    void *filtered, *spare; /* max_block each, for filters */
     uint32_t max_block;
     void *lz4_state;
     void *zstd_cspace; /* holds the compression context; ZSTD never allocates beside it */
@@ -131,12 +130,10 @@ static int zstd_grow(us_codec_ctx_t *ctx, int level) {
 }
 
 static int ctx_init(us_codec_ctx_t *ctx) {
-    if (ctx->filter.shuffle) {
-        ctx->filtered = alloc_aligned(ctx->max_block);
-        ctx->spare = alloc_aligned(ctx->max_block);
-        if (!ctx->filtered || !ctx->spare)
-            return -ENOMEM;
-    }
+    ctx->filtered = alloc_aligned(ctx->max_block);
+    ctx->spare = alloc_aligned(ctx->max_block);
+    if (!ctx->filtered || !ctx->spare)
+        return -ENOMEM;
     if (ctx->lz4.compress) {
         ctx->lz4_state = alloc_aligned((size_t)ctx->lz4.sizeof_state());
         if (!ctx->lz4_state)
@@ -157,8 +154,7 @@ static int ctx_init(us_codec_ctx_t *ctx) {
     return 0;
 }
 
-static int ctx_new(us_codec_ctx_t **out, uint32_t max_block, const codec_fn_t *lz4, const codec_fn_t *zstd,
-                   us_filter_fn_t filter) {
+static int ctx_new(us_codec_ctx_t **out, uint32_t max_block, const codec_fn_t *lz4, const codec_fn_t *zstd) {
     *out = NULL;
     if (max_block == 0 || max_block > US_CODEC_MAX)
         return -EINVAL;
@@ -166,7 +162,6 @@ static int ctx_new(us_codec_ctx_t **out, uint32_t max_block, const codec_fn_t *l
     if (!ctx)
         return -ENOMEM;
     ctx->max_block = max_block;
-    ctx->filter = filter;
     if (lz4->ready)
         ctx->lz4 = lz4->lz4;
     if (zstd->ready)
@@ -181,7 +176,7 @@ static int ctx_new(us_codec_ctx_t **out, uint32_t max_block, const codec_fn_t *l
 }
 
 int us_codec_ctx_new(us_codec_ctx_t **out, uint32_t max_block) {
-    return ctx_new(out, max_block, &table[US_CODEC_LZ4], &table[US_CODEC_ZSTD], us_filter_functions());
+    return ctx_new(out, max_block, &table[US_CODEC_LZ4], &table[US_CODEC_ZSTD]);
 }
 
 void us_codec_ctx_free(us_codec_ctx_t *ctx) {
@@ -221,11 +216,11 @@ int us_compress(us_codec_ctx_t *ctx, int codec, int level, const void *src, uint
         cap = INT32_MAX;
     const int filter = us_codec_filter(codec);
     if (filter != US_FILTER_NONE) {
-        if (!us_codec_known(codec) || !ctx->filter.shuffle)
+        if (!us_codec_known(codec))
             return -ENOSYS;
         if (n % US_FILTER_UNIT != 0)
             return -EINVAL;
-        us_filter_do(&ctx->filter, filter, src, ctx->filtered, ctx->spare, n);
+        us_filter_do(filter, src, ctx->filtered, ctx->spare, n);
         src = ctx->filtered;
     }
     switch (us_codec_base(codec)) {
@@ -279,13 +274,13 @@ int us_decompress(us_codec_ctx_t *ctx, int codec, const void *src, uint32_t n, v
     const int filter = us_codec_filter(codec);
     if (filter == US_FILTER_NONE)
         return decompress_base(ctx, codec, src, n, dst, raw);
-    if (!us_codec_known(codec) || !ctx->filter.shuffle)
+    if (!us_codec_known(codec))
         return -ENOSYS;
     if (raw > ctx->max_block || raw % US_FILTER_UNIT != 0)
         return -EILSEQ;
     const int err = decompress_base(ctx, us_codec_base(codec), src, n, ctx->filtered, raw);
     if (err == 0)
-        us_filter_undo(&ctx->filter, filter, ctx->filtered, dst, ctx->spare, raw);
+        us_filter_undo(filter, ctx->filtered, dst, ctx->spare, raw);
     return err;
 }
 
@@ -347,8 +342,7 @@ static int prove(int codec, const codec_fn_t *fn) {
     static const uint32_t sizes[] = {1, 13, 4096, 65536, PROOF_MAX};
     static const codec_fn_t nothing;
     us_codec_ctx_t *ctx = NULL;
-    int rc = ctx_new(&ctx, PROOF_MAX, codec == US_CODEC_LZ4 ? fn : &nothing, codec == US_CODEC_ZSTD ? fn : &nothing,
-                     (us_filter_fn_t){0});
+    int rc = ctx_new(&ctx, PROOF_MAX, codec == US_CODEC_LZ4 ? fn : &nothing, codec == US_CODEC_ZSTD ? fn : &nothing);
     if (rc)
         return rc;
     const size_t room = us_codec_bound(PROOF_MAX) + ALIGN;
@@ -393,8 +387,6 @@ int us_codec_load(int codec, const char *path) {
 
 bool us_codec_ready(int codec) {
     if (!us_codec_known(codec))
-        return false;
-    if (us_codec_filter(codec) != US_FILTER_NONE && !us_filter_functions().shuffle)
         return false;
     return codec == US_CODEC_NONE || table[us_codec_base(codec)].ready;
 }

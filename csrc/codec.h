@@ -35,7 +35,7 @@ enum { US_CODEC_NONE = 0, US_CODEC_LZ4 = 1, US_CODEC_ZSTD = 2, US_CODECS = 8 };
 static inline int us_codec_with(int codec, int filter) { return codec | filter << 4; }
 static inline int us_codec_base(int codec) { return codec & 15; }
 static inline int us_codec_filter(int codec) { return codec >> 4; }
-/* Is there such a one at all, whether or not it is loaded? */
+/* Is there such a one at all, whether or not its codec is loaded? */
 static inline bool us_codec_known(int codec) {
     const int base = us_codec_base(codec), filter = us_codec_filter(codec);
     return codec == US_CODEC_NONE ||
@@ -83,17 +83,17 @@ uint32_t us_codec_bound(uint32_t n);
  * (anything less is 1); for zstd the level.
  *
  *   -EINVAL  n is out of range, or with a filter no multiple of US_FILTER_UNIT
- *   -ENOSYS  the context has no such codec or filter
+ *   -ENOSYS  the context has no such codec, or there is no such filter
  *   -ENOMEM  zstd at a high level
  *   -EIO     the library failed in a way it should not
  */
 int us_compress(us_codec_ctx_t *ctx, int codec, int level, const void *src, uint32_t n, void *dst, uint32_t cap);
 
 /* Decompresses n bytes into exactly raw bytes. 0, -EILSEQ when the input does not give that, -ENOSYS: the
- * context has no such codec or filter. */
+ * context has no such codec, or there is no such filter. */
 int us_decompress(us_codec_ctx_t *ctx, int codec, const void *src, uint32_t n, void *dst, uint32_t raw);
 
-/* max_block bytes that are free between two calls with the context; NULL where it has no filters. */
+/* max_block bytes that are free between two calls with the context. */
 void *us_codec_spare(us_codec_ctx_t *ctx);
 
 /* How often that was done with the context. Any thread may ask. */

@@ -9,9 +9,10 @@
  *   byte   all first bytes of the items, then all second ones, ...             "shuffle"
  *   bit    the same, and in each of these rows all lowest bits, then ...       "bitshuffle"
  *
- * The bytes are turned by the blosc2 wheel's library, loaded by path and proven by round trips as codecs are
- * (codec.h); the bits by this file, since the library's own bitshuffle, which gives the same bytes, asks for
- * memory at each call, and what undoes a block must not be able to fail.
+ * The bytes after a filter are stored in swap files. They are those that the functions of the blosc2 library give.
+ *
+ * Nothing here allocates, takes a lock or writes anywhere but to its arguments, and the stack that it takes is below 1 KiB,
+ * so that a handler of signals may call it; what undoes a block can't fail.
  */
 #ifndef US_FILTER_H
 #define US_FILTER_H
@@ -33,19 +34,18 @@ enum {
 /* What is filtered is a multiple of so many bytes: a row of 64 for each byte of the largest item. */
 enum { US_FILTER_UNIT = 512 };
 
-typedef struct us_filter_fn {
-    int32_t (*shuffle)(int32_t item, int32_t n, const void *src, void *dst); /* NULL: not loaded */
-    int32_t (*unshuffle)(int32_t item, int32_t n, const void *src, void *dst);
-} us_filter_fn_t;
+/* How bytes are turned: in plain C, by SSE2, which each x86-64 has, or by AVX2. */
+enum { US_SHUFFLE_C = 0, US_SHUFFLE_SSE2 = 1, US_SHUFFLE_AVX2 = 2, US_SHUFFLES = 3 };
+
+/* The fastest of them here. */
+int us_shuffle_level(void);
 
 /*
- * Opens the library at path and proves it by round trips. 0: it is used from now on by contexts (codec.h)
- * that are made then. Errors as of us_codec_load: -ENOENT, -ENOSYS, -EILSEQ, -ENOMEM.
+ * Turns n bytes of src, items of `item` bytes, into dst, and back. All levels give the same bytes.
+ * pre: level is at most us_shuffle_level(), item is 2, 4 or 8, n is a multiple of US_FILTER_UNIT, no overlap.
  */
-int us_filter_load(const char *path);
-
-/* The functions that were loaded, or NULLs. */
-us_filter_fn_t us_filter_functions(void);
+void us_shuffle(int level, uint32_t item, const void *src, void *dst, uint32_t n);
+void us_unshuffle(int level, uint32_t item, const void *src, void *dst, uint32_t n);
 
 /* The bytes of an item: 2, 4, 8, or 1 for US_FILTER_NONE. */
 static inline uint32_t us_filter_item(int filter) { return filter == US_FILTER_NONE ? 1u : 2u << (filter - 1) % 3; }
@@ -53,10 +53,10 @@ static inline bool us_filter_is_bit(int filter) { return filter >= US_FILTER_BIT
 
 /*
  * Filters n bytes of src into dst; spare: n bytes more. None of the three may overlap.
- * pre: the library is loaded, filter is above US_FILTER_NONE, n is a multiple of US_FILTER_UNIT.
+ * pre: filter is above US_FILTER_NONE, n is a multiple of US_FILTER_UNIT.
  */
-void us_filter_do(const us_filter_fn_t *fn, int filter, const void *src, void *dst, void *spare, uint32_t n);
-/* The inverse, under the same conditions. What is at src may be changed, and is of no use after. */
-void us_filter_undo(const us_filter_fn_t *fn, int filter, void *src, void *dst, void *spare, uint32_t n);
+void us_filter_do(int filter, const void *src, void *dst, void *spare, uint32_t n);
+/* The inverse, under the same conditions. */
+void us_filter_undo(int filter, const void *src, void *dst, void *spare, uint32_t n);
 
 #endif

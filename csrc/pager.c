@@ -48,8 +48,6 @@ void us_pager_unlocked(us_pager_t **p) {
 /* ---- life ------------------------------------------------------------------------------------------- */
 
 static int open_all(us_pager_t *p, const us_mm_config_t *client) {
-    if (p->cfg.shuffle != 0 && us_filter_functions().shuffle == NULL)
-        return -EINVAL;
     int err = us_mm_open(&p->mm, client);
     if (err == 0)
         err = us_tiers_open(p);

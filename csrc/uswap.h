@@ -437,7 +437,7 @@ typedef struct us_pager_config {
     int workers;
     int follow;  /* move to the faulting thread's CPU */
     int servers; /* 2: a thread serves faults beside the loop while several threads fault */
-    int shuffle; /* filters are chosen for what is compressed; us_filter_load was called */
+    int shuffle; /* filters are chosen for what is compressed */
 } us_pager_config_t;
 
 /* One client's. */
@@ -537,7 +537,7 @@ int us_pager_is_valid(us_pager_t *p); /* 1, or 0 with the broken invariant's num
 /* ---- codecs (codec.h says more) -------------------------------------------------------------------- */
 
 int us_codec_load(int codec, const char *path);
-int us_filter_load(const char *path); /* the library that shuffles (filter.h says more) */
+int us_shuffle_level(void); /* how bytes are shuffled here: 1 by SSE2, 2 by AVX2 (filter.h says more) */
 
 /* ---- swap files ------------------------------------------------------------------------------------ */
 

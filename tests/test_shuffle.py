@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Shuffled blocks: csrc/filter.c and choice.c, finding the library, and paging by them."""
+"""Shuffled blocks: csrc/filter.c and choice.c, and paging by them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import random
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import uswap
 from uswap import codecs, fsck
 
 from child import run_child
-from compiled import ROOT, check, fresh, gcc, shared
+from compiled import ROOT, check, gcc, shared
 
 SANITIZE = os.environ.get("USWAP_SANITIZE", "address,undefined")
 SOURCES = [
@@ -53,18 +54,20 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return shared(out, *SOURCES)
 
 
-@pytest.fixture
-def core(library: Path, tmp_path: Path) -> ctypes.CDLL:
-    """A core that has loaded nothing: a copy, which the loader takes for another library."""
-    return fresh(library, tmp_path)
+@pytest.fixture(scope="module")
+def filters(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    """csrc/filter.c by itself, compiled as the wheel is."""
+    out = tmp_path_factory.mktemp("filter") / "filter.so"
+    return ctypes.CDLL(os.fspath(gcc(out, "-O2", "-shared", "-fPIC", ROOT / "csrc/filter.c")))
 
 
 def blosc2() -> str:
-    """Its library's path; the wheel is in the extra "test", so it must be there."""
-    (found,) = codecs.find_shuffle()
-    assert found.origin.startswith("blosc2 ")
-    assert found.origin.endswith(" wheel")
-    return found.path
+    """The path of blosc2's library, without importing the package; empty where it is not installed."""
+    spec = find_spec("blosc2")
+    for folder in (spec and spec.submodule_search_locations) or ():
+        if (path := Path(folder, "lib/libblosc2.so")).exists():
+            return os.fspath(path)
+    return ""
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -82,35 +85,81 @@ def test_with_the_codec_in_the_wheel(library: Path, codec: str, seed: int) -> No
     check([sys.executable, "-c", IN_PYTHON, library, number, path, blosc2(), str(seed)])
 
 
-# What LIE makes of it: 1 loses a bit, 2 writes past its room, 3 does not shuffle at all, 4 says that it failed.
-LIAR = r"""
-#include <string.h>
-static int turn(int item, int n, const unsigned char *src, unsigned char *dst, int back)
-{
-    for (int i = 0; i < n; i++) {
-        int to = i % item * (n / item) + i / item;
-        dst[back ? i : to] = src[back ? to : i];
+LEVELS = ["C", "SSE2", "AVX2"]
+UNIT = 512
+
+
+def level_of(filters: ctypes.CDLL, name: str) -> int:
+    """The level's number; skips the test where this CPU lacks the instructions."""
+    level = LEVELS.index(name)
+    if level > filters.us_shuffle_level():
+        pytest.skip(f"this CPU has no {name}")
+    return level
+
+
+@pytest.mark.parametrize("item", [2, 4, 8])
+@pytest.mark.parametrize("name", LEVELS)
+def test_every_size(filters: ctypes.CDLL, name: str, item: int) -> None:
+    """Each implementation gives NumPy's transposition, and undoes it, for all sizes up to 2 MiB."""
+    import numpy as np
+
+    level, most = level_of(filters, name), 2 * MIB
+    source = np.random.default_rng(item).integers(0, 256, most, "u1")
+    planes = source.reshape(-1, item).T.copy()
+    out, back = np.zeros(most + 64, "u1"), np.zeros(most + 64, "u1")
+    for n in range(UNIT, most + 1, UNIT):
+        out[n : n + 64] = back[n : n + 64] = 0xA5
+        filters.us_shuffle(level, item, *map(pointer, (source, out)), n)
+        # The first items' planes are the beginnings of the planes of all.
+        assert np.array_equal(out[:n].reshape(item, -1), planes[:, : n // item]), n
+        filters.us_unshuffle(level, item, *map(pointer, (out, back)), n)
+        assert np.array_equal(back[:n], source[:n]), n
+        assert (out[n : n + 64] == 0xA5).all(), n
+        assert (back[n : n + 64] == 0xA5).all(), n
+
+
+def pointer(array: Any) -> ctypes.c_void_p:
+    """Where an array's bytes are."""
+    return ctypes.c_void_p(array.ctypes.data)
+
+
+@pytest.mark.skipif(not blosc2(), reason="blosc2 is not installed")
+@pytest.mark.parametrize("item", [2, 4, 8])
+@pytest.mark.parametrize("name", LEVELS)
+def test_the_bytes_are_those_of_blosc2(filters: ctypes.CDLL, name: str, item: int) -> None:
+    """What is stored is what blosc2's shuffle gives, and blosc2 undoes it."""
+    import numpy as np
+
+    level, theirs = level_of(filters, name), ctypes.CDLL(blosc2())
+    source = np.random.default_rng(item).integers(0, 256, 2 * MIB, "u1")
+    ours, other = np.zeros_like(source), np.zeros_like(source)
+    for n in (UNIT, 3 * UNIT, *(4096 << k for k in range(10)), 2 * MIB - UNIT):
+        filters.us_shuffle(level, item, *map(pointer, (source, ours)), n)
+        assert theirs.blosc2_shuffle(item, n, *map(pointer, (source, other))) == n
+        assert np.array_equal(ours[:n], other[:n]), n
+        assert theirs.blosc2_unshuffle(item, n, *map(pointer, (ours, other))) == n
+        assert np.array_equal(other[:n], source[:n]), n
+        filters.us_unshuffle(level, item, *map(pointer, (ours, other)), n)
+        assert np.array_equal(other[:n], source[:n]), n
+
+
+@pytest.mark.parametrize("optimize", ["-O1", "-O2", "-O3"])
+def test_safe_in_a_signal_handler(tmp_path: Path, optimize: str) -> None:
+    """The filters call nothing, keep nothing that is written, and take less than 1 KiB of stack in all."""
+    out = tmp_path / "filter.o"
+    gcc(out, optimize, "-fPIC", "-c", "-fstack-usage", ROOT / "csrc/filter.c")
+    usage = [line.split("\t") for line in out.with_suffix(".su").read_text().splitlines()]
+    assert {name.split(":")[-1] for name, _, _ in usage} >= {"us_filter_do", "us_filter_undo"}
+    assert {kind for _, _, kind in usage} == {"static"}
+    assert sum(int(size) for _, size, _ in usage) < 1024
+    done = subprocess.run(["nm", out], capture_output=True, text=True, check=True)
+    symbols = [line.split()[-2:] for line in done.stdout.splitlines()]
+    # What the CPU has, which the compiler's runtime sets before any of this can run.
+    assert {name for kind, name in symbols if kind == "U"} <= {
+        "__cpu_model",
+        "_GLOBAL_OFFSET_TABLE_",
     }
-    if (LIE == 1 && n > 4096)
-        dst[n - 1] ^= back;
-    if (LIE == 2)
-        dst[n] = 0;
-    if (LIE == 3)
-        memcpy(dst, src, n);
-    return LIE == 4 ? -1 : n;
-}
-int blosc2_shuffle(int item, int n, const void *src, void *dst) { return turn(item, n, src, dst, 0); }
-int blosc2_unshuffle(int item, int n, const void *src, void *dst) { return turn(item, n, src, dst, 1); }
-"""
-
-
-@pytest.mark.parametrize("lie", range(5))
-def test_a_library_is_proven_before_use(core: ctypes.CDLL, tmp_path: Path, lie: int) -> None:
-    """A library that gives other bytes, passes its room or fails is refused."""
-    source = tmp_path / "liar.c"
-    source.write_text(LIAR)
-    liar = gcc(tmp_path / "liar.so", "-shared", "-fPIC", f"-DLIE={lie}", source)
-    assert core.us_filter_load(os.fsencode(liar)) == (-errno.EILSEQ if lie else 0)
+    assert not [name for kind, name in symbols if kind in "bBdDcC"]
 
 
 # ---- uswap.codecs
@@ -130,24 +179,15 @@ def test_numbers() -> None:
         codecs.number("gzip")
 
 
-def test_the_package_is_not_imported() -> None:
-    """Looking for the library runs none of the package's code."""
-    code = "import sys; from uswap import codecs; print(len(codecs.find_shuffle()), 'blosc2' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["1", "False"]
+@pytest.mark.parametrize(("level", "name"), [(1, "SSE2"), (2, "AVX2")])
+def test_instructions(level: int, name: str) -> None:
+    """The core's level has a name."""
 
+    class Core:
+        def us_shuffle_level(self) -> int:
+            return level
 
-def test_loading(core: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What works is named; what does not is said, and that there is nothing is no error."""
-    loaded = codecs.load_shuffle(core)
-    assert loaded.ready
-    assert not loaded.errors
-    monkeypatch.setattr(codecs, "find_spec", lambda name: None)
-    assert codecs.find_shuffle() == []
-    assert codecs.load_shuffle(core) == codecs.Loaded("shuffle", None)
-    libc = codecs.Candidate("libc.so.6", "another library")
-    monkeypatch.setattr(codecs, "find_shuffle", lambda: [libc])
-    assert codecs.load_shuffle(core).errors == [(libc, "it lacks a function that uswap needs")]
+    assert codecs.shuffled_by(Core()) == name
 
 
 # ---- paging
@@ -210,9 +250,9 @@ def paging(options: dict[str, Any], how: str) -> dict[str, float]:
 
 @pytest.mark.parametrize("how", ["array", "wrap", "region"])
 def test_what_is_shuffled(how: str) -> None:
-    """Numbers are, and take less; text and what does not compress are not. No option is needed."""
+    """Numbers are, and take less; text and what does not compress are not. No option or package is needed."""
     found = run_child(paging, args=[{}, how], timeout=120).json
-    assert found["about"].startswith("blosc2 ")
+    assert found["about"] in ("SSE2", "AVX2")
     for name in ("int64", "float64", "int32", "int16"):
         assert found[name] > 0.9, found
     assert found["pairs"] > 0.9
@@ -239,32 +279,9 @@ def test_blocks_and_codecs(options: dict[str, Any]) -> None:
 def test_off(options: dict[str, Any]) -> None:
     """Nothing is shuffled if it is not wanted, or if nothing is compressed."""
     found = run_child(paging, args=[options, "array"], timeout=120).json
-    assert found["about"].startswith("off" if "shuffle" in options else "blosc2 ")
+    assert (found["about"] == "off") == ("shuffle" in options)
     assert all(value == 0 for name, value in found.items() if name in arrays(1, 1))
     assert found["int64 ratio"] < 3
-
-
-def without(folder: str) -> dict[str, Any]:
-    """Paging where `folder` has another package of that name."""
-    sys.path.insert(0, folder)
-    return paging({}, "array")
-
-
-@pytest.mark.parametrize("library", [None, b"no library"])
-def test_without_the_library(tmp_path: Path, library: bytes | None) -> None:
-    """Blocks are compressed as they are; a line says why if there is a library that can't be used."""
-    package = tmp_path / "blosc2"
-    (package / "lib").mkdir(parents=True)
-    (package / "__init__.py").write_text("raise ImportError('imported')\n")
-    if library is not None:
-        (package / "lib" / "libblosc2.so").write_bytes(library)
-    result = run_child(without, args=[str(tmp_path)], timeout=120)
-    assert result.json["about"] == "none"
-    assert result.json["int64"] == 0
-    assert result.json["int64 ratio"] > 2
-    assert ("can't be used to shuffle: it cannot be loaded" in result.stderr) == (
-        library is not None
-    )
 
 
 def down(folder: str, shuffle: str) -> dict[str, Any]:

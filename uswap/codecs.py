@@ -5,16 +5,13 @@ uswap links no codec. The ``lz4`` and ``zstandard`` wheels hold the real librari
 extension modules and export the C functions; the system's shared libraries come second. The
 packages are only looked up here, never imported: the core opens the file itself, proves it by
 round trips and calls it without the GIL.
-
-The same goes for the library that shuffles the bytes of numbers before they are compressed, which is in
-the ``blosc2`` wheel (the extra ``uswap[shuffle]``). Without it blocks are compressed as they are.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.machinery import EXTENSION_SUFFIXES
 from importlib.util import find_spec
@@ -28,10 +25,9 @@ __all__ = [
     "FilterLibrary",
     "Loaded",
     "find",
-    "find_shuffle",
     "load_all",
-    "load_shuffle",
     "number",
+    "shuffled_by",
 ]
 
 #: Codec names and their numbers in the C core (``US_CODEC_*``).
@@ -57,10 +53,10 @@ _WHY = {
 
 
 class FilterLibrary(Protocol):
-    """The part of the C core that loads the library that shuffles; cffi's ``lib`` is one."""
+    """The part of the C core that shuffles; cffi's ``lib`` is one."""
 
-    def us_filter_load(self, path: bytes, /) -> int:
-        """Load and prove the library at *path* (0, or a negative errno)."""
+    def us_shuffle_level(self) -> int:
+        """Which instructions it uses (``US_SHUFFLE_*``)."""
 
 
 class CodecLibrary(Protocol):
@@ -80,7 +76,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Loaded:
-    """How loading one codec, or what shuffles (``"shuffle"``), went."""
+    """How loading one codec went."""
 
     codec: str
     candidate: Candidate | None  #: what is in use, None when nothing worked
@@ -106,11 +102,6 @@ def find(codec: str) -> list[Candidate]:
     return [*_in_wheel(*wheel), Candidate(soname, f"system {soname}")]
 
 
-def find_shuffle() -> list[Candidate]:
-    """The library that shuffles: the one in the blosc2 wheel, if that is installed."""
-    return list(_in_wheel("blosc2", "blosc2", "lib/libblosc2", [".so"]))
-
-
 def number(codec: str, filter: str = "none") -> int:
     """The number of a codec with a filter in the C core, as entries and swap files have it.
 
@@ -125,9 +116,9 @@ def number(codec: str, filter: str = "none") -> int:
     return CODECS[codec] | FILTERS[filter] << 4
 
 
-def load_shuffle(lib: FilterLibrary) -> Loaded:
-    """Load what shuffles; never an error, since blocks can be compressed without."""
-    return _load_first("shuffle", find_shuffle(), lib.us_filter_load)
+def shuffled_by(lib: FilterLibrary) -> str:
+    """The instructions by which the C core shuffles bytes here: "SSE2" or "AVX2"."""
+    return {1: "SSE2", 2: "AVX2"}[lib.us_shuffle_level()]
 
 
 def load_all(lib: CodecLibrary) -> list[Loaded]:
@@ -136,29 +127,23 @@ def load_all(lib: CodecLibrary) -> list[Loaded]:
 
 
 def _load(lib: CodecLibrary, codec: str) -> Loaded:
-    return _load_first(codec, find(codec), lambda path: lib.us_codec_load(CODECS[codec], path))
-
-
-def _load_first(codec: str, candidates: list[Candidate], load: Callable[[bytes], int]) -> Loaded:
     errors: list[tuple[Candidate, str]] = []
-    for candidate in candidates:
-        code = -load(os.fsencode(candidate.path))
+    for candidate in find(codec):
+        code = -lib.us_codec_load(CODECS[codec], os.fsencode(candidate.path))
         if code == 0:
             return Loaded(codec, candidate, errors)
         errors.append((candidate, _WHY.get(code) or os.strerror(code)))
     return Loaded(codec, None, errors)
 
 
-def _in_wheel(
-    distribution: str, package: str, module: str, suffixes: Iterable[str] = EXTENSION_SUFFIXES
-) -> Iterator[Candidate]:
+def _in_wheel(distribution: str, package: str, module: str) -> Iterator[Candidate]:
     # find_spec of a top-level name imports nothing; of a submodule it would import the parents.
     try:
         spec = find_spec(package)
     except (ImportError, ValueError):  # ValueError: a stand-in without a spec in sys.modules
         return
     for folder in (spec and spec.submodule_search_locations) or ():
-        for suffix in suffixes:
+        for suffix in EXTENSION_SUFFIXES:
             path = os.path.join(folder, module + suffix)
             if os.path.isfile(path):
                 version = _version(distribution, os.path.dirname(folder))

@@ -207,7 +207,7 @@ class Connection:
     def about(self) -> dict[str, str]:
         """How this pager works here: uffd, take, drop, codec and where its library comes from.
 
-        ``shuffle`` is where the library that shuffles is from, "none" if there is none, or "off".
+        ``shuffle`` is "off", or by which instructions bytes are shuffled, "AVX2" or "SSE2".
         """
         how = {number: name for name, number in UFFD.items()}
         return {

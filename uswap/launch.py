@@ -29,9 +29,9 @@ from .errors import PagerStartError
 
 __all__ = ["low_descriptors_taken", "reap", "start"]
 
-#: What the pager process imports, or (the last three) only looks for, beside the standard library.
+#: What the pager process imports, or (the last two) only looks for, beside the standard library.
 _NEEDED = ("uswap", "_cffi_backend", "uvloop")
-_WANTED = ("lz4", "zstandard", "blosc2")
+_WANTED = ("lz4", "zstandard")
 #: Of the PYTHON* variables: where an interpreter that was moved finds its library; and what helps to find
 #: out why a process hangs.
 _KEPT = ("PYTHONHOME", "PYTHONPLATLIBDIR", "PYTHONFAULTHANDLER")

@@ -343,8 +343,7 @@ OPTIONS: tuple[Option, ...] = (
         "shuffle",
         "auto",
         "auto, off",
-        "whether the bytes of numbers are shuffled before they are compressed, where that helps; needs "
-        "the blosc2 package (the extra uswap[shuffle])",
+        "whether the bytes of numbers are shuffled before they are compressed, where that helps",
         _choice("auto", "off"),
     ),
     Option(

@@ -254,15 +254,13 @@ def touch(
 
 
 def load_codec(codec: str, filter: str = "none") -> str:
-    """Load a codec, and what a filter needs, into this process; return where the codec is from.
+    """Load a codec into this process; return where it is from.
 
     Raises:
-        OSError: there is none.
+        OSError: there is none, or nothing for *filter* to go before.
     """
     if codec == "none" and filter != "none":
         raise OSError(f"filter {filter} is of no use without a codec; accepted: lz4 or zstd")
-    if filter != "none" and not codecs.load_shuffle(lib).ready:
-        raise OSError(f"filter {filter} can't be loaded; `uswap doctor` says what to install")
     if codec == "none":
         return "none"
     for candidate in codecs.find(codec):

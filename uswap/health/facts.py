@@ -58,7 +58,8 @@ class Facts:
     io_uring_disabled: int | None
     """kernel.io_uring_disabled; None where there is no such setting."""
     codecs: tuple[Codec, ...] = field(default=())
-    shuffle: Codec = Codec("shuffle", None)
+    shuffle: str = "AVX2"
+    """The instructions by which bytes are shuffled."""
 
     @property
     def uffd(self) -> str | None:
@@ -103,7 +104,7 @@ def gather() -> Facts:
         io_uring_errno=-lib.us_probe_io_uring(),
         io_uring_disabled=int(disabled) if disabled else None,
         codecs=tuple(_codec(one) for one in codecs.load_all(lib)),
-        shuffle=_codec(codecs.load_shuffle(lib)),
+        shuffle=codecs.shuffled_by(lib),
     )
 
 

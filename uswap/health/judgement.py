@@ -33,7 +33,7 @@ def judge(facts: Facts) -> list[Finding]:
         _judge_huge_pages(facts),
         _judge_io_uring(facts),
         *(_judge_codec(codec) for codec in facts.codecs),
-        _judge_shuffle(facts.shuffle),
+        Finding("shuffle", f"built in, by {facts.shuffle}"),
     ]
 
 
@@ -273,24 +273,3 @@ def _judge_codec(codec: Codec) -> Finding:
         cost = f"Pager(codec={codec.name!r}) can't be used."
     mend = f"{shlex.quote(sys.executable)} -m pip install {_WHEELS.get(codec.name, codec.name)}"
     return Finding(name, f"missing ({why})", Status.DEGRADED, cost, (mend,))
-
-
-def _judge_shuffle(shuffle: Codec) -> Finding:
-    """An extra: without it nothing is wrong, but if it is there and can't be used."""
-    if shuffle.origin is not None:
-        return Finding("shuffle", shuffle.origin)
-    mend = f"{shlex.quote(sys.executable)} -m pip install 'blosc2>=4'"
-    gain = (
-        "arrays of numbers would take about half the room in the pool (int64 below 1000: ratio 4.5 in place of "
-        "2.3), and be decompressed two to three times as fast"
-    )
-    if not shuffle.errors:
-        return Finding("shuffle", f"not installed; with it {gain} ({mend})")
-    why = "; ".join(shuffle.errors)
-    return Finding(
-        "shuffle",
-        f"can't be used ({why})",
-        Status.DEGRADED,
-        f"Blocks are compressed as they are; else {gain}.",
-        (mend.replace("install", "install --force-reinstall"),),
-    )

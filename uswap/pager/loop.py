@@ -96,14 +96,14 @@ class Loop:
         self._lost_blocks = 0
         found = {codec: self._load_codec(codec) for _size, codec, _level in hello["pools"]}
         self._codec = ", ".join(found.values())
-        self._shuffle = self._load_shuffle(hello["shuffle"])
+        self._shuffle = "off" if hello["shuffle"] == "off" else codecs.shuffled_by(lib)
         self._failed_writes = 0
         config, client = ffi.new("us_pager_config_t *"), ffi.new("us_mm_config_t *")
         for name in ("workers", "follow", "servers"):
             setattr(config, name, hello[name])
         for pool, (size, codec, level) in zip(config.pool, hello["pools"], strict=False):
             pool.budget, pool.codec, pool.level = size, codecs.CODECS[codec], level
-        config.shuffle = self._shuffle not in ("off", "none")
+        config.shuffle = self._shuffle != "off"
         for name in (
             "client_pid",
             "mover_tid",
@@ -180,17 +180,6 @@ class Loop:
                 return candidate.origin
             errors.append(f"{candidate.origin}: {os.strerror(-error)}")
         raise OSError(38, f"codec {wanted} can't be loaded ({'; '.join(errors)})")
-
-    def _load_shuffle(self, wanted: str) -> str:
-        """Where what shuffles is from; "none" if it is nowhere, "off" if it is not wanted."""
-        if wanted == "off":
-            return "off"
-        loaded = codecs.load_shuffle(lib)
-        for candidate, why in loaded.errors:
-            say(
-                f"{candidate.origin} can't be used to shuffle: {why}; blocks are compressed as they are"
-            )
-        return loaded.candidate.origin if loaded.candidate else "none"
 
     def about(self) -> wire.Message:
         """What the client is told when the pager is ready."""
