@@ -20,7 +20,7 @@ of them take their turns.
 """
 
 from ..subject import WORKS
-from .case import Case, cases_of, columns_of
+from .case import Case, Column, cases_of, columns_of
 from .comparison import GROUP_WORK, GROUPS, LEAST, PEERS, Peers
 from .figures import ROWS, Row, Run
 from .goals import FIT_GOALS, GOALS, Goal, Verdict
@@ -39,6 +39,7 @@ __all__ = [
     "TRIES",
     "WORKS",
     "Case",
+    "Column",
     "Goal",
     "Peers",
     "Result",

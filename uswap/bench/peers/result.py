@@ -6,9 +6,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...sizes import parse_size
 from ..common import Machine, Spread
 from ..subject import NUMBERS
+from .case import columns_of
 from .comparison import PEERS, Peers
 from .figures import ROWS, Run
 from .goals import FIT_GOALS, GOALS, Verdict
@@ -40,11 +40,10 @@ class Result:
     others: float | None = None
 
     def columns(self, group: str) -> list[str]:
-        """Peers of a group that were measured, uswap first."""
+        """Peers of a group that were measured, uswap first, and of these the one with the defaults."""
         found = {run.peer for run in self.runs if run.group == group}
-        order = [name for name in found if name.startswith("uswap ")]
-        order.sort(key=lambda name: parse_size(name.removeprefix("uswap "), "block"))
-        return order + [name for name in PEERS if name in found]
+        order = [*(one.name for one in columns_of(self.config)), *PEERS]
+        return [name for name in dict.fromkeys(order) if name in found]
 
     def uswaps(self, group: str) -> list[str]:
         """Those of them that are uswap."""
@@ -159,6 +158,7 @@ class Result:
             "rounds": c.rounds,
             "seconds": c.seconds,
             "blocks": list(c.blocks),
+            "faults": list(c.faults),
             "goals": [one.as_dict() for one in self.verdicts()],
             "table": [self._table(case) for case in self.cases()],
             "fits": [
