@@ -19,7 +19,7 @@ DATA = tuple(common.DATA)
 # bench.peers and bench.subject have the same, and need not be imported for --help.
 PEERS = ("uswap", "zram", "naive", "zswap", "memmap", "plain")
 WORKS = (
-    *("read", "rmw", "strided", "random", "zipf", "write"),
+    *("read", "rmw", "strided", "random", "zipf", "tenth", "write"),
     *("random2", "write2", "loaded", "matmul", "sort"),
 )
 PROGRAMS = ("gather", "scatter", "columns", "transpose", "exchange")

@@ -28,7 +28,7 @@ GROUPS = {
 #: And by which workloads.
 GROUP_WORK = {
     "pooled": WORKS,
-    "disk": tuple(one for one in WORKS if one not in ("random2", "write2", "loaded")),
+    "disk": tuple(one for one in WORKS if one not in ("tenth", "random2", "write2", "loaded")),
 }
 #: What is measured where nothing is said: all but what programs do, which takes as long again.
 USUAL = tuple(one for one in WORKS if one not in PROGRAMS)

@@ -48,11 +48,15 @@ def _goals() -> Iterator[Goal]:
             key, f"{label}: uswap/{peer}", group, ("uswap", row), (peer, row), bound, **more
         )
 
-    yield beside("p50", "pooled", "random p50", "zram", 1.0, least=False)
-    yield beside("p99", "pooled", "random p99", "zram", 0.1, least=False)
+    yield beside("p50", "pooled", "random p50", "zram", 0.95, least=False)
+    yield beside("p99", "pooled", "random p99", "zram", 0.08, least=False)
+    yield beside("random", "pooled", "random", "zram", 2.0)
+    yield beside("random2", "pooled", "random2", "zram", 2.0)
     yield beside("zipf", "pooled", "zipf", "zram", 2.0)
-    yield beside("read", "pooled", "read", "zram", 5.0)
-    yield beside("rmw", "pooled", "rmw", "zram", 5.0)
+    yield beside("tenth", "pooled", "tenth", "zram", 2.0)
+    yield beside("write", "pooled", "write", "zram", 1.5)
+    yield beside("read", "pooled", "read", "zram", 6.0)
+    yield beside("rmw", "pooled", "rmw", "zram", 4.0)
     for peer in ("zswap", "memmap"):
         for row in ("random", "zipf", "read", "rmw"):
             yield beside(f"{peer} {row}", "disk", row, peer, 2.0)
