@@ -750,9 +750,9 @@ def test_names() -> None:
     assert set(peers.Peers().work) == set(bench_peers.WORKS) | {"fill"}
     assert tuple(common.DATA) == bench_peers.DATA
     assert set(subject.WORKS) == {row.work for row in peers.ROWS.values()}
-    assert set(plot_peers.SHORT) == {goal.key for goal in peers.GOALS if goal.by[0] == "uswap"} | {
-        f"fits {work}" for work in subject.FITS
-    }
+    assert set(plot_peers.SHORT) == {
+        goal.key for goal in peers.GOALS if goal.by[0] == "uswap"
+    } | set(peers.PROGRAM_GOALS) | {f"fits {work}" for work in subject.FITS}
 
 
 def test_groups() -> None:
@@ -851,6 +851,26 @@ def test_figures_of_threads() -> None:
     assert peers.ROWS["random scaling"].of(run) is None
 
 
+def test_programs_together() -> None:
+    """Their geometric mean is over those that both have run, and the worst is named."""
+    result = made_up(names=["uswap", "zram"])
+    for run in result.runs:
+        for number, name in enumerate(programs.PROGRAMS):
+            times = {"uswap": (4, 1, 1, 1, 1)[number], "zram": 2}[run.peer]
+            run.work[name] = {"count": 1, "bytes": 100, "ns": 1000 * times}
+        del run.work["exchange"]
+    found = {one.key: one for one in result.verdicts()}
+    mean, worst = found["programs mean"], found["programs worst"]
+    assert mean.ratio is not None
+    assert worst.ratio is not None
+    assert mean.ratio.median == pytest.approx((2 / 8) ** (1 / 4))
+    assert worst.ratio.median == pytest.approx(2)
+    assert (mean.reached, worst.reached) == (False, False)
+    assert "over 4 of 5" in mean.text
+    assert "worst program, gather" in worst.text
+    assert "worst program, gather" in " ".join(reporter.peers(result).split())
+
+
 def test_ratios() -> None:
     """Ratios are of the same round; a round that one of the two lacks counts for none."""
     result = made_up(names=["uswap", "zram"])
@@ -873,7 +893,7 @@ def test_ratios() -> None:
 def test_verdicts(speed: float, reached: bool) -> None:
     """A goal is reached when its ratio is on the right side of the bound."""
     verdicts = {one.key: one for one in made_up(speed=speed).verdicts()}
-    assert len(verdicts) == len(peers.GOALS) + len(peers.FIT_GOALS)
+    assert len(verdicts) == len(peers.GOALS) + len(peers.FIT_GOALS) + len(peers.PROGRAM_GOALS)
     assert verdicts["read"].reached is reached
     assert verdicts["p99"].reached is reached
     assert verdicts["p50"].reached is True

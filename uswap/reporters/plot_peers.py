@@ -398,6 +398,8 @@ SHORT = {
     "loaded": "p99 of a read, busy / idle",
     "threads reads": "reads/s, two threads / one",
     "threads writes": "writes/s, two threads / one",
+    "programs mean": "programs, time / zram's, mean",
+    "programs worst": "worst program, time / zram's",
     "fits touch": "first touch, time",
     "fits read": "data fit, sequential read, time",
     "fits random": "data fit, random reads, time",

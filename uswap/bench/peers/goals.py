@@ -10,7 +10,7 @@ from typing import Any
 from ..common import Spread
 from .figures import ROWS
 
-__all__ = ["FIT_GOALS", "GOALS", "Goal", "Verdict"]
+__all__ = ["FIT_GOALS", "GOALS", "PROGRAM_GOALS", "Goal", "Verdict"]
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,8 @@ def _goals() -> Iterator[Goal]:
 
 
 GOALS = tuple(_goals())
+#: The goals of programs: time of uswap by that of zram, at most, of all together and of the worst.
+PROGRAM_GOALS = {"programs mean": 0.5, "programs worst": 1.0}
 #: The goals where the data fit: time of uswap by that of plain memory, at most.
 FIT_GOALS = {
     "touch": ("first touch of new memory: time uswap/plain", 1.2),
