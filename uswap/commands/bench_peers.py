@@ -22,7 +22,7 @@ WORKS = (
     *("read", "rmw", "strided", "random", "zipf", "tenth", "write"),
     *("random2", "write2", "loaded", "matmul", "sort"),
 )
-PROGRAMS = ("gather", "scatter", "columns", "transpose", "exchange")
+PROGRAMS = ("gather", "scatter", "columns", "transpose", "argsort", "exchange")
 
 
 FAULTS = ("message", "inline", "auto")
@@ -43,7 +43,7 @@ def _faults(text: str) -> tuple[str, ...]:
 
 @arguments.argument
 def _works(text: str) -> tuple[str, ...]:
-    """Names of workloads; programs stands for its five."""
+    """Names of workloads; programs stands for all of its own."""
     found = arguments.names((*WORKS, *PROGRAMS, "programs"))(text)
     return tuple(
         dict.fromkeys(
@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=WORKS,
         metavar="WORK,...",
         help=f"workloads (default: all of these): {', '.join(WORKS)}; what NumPy programs do: "
-        f"{', '.join(PROGRAMS)}, or programs for all five",
+        f"{', '.join(PROGRAMS)}, or programs for all of these",
     )
     parser.add_argument(
         "--data",

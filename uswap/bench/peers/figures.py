@@ -105,6 +105,7 @@ ROWS = {
         Row("scatter", "scatter of rows, 512 bytes each", "scatter", "rate", "MB/s", 1e-6),
         Row("columns", "sums of columns", "columns", "rate", "MB/s", 1e-6),
         Row("transpose", "transpose", "transpose", "rate", "MB/s", 1e-6),
+        Row("argsort", "stable argsort of such rows", "argsort", "rate", "MB/s", 1e-6),
         Row("exchange", "shuffle of rows, 512 bytes each", "exchange", "rate", "MB/s", 1e-6),
         Row("sort", "sort in place", "sort", "rate", "MB/s", 1e-6),
     )
