@@ -157,6 +157,16 @@ def test_pages_in_order() -> None:
     assert 0.3 < sum(counts[:10]) / len(zipf) < 0.6
 
 
+def test_nine_in_ten() -> None:
+    """A tenth of the pages, scattered, has nine accesses in ten."""
+    counts = Counter(subject._tenth(1000, random.Random(1)))
+    hot = [page for page, _ in counts.most_common(100)]
+    whole = sum(counts.values())
+    assert sum(counts[page] for page in hot) / whole == pytest.approx(0.9, abs=0.01)
+    assert len(counts) == 1000
+    assert len({page // 100 for page in hot}) == 10
+
+
 @pytest.mark.parametrize(("kind", "width"), [("walk", 8), ("float32", 4)])
 def test_numbers(kind: str, width: int) -> None:
     """A walk moves by steps of about one; normal numbers are about one in size."""
@@ -497,6 +507,17 @@ def test_what_the_kernel_lacks() -> None:
     assert machine_state("/sys") == before
 
 
+@pytest.mark.usefixtures("kernel_peers")
+def test_no_zswap_before_zram() -> None:
+    """What goes to zram passes no zswap, also where the machine has it on; then that is on again."""
+    enabled = kernel.ZSWAP / "enabled"
+    with kernel._Undo() as undo:
+        kernel._set_parameter(undo, "enabled", ("Y",))
+        with kernel.zram(16 * MIB):
+            assert enabled.read_text().strip() == "N"
+        assert enabled.read_text().strip() == "Y"
+
+
 def measure_unprivileged() -> dict[str, str]:
     """What is left out."""
     return runner._skipped(peers.Peers())
@@ -630,7 +651,8 @@ def test_killed_by_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     config = peers.Peers(size=8 * MIB, rounds=1)
     result = peers.Result(config, MACHINE)
     zram, uswap = (
-        peers.Case(config, "pooled", "int64", 4, name, name, 4096, 0) for name in ("zram", "uswap")
+        peers.Case(config, "pooled", "int64", 4, name, name, peers.Column(name), 0)
+        for name in ("zram", "uswap")
     )
     monkeypatch.setattr(kernel, "zram", lambda size: nullcontext(kernel.Zram("zram9", "lz4")))
     made = kernel.Cgroup(1, Path("/sys/fs/cgroup/memory/none"))
@@ -669,6 +691,7 @@ def test_killed_by_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--seconds", "0"], "'0'; accepted: a number from 0.01 to 60"),
         (["--dir", "/nowhere"], "'/nowhere' does not exist; accepted: a directory"),
         (["--block", "4KiB,5000"], "not a power of two"),
+        (["--faults", "inline,kernel"], "'kernel'; accepted: message, inline, auto, default"),
     ],
 )
 def test_bad_arguments(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -700,6 +723,7 @@ def test_program(name: str) -> None:
         "scatter": (1024, 1 << 19),
         "columns": (256, 1 << 19),
         "transpose": (256, 1 << 19),
+        "argsort": (1024, 1 << 19),
         "exchange": (512, 1 << 19),
     }[name]
     assert ns > 0
@@ -727,9 +751,9 @@ def test_names() -> None:
     assert set(peers.Peers().work) == set(bench_peers.WORKS) | {"fill"}
     assert tuple(common.DATA) == bench_peers.DATA
     assert set(subject.WORKS) == {row.work for row in peers.ROWS.values()}
-    assert set(plot_peers.SHORT) == {goal.key for goal in peers.GOALS if goal.by[0] == "uswap"} | {
-        f"fits {work}" for work in subject.FITS
-    }
+    assert set(plot_peers.SHORT) == {
+        goal.key for goal in peers.GOALS if goal.by[0] == "uswap"
+    } | set(peers.PROGRAM_GOALS) | {f"fits {work}" for work in subject.FITS}
 
 
 def test_groups() -> None:
@@ -737,6 +761,32 @@ def test_groups() -> None:
     assert set(peers.Peers().groups()) == {"pooled", "disk"}
     assert peers.Peers(peers=["uswap", "zswap"]).groups() == {"disk": ["uswap", "zswap"]}
     assert peers.Peers(peers=["plain", "uswap"]).groups() == {"pooled": ["uswap", "plain"]}
+
+
+def test_columns() -> None:
+    """Each block size and way of faults is a column; the defaults' comes first, and passes nothing on."""
+
+    def columns(**more: Any) -> list[tuple[str, dict[str, Any]]]:
+        found = peers.columns_of(peers.Peers(**more))
+        return [(one.name, one.options()) for one in found]
+
+    assert columns() == [("uswap", {})]
+    assert columns(blocks=[8192], faults=["inline"]) == [
+        ("uswap", {"block": 8192, "faults": "inline"})
+    ]
+    assert columns(blocks=[4096, 0]) == [("uswap", {}), ("uswap 4 KiB", {"block": 4096})]
+    assert columns(faults=["message", ""], blocks=[4096, 0]) == [
+        ("uswap", {}),
+        ("uswap message 4 KiB", {"block": 4096, "faults": "message"}),
+        ("uswap message", {"faults": "message"}),
+        ("uswap 4 KiB", {"block": 4096}),
+    ]
+    config = peers.Peers(faults=["inline", ""], disk_size=8 * MIB)
+    cases = peers.cases_of(config, "pooled", "int64", 4, {})
+    assert [case.column for case in cases] == ["uswap", "uswap inline", "zram", "naive", "plain"]
+    assert "faults" not in cases[0].options()
+    assert cases[1].options()["faults"] == "inline"
+    assert made_up(faults=["inline", ""]).uswaps("pooled") == ["uswap", "uswap inline"]
 
 
 # ---- what is shown
@@ -747,13 +797,16 @@ def made_up(
     data: Sequence[str] = ("int64",),
     over: Sequence[int] = (4,),
     blocks: Sequence[int] = (),
+    faults: Sequence[str] = (),
     rounds: int = 3,
     names: Sequence[str] = tuple(peers.PEERS),
     speed: float = 4.0,
 ) -> peers.Result:
     """A result in which uswap is `speed` times as fast as zram, and zswap and np.memmap half as fast as zram."""
     rng = random.Random(3)
-    config = peers.Peers(peers=names, data=data, over=over, blocks=blocks, rounds=rounds)
+    config = peers.Peers(
+        peers=names, data=data, over=over, blocks=blocks, faults=faults, rounds=rounds
+    )
     about = {"zram": "lz4", "zswap": "lzo-rle, at most 241 MiB of RAM", "cgroup": "version 1"}
     result = peers.Result(config, MACHINE, about)
     speeds = {"uswap": speed, "zram": 1, "naive": 0.7, "zswap": 0.5, "memmap": 0.5, "plain": 50}
@@ -777,12 +830,46 @@ def made_up(
         run = peers.Run(case.group, case.data, case.over, case.column, number, work, kept, out, {})
         result.runs.append(run)
     for kind in data:
-        for column, _ in peers.columns_of(config):
+        for column in (one.name for one in peers.columns_of(config)):
             took = {"touch": 1300, "read": 1012, "random": 1000}
             one = {work: {"plain": [1000], "uswap": [took[work]]} for work in subject.FITS}
             result.fits[kind, column] = [one] * rounds
     result.others = 0.01
     return result
+
+
+def test_figures_of_threads() -> None:
+    """A mean is of each thread's time; two threads by one is of their rates in the same run."""
+    work = {
+        "random": {"count": 100, "bytes": 1, "ns": 1000, "threads": 1},
+        "random2": {"count": 300, "bytes": 1, "ns": 1500, "threads": 2},
+    }
+    run = peers.Run("pooled", "int64", 4, "zram", 0, work, None, None, {})
+    assert peers.ROWS["random mean"].of(run) == 10
+    assert peers.ROWS["random2 mean"].of(run) == 10
+    assert peers.ROWS["random scaling"].of(run) == pytest.approx(2)
+    del work["random"]
+    assert peers.ROWS["random scaling"].of(run) is None
+
+
+def test_programs_together() -> None:
+    """Their geometric mean is over those that both have run, and the worst is named."""
+    result = made_up(names=["uswap", "zram"])
+    for run in result.runs:
+        for number, name in enumerate(programs.PROGRAMS):
+            times = {"uswap": (4, 1, 1, 1, 1, 1)[number], "zram": 2}[run.peer]
+            run.work[name] = {"count": 1, "bytes": 100, "ns": 1000 * times}
+        del run.work["exchange"]
+    found = {one.key: one for one in result.verdicts()}
+    mean, worst = found["programs mean"], found["programs worst"]
+    assert mean.ratio is not None
+    assert worst.ratio is not None
+    assert mean.ratio.median == pytest.approx((2 / 16) ** (1 / 5))
+    assert worst.ratio.median == pytest.approx(2)
+    assert (mean.reached, worst.reached) == (False, False)
+    assert "over 5 of 6" in mean.text
+    assert "worst program, gather" in worst.text
+    assert "worst program, gather" in " ".join(reporter.peers(result).split())
 
 
 def test_ratios() -> None:
@@ -807,7 +894,7 @@ def test_ratios() -> None:
 def test_verdicts(speed: float, reached: bool) -> None:
     """A goal is reached when its ratio is on the right side of the bound."""
     verdicts = {one.key: one for one in made_up(speed=speed).verdicts()}
-    assert len(verdicts) == len(peers.GOALS) + len(peers.FIT_GOALS)
+    assert len(verdicts) == len(peers.GOALS) + len(peers.FIT_GOALS) + len(peers.PROGRAM_GOALS)
     assert verdicts["read"].reached is reached
     assert verdicts["p99"].reached is reached
     assert verdicts["p50"].reached is True
@@ -851,7 +938,7 @@ def test_text(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "other processes took 1% of the CPUs' time" in text
     goals = {line.split("  ")[0]: line for line in lines}
     assert goals["sequential read: uswap/zram"].endswith("missed")
-    assert ">= 5" in goals["sequential read: uswap/zram"]
+    assert ">= 6" in goals["sequential read: uswap/zram"]
     assert goals["data that fit, random reads: time uswap/plain"].endswith("reached")
     assert " 1.012 " in goals["data that fit, sequential read: time uswap/plain"]
     assert max(map(len, lines)) < 200

@@ -374,7 +374,7 @@ class Zram:
 
 @contextlib.contextmanager
 def zram(size: int, compressor: str = "lz4") -> Iterator[Zram]:
-    """Swap to a new zram device of so many bytes.
+    """Swap to a new zram device of so many bytes; zswap, which would stand before it, is off meanwhile.
 
     Raises:
         Unavailable: there is no zram, or it is not ours to use.
@@ -383,6 +383,8 @@ def zram(size: int, compressor: str = "lz4") -> Iterator[Zram]:
     if why is not None:
         raise Unavailable(why)
     with _Undo() as undo:
+        if (ZSWAP / "enabled").exists() and (ZSWAP / "enabled").read_text().strip() != "N":
+            _set_parameter(undo, "enabled", ("N",))
         number = -1
 
         def add() -> None:

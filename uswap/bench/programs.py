@@ -17,7 +17,7 @@ from .common import SEED, WrongBytes
 __all__ = ["PROGRAMS", "Programs"]
 
 #: By name, in the order in which they are run.
-PROGRAMS = ("gather", "scatter", "columns", "transpose", "exchange")
+PROGRAMS = ("gather", "scatter", "columns", "transpose", "argsort", "exchange")
 
 ROW = 512  # bytes
 WORD = 8
@@ -43,6 +43,7 @@ class Programs:
         self.half = size // 2 // ROW * ROW
         self.chunk = numpy.frombuffer(chunk, numpy.uint64)
         self.rows = self.half // ROW
+        _, self.ranks = numpy.unique(self.chunk.view(f"S{ROW}"), return_inverse=True)
         self.order = numpy.random.default_rng(SEED + number).permutation(self.rows)
         self.side = math.isqrt(self.half // WORD)
         self.source: Any = None
@@ -157,6 +158,17 @@ class Programs:
         self._compare(turned[some, 0], some)
         self._compare(turned[some, side - 1], (side - 1) * side + some)
         return done, done * side * WORD, ns
+
+    def _argsort(self, _seconds: float) -> Found:
+        """Numbers of the rows in the order of their bytes, equal ones in theirs; whole, however long it takes."""
+        rows = self.source[: self.rows * (ROW // WORD)].view(f"S{ROW}")
+        start = time.perf_counter_ns()
+        order = self.np.argsort(rows, kind="stable")
+        ns = time.perf_counter_ns() - start
+        ranks = self.ranks[self.np.arange(self.rows) % len(self.ranks)]
+        if not bool((order == self.np.argsort(ranks, kind="stable")).all()):
+            raise WrongBytes("argsort found another order than that of what was written")
+        return self.rows, self.rows * ROW, ns
 
     def _exchange(self, seconds: float) -> Found:
         """Random rows change places in pairs, as a shuffle does. The last: the source is not what it was."""

@@ -50,6 +50,7 @@ WORKS = (
     "matmul",
     "random",
     "zipf",
+    "tenth",
     "write",
     "random2",
     "write2",
@@ -66,9 +67,11 @@ PAGE = 4096
 LIST = 1 << 18  # random pages in a list
 ROOM = 1 << 20  # accesses that are timed one by one
 WARM = 0.25  # of a workload's time goes before it, unmeasured
+TURNED = 2  # accesses for each page that may be resident: then all that was there before has left
 WHOLE = 6  # times its time is what a sequential pass may take to be a whole one, or settling
 SETTLED = 4  # accesses for each page: then what is resident is what the policy wants to be
 STRIDE = 16  # pages
+HOT = 0.9  # of the accesses go to a tenth of the pages
 PANEL = 256  # rows and columns of a panel
 SORTED = 1.25  # times the limit is what is sorted, so that it does not fit
 FOR_EVER = (1 << 64) - 1
@@ -230,6 +233,14 @@ def _zipf(pages: int, rng: random.Random) -> array[int]:
     return array("I", itertools.islice(zipf(pages, rng), LIST))
 
 
+def _tenth(pages: int, rng: random.Random) -> array[int]:
+    """Nine accesses in ten go to a tenth of the pages, which lie scattered; the others to the rest."""
+    order = list(range(pages))
+    rng.shuffle(order)
+    hot, rest = order[: max(1, pages // 10)], order[max(1, pages // 10) :]
+    return array("I", (rng.choice(hot if rng.random() < HOT else rest) for _ in range(LIST)))
+
+
 def _strided(pages: int) -> array[int]:
     return array(
         "I", itertools.chain.from_iterable(range(at, pages, STRIDE) for at in range(STRIDE))
@@ -312,6 +323,7 @@ class Subject:
             "zipf": made(_zipf(self.pages, rng)),
             "first": made(_uniform(ordered[:half], rng)),
             "second": made(_uniform(ordered[half:], rng)),
+            "tenth": made(_tenth(self.pages, rng)),
         }
         self.samples = array("I", bytes(4 * 2 * ROOM))
         self.numpy: Any = None
@@ -376,10 +388,13 @@ class Subject:
         a = strided.access
         return _rate(a.done, 8 * a.done, a.elapsed)
 
-    def _touch(self, names: Sequence[str], kind: int, *, settle: bool = False) -> dict[str, Any]:
+    def _touch(
+        self, names: Sequence[str], kind: int, *, settle: bool = False, warm: float = 0.0
+    ) -> dict[str, Any]:
         """Random accesses, a thread for each list of pages; before it the same for a while, unmeasured.
 
         Args:
+            warm: for that part of the time; 0: until what is resident was turned over.
             settle: until which pages are resident does not depend any more on what was done before.
         """
         lists = [self.lists[name] for name in names]
@@ -388,11 +403,16 @@ class Subject:
 
         def run(one: Accesses) -> None:
             try:
-                if settle:
+                if warm:
+                    one.run(self.memory.address, kind, seconds=warm * self.seconds)
+                elif settle:
                     count = SETTLED * self.pages
                     one.run(self.memory.address, kind, count=count, seconds=WHOLE * self.seconds)
                 else:
-                    one.run(self.memory.address, kind, seconds=WARM * self.seconds)
+                    # Until what is resident was touched by this workload: what the one before has left
+                    # is dirty or not, near or scattered.
+                    count = TURNED * self.limit // PAGE // len(lists)
+                    one.run(self.memory.address, kind, count=count, seconds=WHOLE * self.seconds)
                 ready.wait()
                 one.run(self.memory.address, kind, seconds=self.seconds)
             except BaseException as exc:
@@ -409,7 +429,11 @@ class Subject:
             raise failures[0]
         done = sum(one.access.done for one in lists)
         ns = max(one.access.elapsed for one in lists)
-        return {**_rate(done, done * PAGE, ns), **self._quantiles(lists)}
+        return {
+            **_rate(done, done * PAGE, ns),
+            "threads": len(lists),
+            **self._quantiles(lists),
+        }
 
     def _quantiles(self, lists: Sequence[Accesses]) -> dict[str, int]:
         """Of all accesses together, in nanoseconds. Takes no memory, which is short where this is asked."""
@@ -428,6 +452,9 @@ class Subject:
     def _zipf(self) -> dict[str, Any]:
         return self._touch(["zipf"], lib.US_ACCESS_READ, settle=True)
 
+    def _tenth(self) -> dict[str, Any]:
+        return self._touch(["tenth"], lib.US_ACCESS_READ, settle=True)
+
     def _write(self) -> dict[str, Any]:
         return self._touch(["uniform"], lib.US_ACCESS_WRITE)
 
@@ -444,7 +471,7 @@ class Subject:
         for thread in spinning:
             thread.start()
         time.sleep(0.02 * self.seconds)
-        found = self._touch(["uniform"], lib.US_ACCESS_READ)
+        found = self._touch(["uniform"], lib.US_ACCESS_READ, warm=WARM)
         for thread in spinning:
             thread.join()
         return found

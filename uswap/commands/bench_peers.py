@@ -19,15 +19,31 @@ DATA = tuple(common.DATA)
 # bench.peers and bench.subject have the same, and need not be imported for --help.
 PEERS = ("uswap", "zram", "naive", "zswap", "memmap", "plain")
 WORKS = (
-    *("read", "rmw", "strided", "random", "zipf", "write"),
+    *("read", "rmw", "strided", "random", "zipf", "tenth", "write"),
     *("random2", "write2", "loaded", "matmul", "sort"),
 )
-PROGRAMS = ("gather", "scatter", "columns", "transpose", "exchange")
+PROGRAMS = ("gather", "scatter", "columns", "transpose", "argsort", "exchange")
+
+
+FAULTS = ("message", "inline", "auto")
+DEFAULT = "default"  # in place of a value: as if the option were not given
+
+
+def _block(text: str) -> int:
+    """A block's bytes; 0 stands for the default."""
+    return 0 if text == DEFAULT else int(arguments.block(text))
+
+
+@arguments.argument
+def _faults(text: str) -> tuple[str, ...]:
+    """Values of the option faults; "" stands for the default."""
+    found: tuple[str, ...] = arguments.names((*FAULTS, DEFAULT))(text)
+    return tuple("" if one == DEFAULT else one for one in found)
 
 
 @arguments.argument
 def _works(text: str) -> tuple[str, ...]:
-    """Names of workloads; programs stands for its five."""
+    """Names of workloads; programs stands for all of its own."""
     found = arguments.names((*WORKS, *PROGRAMS, "programs"))(text)
     return tuple(
         dict.fromkeys(
@@ -51,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=WORKS,
         metavar="WORK,...",
         help=f"workloads (default: all of these): {', '.join(WORKS)}; what NumPy programs do: "
-        f"{', '.join(PROGRAMS)}, or programs for all five",
+        f"{', '.join(PROGRAMS)}, or programs for all of these",
     )
     parser.add_argument(
         "--data",
@@ -105,10 +121,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--block",
-        type=arguments.blocks,
+        type=arguments.several(_block),
         default=(),
         metavar="SIZE,...",
-        help="block sizes of uswap, each measured by itself (default: uswap's own default)",
+        help="block sizes of uswap, each a column of its own, as `default` is (default: uswap's default)",
+    )
+    parser.add_argument(
+        "--faults",
+        type=_faults,
+        default=(),
+        metavar="HOW,...",
+        help=f"uswap's option `faults`, each value a column of its own: {', '.join(FAULTS)}, or `default` "
+        "(default: uswap's default)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     arguments.plot(parser, "all of it")
@@ -130,6 +154,7 @@ def run(args: argparse.Namespace) -> int:
         seconds=args.seconds,
         directory=args.dir,
         blocks=args.block,
+        faults=args.faults,
     )
     for group in config.groups():
         for over in config.over:

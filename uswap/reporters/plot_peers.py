@@ -371,10 +371,8 @@ def _label(key: str) -> str:
         return "data bytes for a byte of RAM"
     row = _peers.ROWS[key]
     label = row.label.strip()
-    if label.startswith("p") and label[1:].isdigit():
-        label = (
-            "reads beside busy threads, p99" if row.work == "loaded" else f"random reads, {label}"
-        )
+    if row.label.startswith(" "):
+        label = f"{UNDER[row.work]}, {label}"
     label = label.replace("two busy threads", "busy threads").replace(", 64 KiB apart", "")
     return f"{label}, {row.unit.replace('us', 'µs')}"
 
@@ -389,10 +387,19 @@ def _alone(result: _peers.Result) -> list[_peers.Verdict]:
     return sorted(found, key=lambda one: list(SHORT).index(one.key))
 
 
+#: What a row's label stands under, where it is indented.
+UNDER = {
+    "random": "random reads",
+    "random2": "two threads' reads",
+    "write2": "two threads' writes",
+    "loaded": "reads beside busy threads",
+}
 SHORT = {
     "loaded": "p99 of a read, busy / idle",
     "threads reads": "reads/s, two threads / one",
     "threads writes": "writes/s, two threads / one",
+    "programs mean": "programs, time / zram's, mean",
+    "programs worst": "worst program, time / zram's",
     "fits touch": "first touch, time",
     "fits read": "data fit, sequential read, time",
     "fits random": "data fit, random reads, time",

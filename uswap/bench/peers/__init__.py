@@ -20,10 +20,10 @@ of them take their turns.
 """
 
 from ..subject import WORKS
-from .case import Case, cases_of, columns_of
+from .case import Case, Column, cases_of, columns_of
 from .comparison import GROUP_WORK, GROUPS, LEAST, PEERS, Peers
 from .figures import ROWS, Row, Run
-from .goals import FIT_GOALS, GOALS, Goal, Verdict
+from .goals import FIT_GOALS, GOALS, PROGRAM_GOALS, Goal, Verdict
 from .process import SubjectFailed, run_subject
 from .result import Result
 from .runner import TRIES, measure
@@ -35,10 +35,12 @@ __all__ = [
     "GROUP_WORK",
     "LEAST",
     "PEERS",
+    "PROGRAM_GOALS",
     "ROWS",
     "TRIES",
     "WORKS",
     "Case",
+    "Column",
     "Goal",
     "Peers",
     "Result",

@@ -10,15 +10,34 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ... import options as _options
 from ...sizes import format_size
 from .. import kernel
 from .comparison import GROUP_WORK, MARGIN, MIB, Peers
 
-__all__ = ["Case", "cases_of", "columns_of", "data_file"]
+__all__ = ["Case", "Column", "cases_of", "columns_of", "data_file"]
 
 PLAIN = 0.4  # of the time of a workload is enough for memory without a limit
 SEGMENT = MIB  # of uswap's swap file
+
+
+@dataclass(frozen=True)
+class Column:
+    """One uswap.
+
+    Attributes:
+        name: what it is called in the table.
+        block: bytes of its blocks; 0: the default.
+        faults: its option of that name; "": the default.
+    """
+
+    name: str
+    block: int = 0
+    faults: str = ""
+
+    def options(self) -> dict[str, Any]:
+        """Of its pager: what was asked for, so that all else is a user's default."""
+        chosen: dict[str, Any] = {"block": self.block, "faults": self.faults}
+        return {name: value for name, value in chosen.items() if value}
 
 
 @dataclass(frozen=True)
@@ -28,7 +47,7 @@ class Case:
     Attributes:
         column: what it is called in the table.
         name: a name of PEERS.
-        block: of uswap's.
+        uswap: which uswap it is; None: another peer.
         pool: bytes of zswap's pool, and of uswap's in front of its swap file.
     """
 
@@ -38,7 +57,7 @@ class Case:
     over: int
     column: str
     name: str
-    block: int
+    uswap: Column | None
     pool: int
 
     @property
@@ -53,7 +72,8 @@ class Case:
 
     def options(self) -> dict[str, Any]:
         """Of uswap's pager."""
-        found: dict[str, Any] = {"limit": self.limit, "block": self.block}
+        assert self.uswap is not None
+        found: dict[str, Any] = {"limit": self.limit, **self.uswap.options()}
         if self.group == "pooled":
             found["pool"] = self.size * 5 // 4 + MARGIN
         else:
@@ -142,14 +162,24 @@ def cases_of(
     for name in config.groups()[group]:
         if name in skipped:
             continue
-        for column, block in columns_of(config) if name == "uswap" else [(name, 0)]:
-            found.append(Case(config, group, data, over, column, name, block, pool))
+        if name == "uswap":
+            for one in columns_of(config):
+                found.append(Case(config, group, data, over, one.name, name, one, pool))
+        else:
+            found.append(Case(config, group, data, over, name, name, None, pool))
     return found
 
 
-def columns_of(config: Peers) -> list[tuple[str, int]]:
-    """Return what each uswap is called, and its blocks in bytes."""
-    blocks = config.blocks or (_options.resolve().block,)
-    if len(blocks) == 1:
-        return [("uswap", blocks[0])]
-    return [(f"uswap {format_size(block)}", block) for block in blocks]
+def columns_of(config: Peers) -> list[Column]:
+    """Return each uswap that is measured, the one with the defaults first, else in the order given.
+
+    The defaults' column is "uswap"; others are named by what distinguishes them.
+    """
+    blocks, faults = config.blocks or (0,), config.faults or ("",)
+    found = []
+    for how in faults:
+        for block in blocks:
+            parts = [how] if len(faults) > 1 else []
+            parts += [format_size(block)] if block and len(blocks) > 1 else []
+            found.append(Column(" ".join(filter(None, ["uswap", *parts])), block, how))
+    return sorted(found, key=lambda one: bool(one.block or one.faults))

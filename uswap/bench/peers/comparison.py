@@ -28,7 +28,7 @@ GROUPS = {
 #: And by which workloads.
 GROUP_WORK = {
     "pooled": WORKS,
-    "disk": tuple(one for one in WORKS if one not in ("random2", "write2", "loaded")),
+    "disk": tuple(one for one in WORKS if one not in ("tenth", "random2", "write2", "loaded")),
 }
 #: What is measured where nothing is said: all but what programs do, which takes as long again.
 USUAL = tuple(one for one in WORKS if one not in PROGRAMS)
@@ -49,7 +49,8 @@ class Peers:
         size, disk_size: bytes of data, pooled and on a disk.
         seconds: of each workload and round; a sequential pass may take some times as long.
         directory: where files are made.
-        blocks: bytes of uswap's blocks; each is a column.
+        blocks: bytes of uswap's blocks; each is a column. 0: uswap's default.
+        faults: values of uswap's option of that name; each is a column. "": the default, and not passed on.
         fits: measure what fits as well.
     """
 
@@ -63,6 +64,7 @@ class Peers:
     seconds: float = 0.4
     directory: str = "/var/tmp"
     blocks: Sequence[int] = ()
+    faults: Sequence[str] = ()
     fits: bool = True
 
     def groups(self) -> dict[str, list[str]]:

@@ -41,7 +41,8 @@ class Row:
 
     Attributes:
         work: a name of subject.WORKS.
-        figure: "rate" (bytes a second), "count" (a second), or a quantile (nanoseconds).
+        figure: "rate" (bytes a second), "count" (a second), "mean" or a quantile (nanoseconds), or
+            "scaling": how many times the count a second of another workload.
         scale: of the unit.
         more: more is better.
     """
@@ -53,9 +54,11 @@ class Row:
     unit: str
     scale: float
     more: bool = True
+    by: str = ""
+    """The other workload of a scaling."""
 
     def of(self, run: Run) -> float | None:
-        """The figure of a run, in bytes/s, 1/s or ns; None where it was not measured."""
+        """The figure of a run, in bytes/s, 1/s, ns or times; None where it was not measured."""
         found = run.work.get(self.work)
         if found is None:
             return None
@@ -63,6 +66,13 @@ class Row:
             return float(found["bytes"] / found["ns"] * 1e9)
         if self.figure == "count":
             return float(found["count"] / found["ns"] * 1e9)
+        if self.figure == "scaling":
+            other = run.work.get(self.by)
+            if other is None:
+                return None
+            return float(found["count"] / found["ns"] / (other["count"] / other["ns"]))
+        if self.figure == "mean":
+            return float(found["ns"] * found.get("threads", 1) / found["count"])
         return float(found[self.figure])
 
 
@@ -77,10 +87,17 @@ ROWS = {
         Row("random", "random 4 KiB reads", "random", "count", "1000/s", 1e-3),
         Row("random p50", "    p50", "random", "p50", "us", 1e-3, more=False),
         Row("random p99", "    p99", "random", "p99", "us", 1e-3, more=False),
-        Row("zipf", "Zipf 0.99 reads", "zipf", "count", "1000/s", 1e-3),
-        Row("write", "random 4 KiB writes", "write", "count", "1000/s", 1e-3),
+        Row("random mean", "    mean", "random", "mean", "us", 1e-3, more=False),
         Row("random2", "random reads, two threads", "random2", "count", "1000/s", 1e-3),
+        Row("random2 p50", "    p50", "random2", "p50", "us", 1e-3, more=False),
+        Row("random2 p99", "    p99", "random2", "p99", "us", 1e-3, more=False),
+        Row("random2 mean", "    mean", "random2", "mean", "us", 1e-3, more=False),
+        Row("random scaling", "    by one thread", "random2", "scaling", "x", 1.0, by="random"),
+        Row("zipf", "Zipf 0.99 reads", "zipf", "count", "1000/s", 1e-3),
+        Row("tenth", "nine reads in ten of a tenth", "tenth", "count", "1000/s", 1e-3),
+        Row("write", "random 4 KiB writes", "write", "count", "1000/s", 1e-3),
         Row("write2", "random writes, two threads", "write2", "count", "1000/s", 1e-3),
+        Row("write scaling", "    by one thread", "write2", "scaling", "x", 1.0, by="write"),
         Row("loaded p50", "reads beside two busy threads, p50", "loaded", "p50", "us", 1e-3, False),
         Row("loaded p99", "    p99", "loaded", "p99", "us", 1e-3, more=False),
         Row("matmul", "matrix multiply by panels", "matmul", "count", "panels/s", 1.0),
@@ -88,6 +105,7 @@ ROWS = {
         Row("scatter", "scatter of rows, 512 bytes each", "scatter", "rate", "MB/s", 1e-6),
         Row("columns", "sums of columns", "columns", "rate", "MB/s", 1e-6),
         Row("transpose", "transpose", "transpose", "rate", "MB/s", 1e-6),
+        Row("argsort", "stable argsort of such rows", "argsort", "rate", "MB/s", 1e-6),
         Row("exchange", "shuffle of rows, 512 bytes each", "exchange", "rate", "MB/s", 1e-6),
         Row("sort", "sort in place", "sort", "rate", "MB/s", 1e-6),
     )

@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
+import statistics
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...sizes import parse_size
 from ..common import Machine, Spread
+from ..programs import PROGRAMS
 from ..subject import NUMBERS
+from .case import columns_of
 from .comparison import PEERS, Peers
 from .figures import ROWS, Run
-from .goals import FIT_GOALS, GOALS, Verdict
+from .goals import FIT_GOALS, GOALS, PROGRAM_GOALS, Verdict
 
 __all__ = ["Result"]
 
@@ -40,11 +42,10 @@ class Result:
     others: float | None = None
 
     def columns(self, group: str) -> list[str]:
-        """Peers of a group that were measured, uswap first."""
+        """Peers of a group that were measured, uswap first, and of these the one with the defaults."""
         found = {run.peer for run in self.runs if run.group == group}
-        order = [name for name in found if name.startswith("uswap ")]
-        order.sort(key=lambda name: parse_size(name.removeprefix("uswap "), "block"))
-        return order + [name for name in PEERS if name in found]
+        order = [*(one.name for one in columns_of(self.config)), *PEERS]
+        return [name for name in dict.fromkeys(order) if name in found]
 
     def uswaps(self, group: str) -> list[str]:
         """Those of them that are uswap."""
@@ -102,6 +103,46 @@ class Result:
             for one in rounds
         )
 
+    def program_times(
+        self, case: tuple[str, str, int], of: str, by: str
+    ) -> dict[str, dict[int, float]]:
+        """Time of one peer by that of another for the same work, by program and round."""
+        found = {}
+        for name in PROGRAMS:
+            ones, others = self.values(case, of, name), self.values(case, by, name)
+            if both := {one: others[one] / ones[one] for one in ones if one in others}:
+                found[name] = both
+        return found
+
+    def _program_verdicts(self, case: tuple[str, str, int], column: str) -> list[Verdict]:
+        """Of the programs that both uswap and zram have run: the geometric mean, and the worst."""
+        times = self.program_times(case, column, "zram")
+        if not times:
+            return []
+        rounds = set.intersection(*(set(one) for one in times.values()))
+        worst = max(times, key=lambda name: statistics.median(times[name].values()))
+        means = [
+            statistics.geometric_mean(one[number] for one in times.values()) for number in rounds
+        ]
+        texts = {
+            "programs mean": (
+                f"time of programs, geometric mean over {len(times)} of {len(PROGRAMS)}: uswap/zram",
+                Spread.of(means) if means else None,
+            ),
+            "programs worst": (
+                f"time of the worst program, {worst}: uswap/zram",
+                Spread.of(times[worst].values()),
+            ),
+        }
+        return [
+            Verdict(
+                key, text, case[1], case[2], column, PROGRAM_GOALS[key], False, ratio,
+                ratio.median <= PROGRAM_GOALS[key],
+            )
+            for key, (text, ratio) in texts.items()
+            if ratio is not None
+        ]  # fmt: skip
+
     def verdicts(self) -> list[Verdict]:
         """All goals that have to do with what was measured."""
         found = []
@@ -128,6 +169,8 @@ class Result:
                             reached,
                         )
                     )  # fmt: skip
+            for column in self.uswaps(group):
+                found += self._program_verdicts(case, column)
         for (data, column), _ in self.fits.items():
             for work, (text, bound) in FIT_GOALS.items():
                 ratio = self.fit_ratio(data, column, work)
@@ -159,6 +202,7 @@ class Result:
             "rounds": c.rounds,
             "seconds": c.seconds,
             "blocks": list(c.blocks),
+            "faults": list(c.faults),
             "goals": [one.as_dict() for one in self.verdicts()],
             "table": [self._table(case) for case in self.cases()],
             "fits": [

@@ -14,7 +14,7 @@ from dataclasses import replace
 from .. import kernel
 from ..common import CHUNK, DATA, Load, Machine, Progress, load_codec, make_data
 from ..subject import BY_NUMPY, WORKS
-from .case import Case, cases_of, columns_of
+from .case import Case, Column, cases_of, columns_of
 from .comparison import MARGIN, Peers
 from .figures import Run
 from .process import SubjectFailed, run_subject
@@ -113,8 +113,8 @@ def _steps(
                     )
     if config.fits and "uswap" in config.peers:
         for number in range(config.rounds):
-            for column, block in columns_of(config):
-                fit = functools.partial(_fit, result, config, data, column, block, number, chunk)
+            for column in columns_of(config):
+                fit = functools.partial(_fit, result, config, data, column, number, chunk)
                 found.append((f"round {number + 1}: {data}, fits", config.size // 2, fit))
     return found
 
@@ -156,8 +156,7 @@ def _fit(
     result: Result,
     config: Peers,
     data: str,
-    column: str,
-    block: int,
+    column: Column,
     number: int,
     chunk: tuple[int, int],
 ) -> None:
@@ -172,7 +171,7 @@ def _fit(
         "limit": limit,
         "work": [],
         "seconds": config.seconds,
-        "options": {"limit": limit, "block": block, "pool": MARGIN},
+        "options": {"limit": limit, "pool": MARGIN, **column.options()},
     }
     found = run_subject(spec, START + config.size / SLOWEST)["fits"]
-    result.fits.setdefault((data, column), []).append(found)
+    result.fits.setdefault((data, column.name), []).append(found)
