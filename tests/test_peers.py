@@ -691,7 +691,6 @@ def test_killed_by_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--seconds", "0"], "'0'; accepted: a number from 0.01 to 60"),
         (["--dir", "/nowhere"], "'/nowhere' does not exist; accepted: a directory"),
         (["--block", "4KiB,5000"], "not a power of two"),
-        (["--faults", "inline,kernel"], "'kernel'; accepted: message, inline, auto, default"),
     ],
 )
 def test_bad_arguments(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -764,29 +763,21 @@ def test_groups() -> None:
 
 
 def test_columns() -> None:
-    """Each block size and way of faults is a column; the defaults' comes first, and passes nothing on."""
+    """Each block size is a column; the defaults' comes first, and passes nothing on."""
 
     def columns(**more: Any) -> list[tuple[str, dict[str, Any]]]:
         found = peers.columns_of(peers.Peers(**more))
         return [(one.name, one.options()) for one in found]
 
     assert columns() == [("uswap", {})]
-    assert columns(blocks=[8192], faults=["inline"]) == [
-        ("uswap", {"block": 8192, "faults": "inline"})
-    ]
+    assert columns(blocks=[8192]) == [("uswap", {"block": 8192})]
     assert columns(blocks=[4096, 0]) == [("uswap", {}), ("uswap 4 KiB", {"block": 4096})]
-    assert columns(faults=["message", ""], blocks=[4096, 0]) == [
-        ("uswap", {}),
-        ("uswap message 4 KiB", {"block": 4096, "faults": "message"}),
-        ("uswap message", {"faults": "message"}),
-        ("uswap 4 KiB", {"block": 4096}),
-    ]
-    config = peers.Peers(faults=["inline", ""], disk_size=8 * MIB)
+    config = peers.Peers(blocks=[4096, 0], disk_size=8 * MIB)
     cases = peers.cases_of(config, "pooled", "int64", 4, {})
-    assert [case.column for case in cases] == ["uswap", "uswap inline", "zram", "naive", "plain"]
-    assert "faults" not in cases[0].options()
-    assert cases[1].options()["faults"] == "inline"
-    assert made_up(faults=["inline", ""]).uswaps("pooled") == ["uswap", "uswap inline"]
+    assert [case.column for case in cases] == ["uswap", "uswap 4 KiB", "zram", "naive", "plain"]
+    assert "block" not in cases[0].options()
+    assert cases[1].options()["block"] == 4096
+    assert made_up(blocks=[4096, 0]).uswaps("pooled") == ["uswap", "uswap 4 KiB"]
 
 
 # ---- what is shown
@@ -797,16 +788,13 @@ def made_up(
     data: Sequence[str] = ("int64",),
     over: Sequence[int] = (4,),
     blocks: Sequence[int] = (),
-    faults: Sequence[str] = (),
     rounds: int = 3,
     names: Sequence[str] = tuple(peers.PEERS),
     speed: float = 4.0,
 ) -> peers.Result:
     """A result in which uswap is `speed` times as fast as zram, and zswap and np.memmap half as fast as zram."""
     rng = random.Random(3)
-    config = peers.Peers(
-        peers=names, data=data, over=over, blocks=blocks, faults=faults, rounds=rounds
-    )
+    config = peers.Peers(peers=names, data=data, over=over, blocks=blocks, rounds=rounds)
     about = {"zram": "lz4", "zswap": "lzo-rle, at most 241 MiB of RAM", "cgroup": "version 1"}
     result = peers.Result(config, MACHINE, about)
     speeds = {"uswap": speed, "zram": 1, "naive": 0.7, "zswap": 0.5, "memmap": 0.5, "plain": 50}
