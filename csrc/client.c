@@ -26,6 +26,7 @@
 #include <unistd.h>
 
 #include "control.h"
+#include "inline.h"
 #include "mover.h"
 #include "alloc.h"
 #include "sys.h"
@@ -64,6 +65,7 @@ struct us_registration {
     us_registration_info_t info;
     uint64_t addr, len;
     int hugepage, at_end;
+    bool handled; /* inline */
     bool active;
     uint32_t pinning; /* pins that the pager has been asked for; it does not end meanwhile */
 };
@@ -88,7 +90,7 @@ static us_client_t *clients;
 /* Keeps [addr, addr+len) from children, and all but its first `plain` bytes from huge pages, and registers that; the
  * plain bytes are the pager's to register when it wants them. fresh: nobody has used it; what is there is given back,
  * and no lock stays on it. Else it is tried whether the plain bytes can be registered. */
-static int register_memory(us_client_t *c, uint64_t addr, uint64_t len, uint64_t plain, int fresh) {
+static int register_memory(int uffd, uint64_t addr, uint64_t len, uint64_t plain, int fresh) {
     void *at = (void *)(uintptr_t)addr, *rest = (void *)(uintptr_t)(addr + plain);
     if (fresh) { /* after mlockall(MCL_FUTURE) it is locked and populated, and could never leave */
         munlock(at, len);
@@ -109,13 +111,13 @@ static int register_memory(us_client_t *c, uint64_t addr, uint64_t len, uint64_t
         return -errno;
     int err = 0;
     if (!fresh) {
-        err = us_sys_register(c->mover.uffd, addr, len);
+        err = us_sys_register(uffd, addr, len);
         if (err == 0 && plain > 0)
-            err = us_sys_unregister(c->mover.uffd, addr, plain);
+            err = us_sys_unregister(uffd, addr, plain);
         if (err != 0) /* what is registered of it may not stay so */
-            us_sys_unregister(c->mover.uffd, addr, len);
+            us_sys_unregister(uffd, addr, len);
     } else if (plain < len) {
-        err = us_sys_register(c->mover.uffd, addr + plain, len - plain);
+        err = us_sys_register(uffd, addr + plain, len - plain);
     }
     if (err != 0)
         madvise(at, len, MADV_DOFORK);
@@ -123,8 +125,8 @@ static int register_memory(us_client_t *c, uint64_t addr, uint64_t len, uint64_t
 }
 
 /* hugepage: 1 give the huge page advice back, 0 leave it off */
-static int unregister_memory(us_client_t *c, uint64_t addr, uint64_t len, int hugepage) {
-    int err = us_sys_unregister(c->mover.uffd, addr, len);
+static int unregister_memory(int uffd, uint64_t addr, uint64_t len, int hugepage) {
+    int err = us_sys_unregister(uffd, addr, len);
     if (err != 0)
         return err;
     madvise((void *)(uintptr_t)addr, len, MADV_DOFORK);
@@ -163,7 +165,7 @@ us_client_t *us_client_new(void) {
     return c;
 }
 
-int us_client_open(us_client_t *c, int uffd, int space_fd, int doorbell, int notify, int drop) {
+int us_client_open(us_client_t *c, int uffd, int sigbus, int space_fd, int doorbell, int notify, int drop) {
     struct stat st;
     int err = fstat(space_fd, &st) != 0 ? -errno : us_space_map(&c->space, space_fd, false);
     if (err < 0)
@@ -179,6 +181,7 @@ int us_client_open(us_client_t *c, int uffd, int space_fd, int doorbell, int not
     us_mover_t *m = &c->mover;
     *m = (us_mover_t){.space = &c->space,
                       .uffd = uffd,
+                      .sigbus = sigbus,
                       .doorbell = doorbell,
                       .notify = notify,
                       .self = us_sys_pidfd(getpid()),
@@ -187,7 +190,7 @@ int us_client_open(us_client_t *c, int uffd, int space_fd, int doorbell, int not
                       .staging_len = STAGING,
                       .vector = drop == US_DROP_VECTOR};
     us_ksm_open(&m->ksm);
-    err = register_memory(c, m->staging, STAGING, 0, 1);
+    err = register_memory(m->uffd, m->staging, STAGING, 0, 1);
     if (err == 0)
         err = us_watchdog_start(&c->watchdog);
     if (err == 0)
@@ -275,12 +278,23 @@ static bool is_taken(const us_client_t *mine, uint64_t addr, uint64_t len) {
     return taken;
 }
 
+static int uffd_of(const us_registration_t *r) {
+    return r->handled ? r->client->mover.sigbus : r->client->mover.uffd;
+}
+
 /* pre: the caller has c->lock. */
 static int begin(us_client_t *c, us_registration_t *r, uint32_t block, uint32_t item, int resident) {
     us_reply_t reply;
     if (!c->open || c->leaving)
         return -ESHUTDOWN;
-    const uint64_t arg[6] = {r->addr, r->len, block, item, resident != 0};
+    if (r->handled) {
+        int err = c->mover.sigbus < 0 ? -EOPNOTSUPP : us_space_map_inline(&c->space, c->space_fd);
+        if (err == 0)
+            err = us_inline_open();
+        if (err != 0)
+            return err;
+    }
+    const uint64_t arg[6] = {r->addr, r->len, block, item, resident != 0, r->handled};
     r->info.failed = US_FAILED_PAGER;
     int err = ask(c, US_OP_ADD, 0, arg, &reply);
     if (err != 0)
@@ -289,8 +303,15 @@ static int begin(us_client_t *c, us_registration_t *r, uint32_t block, uint32_t 
     r->info.first = reply.value[1];
     r->info.entries = reply.value[2];
     r->info.plain = reply.value[3];
-    err = register_memory(c, r->addr, r->len, r->info.plain, !resident);
+    if (r->handled) {
+        const us_handling_t of = {.space = &c->space, .uffd = c->mover.sigbus, .notify = c->mover.notify};
+        err = us_inline_add(&of, r->addr, r->len, (uint32_t)r->info.first, (uint32_t)r->info.id, block);
+    }
+    if (err == 0)
+        err = register_memory(uffd_of(r), r->addr, r->len, r->info.plain, !resident);
     if (err != 0) {
+        if (r->handled)
+            us_inline_remove(r->addr);
         r->info.failed = US_FAILED_REGISTER;
         ask(c, US_OP_REMOVE, r->info.id, (const uint64_t[6]){r->info.entries}, NULL);
         return err;
@@ -303,7 +324,7 @@ static int begin(us_client_t *c, us_registration_t *r, uint32_t block, uint32_t 
 }
 
 int us_registration_begin(us_registration_t *r, uint64_t addr, uint64_t len, uint32_t block, uint32_t item,
-                          int resident, int hugepage, int at_end) {
+                          int resident, int handled, int hugepage, int at_end) {
     us_client_t *c = r->client;
     if (!is_ours(c))
         return -ECHILD;
@@ -311,6 +332,7 @@ int us_registration_begin(us_registration_t *r, uint64_t addr, uint64_t len, uin
     r->len = len;
     r->hugepage = hugepage;
     r->at_end = at_end;
+    r->handled = handled != 0;
     r->info.failed = US_FAILED_OTHER;
     /* Plain memory is not registered, so the kernel does not refuse to let a second pager have it. */
     pthread_mutex_lock(&registering);
@@ -343,12 +365,14 @@ static int end(us_client_t *c, us_registration_t *r, int how) {
         return err;
     if (how == US_END_DISCARD) /* never zeros, should anybody still have a pointer to it */
         mprotect((void *)(uintptr_t)r->addr, r->len, PROT_NONE);
-    const int unregistered = unregister_memory(c, r->addr, r->len, how == US_END_RESTORE && r->hugepage);
+    const int unregistered = unregister_memory(uffd_of(r), r->addr, r->len, how == US_END_RESTORE && r->hugepage);
     if (unregistered == -ENOMEM) /* it is still registered: the pager goes on serving it, and this can be tried again */
         return unregistered;
     err = ask(c, US_OP_REMOVE, r->info.id, arg, NULL);
     if (err != 0)
         return err;
+    if (r->handled)
+        us_inline_remove(r->addr);
     for (us_registration_t **at = &c->registrations; *at != NULL; at = &(*at)->next) {
         if (*at == r) {
             *at = r->next;

@@ -50,6 +50,8 @@
 
 #include "debug.h"
 #include "event.h"
+#include "mm.h"
+#include "notes.h"
 #include "policy.h"
 #include "region.h"
 #include "work.h"
@@ -72,18 +74,6 @@ static void unlock(us_pager_t *p, uint32_t i, us_entry_t *e) {
     if (e->flags & US_F_WAITED)
         us_event(p, (us_event_t){.kind = US_EV_UNLOCKED, .entry = i});
     e->flags &= (uint8_t)~(US_F_LOCKED | US_F_WAITED | US_F_WAKE);
-}
-
-static void resident_add(us_mm_t *m, uint64_t len) {
-    m->resident += len;
-    m->s->resident = m->resident;
-    if (m->resident > m->s->peak_resident)
-        m->s->peak_resident = m->resident;
-}
-
-static void resident_sub(us_mm_t *m, uint64_t len) {
-    m->resident -= len;
-    m->s->resident = m->resident;
 }
 
 void us_entry_free_object(us_pager_t *p, us_entry_t e) {
@@ -148,10 +138,11 @@ static void changed(us_pager_t *p, uint32_t i, us_entry_t *e) {
 }
 
 void us_entry_swap_in(us_pager_t *p, us_region_t *r, uint32_t i, bool clean) {
-    expect(&p->mm, i, OUT | IN(US_OUTBOX), 0, US_F_LOCKED);
+    expect(&p->mm, i, OUT | IN(US_OUTBOX), 0, 0);
     us_entry_t e = p->mm.space.table[i];
     const uint32_t len = us_block_len(r, i);
     const uint8_t old = e.state;
+    const bool reserved = (e.flags & US_F_LOCKED) != 0;
     US_DELAY(US_D_SERVED);
     switch (old) {
     case US_EMPTY: /* a copy of zeros costs nothing */
@@ -188,8 +179,10 @@ void us_entry_swap_in(us_pager_t *p, us_region_t *r, uint32_t i, bool clean) {
     }
     unlock(p, i, &e);
     put(&p->mm, i, e);
-    resident_add(&p->mm, len);
+    if (!reserved)
+        us_mm_grow(&p->mm, len);
     us_policy_in(&p->mm, r, i);
+    us_ask_answer(&p->mm, us_block_addr(r, i), len); /* the copy has woken who waits in the kernel */
 }
 
 void us_entry_reserve(us_pager_t *p, us_region_t *r, uint32_t i) {
@@ -199,7 +192,7 @@ void us_entry_reserve(us_pager_t *p, us_region_t *r, uint32_t i) {
     if (e.state == US_STORED) /* a worker may have it for another tier: it comes too late */
         e.flags &= (uint8_t)~US_F_WRITING;
     put(&p->mm, i, e);
-    resident_add(&p->mm, us_block_len(r, i));
+    us_mm_grow(&p->mm, us_block_len(r, i));
 }
 
 void us_entry_unreserve(us_pager_t *p, us_region_t *r, uint32_t i) {
@@ -207,7 +200,7 @@ void us_entry_unreserve(us_pager_t *p, us_region_t *r, uint32_t i) {
     us_entry_t e = p->mm.space.table[i];
     unlock(p, i, &e);
     put(&p->mm, i, e);
-    resident_sub(&p->mm, us_block_len(r, i));
+    us_mm_shrink(&p->mm, us_block_len(r, i));
 }
 
 void us_entry_dirty(us_pager_t *p, uint32_t i) {
@@ -257,7 +250,7 @@ void us_entry_evicted(us_pager_t *p, us_region_t *r, uint32_t i) {
     put(&p->mm, i, e);
     if (e.state == US_POOLED)
         us_policy_cold(p, i);
-    resident_sub(&p->mm, len);
+    us_mm_shrink(&p->mm, len);
     p->mm.leaving -= len;
     p->mm.s->evicted += len;
     p->mm.s->evicted_blocks++;
@@ -354,12 +347,12 @@ bool us_entry_moved(us_pager_t *p, uint32_t i, uint16_t gen, uint64_t from, uint
     const bool in_file = from >> 56 == US_TIER_FILE && to >> 56 == US_TIER_FILE;
     if (!same || (e.state == US_POOLED && !(e.flags & US_F_WRITING)))
         return false; /* or it has come and gone meanwhile, and is in a queue again */
-    if ((e.flags & US_F_LOCKED) && !in_file) {
+    const us_region_t *r = us_region_of(&p->mm, i);
+    if (((e.flags & US_F_LOCKED) && !in_file) || !us_take(&p->mm, r, i)) {
         us_entry_unmoved(p, i, gen, from);
         return false;
     }
     const us_entry_t old = e;
-    const us_region_t *r = us_region_of(&p->mm, i);
     const bool out = !(e.flags & US_F_KEPT);
     if (!(e.flags & US_F_LOCKED)) /* another move of it, if there is one, will find another place */
         e.flags &= (uint8_t)~US_F_WRITING;
@@ -378,6 +371,7 @@ bool us_entry_moved(us_pager_t *p, uint32_t i, uint16_t gen, uint64_t from, uint
     us_entry_free_object(p, old);
     if (e.state == US_POOLED)
         us_policy_cold(p, i);
+    us_give(&p->mm, r, i);
     return true;
 }
 
@@ -428,17 +422,19 @@ bool us_entry_shifted(void *tier, uint32_t owner, uint32_t tag, uint64_t from, u
     us_entry_t e = p->mm.space.table[owner];
     if (e.flags & (US_F_LOCKED | US_F_WRITING)) /* a worker may be reading it, or it is on its way to elsewhere */
         return false;
-    if (e.where != us_where(t->id, from))
+    const us_region_t *r = us_region_of(&p->mm, owner);
+    if (e.where != us_where(t->id, from) || !us_take(&p->mm, r, owner))
         return false;
     e.where = us_where(t->id, to);
     put(&p->mm, owner, e);
+    us_give(&p->mm, r, owner); /* the bytes are there already: see us_pool_compact */
     return true;
 }
 
 void us_entry_plain(us_pager_t *p, us_region_t *r, uint32_t i) {
     expect(&p->mm, i, IN(US_EMPTY), 0, US_F_LOCKED);
     us_entry_t e = p->mm.space.table[i];
-    resident_add(&p->mm, us_block_len(r, i));
+    us_mm_grow(&p->mm, us_block_len(r, i));
     e.state = US_PLAIN;
     put(&p->mm, i, e);
 }
@@ -446,7 +442,7 @@ void us_entry_plain(us_pager_t *p, us_region_t *r, uint32_t i) {
 void us_entry_wrapped(us_pager_t *p, us_region_t *r, uint32_t i) {
     expect(&p->mm, i, IN(US_EMPTY), 0, US_F_LOCKED);
     us_entry_t e = p->mm.space.table[i];
-    resident_add(&p->mm, us_block_len(r, i));
+    us_mm_grow(&p->mm, us_block_len(r, i));
     e.state = US_RESIDENT;
     put(&p->mm, i, e);
     us_policy_in(&p->mm, r, i);
@@ -460,7 +456,7 @@ void us_entry_registered(us_pager_t *p, us_region_t *r, uint32_t i, bool there) 
     if (there)
         us_policy_in(&p->mm, r, i);
     else
-        resident_sub(&p->mm, us_block_len(r, i));
+        us_mm_shrink(&p->mm, us_block_len(r, i));
 }
 
 void us_entry_absent(us_pager_t *p, us_region_t *r, uint32_t i) {
@@ -472,7 +468,7 @@ void us_entry_absent(us_pager_t *p, us_region_t *r, uint32_t i) {
     e = p->mm.space.table[i];
     e.state = US_EMPTY;
     put(&p->mm, i, e);
-    resident_sub(&p->mm, us_block_len(r, i));
+    us_mm_shrink(&p->mm, us_block_len(r, i));
 }
 
 void us_entry_forget(us_pager_t *p, us_region_t *r, uint32_t i) {
@@ -484,9 +480,9 @@ void us_entry_forget(us_pager_t *p, us_region_t *r, uint32_t i) {
         drop_copy(p, &e);
         if (e.flags & US_F_QUEUED)
             us_policy_out(&p->mm, r, i);
-        resident_sub(&p->mm, len);
+        us_mm_shrink(&p->mm, len);
         break;
-    case US_PLAIN: resident_sub(&p->mm, len); break;
+    case US_PLAIN: us_mm_shrink(&p->mm, len); break;
     case US_FILLED: p->mm.s->filled -= len; break;
     case US_POOLED:
         us_policy_warm(p, i);

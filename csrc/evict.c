@@ -13,6 +13,8 @@
 
 #include "entry.h"
 #include "event.h"
+#include "mm.h"
+#include "notes.h"
 #include "outbox.h"
 #include "plain.h"
 #include "policy.h"
@@ -103,8 +105,8 @@ static int by_place(const void *a, const void *b) {
 
 enum { CAN, NOT_NOW, NO_SLOT, NO_ROOM };
 
-/* Picks block i, if it can leave now. */
-static int pick(us_pager_t *p, us_region_t *r, uint32_t i, us_pick_t *out, uint32_t *takes) {
+/* pre: the caller has taken block i. */
+static int pick_taken(us_pager_t *p, us_region_t *r, uint32_t i, us_pick_t *out, uint32_t *takes) {
     const us_entry_t e = p->mm.space.table[i];
     if (!r->active || r->frozen || p->mm.pins[i] != 0 || e.state != US_RESIDENT || (e.flags & US_F_LOCKED))
         return NOT_NOW;
@@ -125,6 +127,15 @@ static int pick(us_pager_t *p, us_region_t *r, uint32_t i, us_pick_t *out, uint3
     return CAN;
 }
 
+/* Picks block i, if it can leave now. */
+static int pick(us_pager_t *p, us_region_t *r, uint32_t i, us_pick_t *out, uint32_t *takes) {
+    if (!us_take_alone(&p->mm, r, i))
+        return NOT_NOW;
+    const int can = pick_taken(p, r, i, out, takes);
+    us_give(&p->mm, r, i);
+    return can;
+}
+
 /* Returns the first entry that found no slot, or US_NONE. */
 static uint32_t send(us_pager_t *p, us_pick_t *v, uint32_t n) {
     uint32_t left = US_NONE;
@@ -137,10 +148,13 @@ static uint32_t send(us_pager_t *p, us_pick_t *v, uint32_t n) {
         uint32_t slot = US_NONE;
         us_job_t *job = NULL;
         if (v[k].op != US_CMD_DROP) {
-            slot = us_outbox_slot(&p->mm.outbox, len >> US_PAGE_SHIFT);
+            const bool taken = us_take_alone(&p->mm, r, i); /* a handler may have come since it was picked */
+            slot = !taken ? US_NONE : us_outbox_slot(&p->mm.outbox, len >> US_PAGE_SHIFT);
             if (slot == US_NONE) { /* the ring's end was too short for it: next time */
                 p->pending -= len;
                 us_policy_back(&p->mm, r, i);
+                if (taken)
+                    us_give(&p->mm, r, i);
                 left = (uint32_t)us_min(left, i);
                 continue;
             }
@@ -148,6 +162,7 @@ static uint32_t send(us_pager_t *p, us_pick_t *v, uint32_t n) {
             p->mm.outbox.job[slot] = job;
             r->jobs++;
             us_entry_evict(p, r, i, slot);
+            us_give(&p->mm, r, i);
         } else {
             us_policy_evicted_clean(r);
         }
@@ -181,7 +196,7 @@ void us_evict_some(us_pager_t *p) {
     uint64_t bytes = 0;
     if (p->mm.refused >= US_BARREN && us_now_ns() < p->mm.refused_until)
         return;
-    const uint64_t staying = p->mm.resident - p->mm.leaving;
+    const uint64_t staying = us_mm_resident(&p->mm) - p->mm.leaving;
     const uint64_t want = us_min(staying > p->mm.mark_low ? staying - p->mm.mark_low : 0, BATCH_BYTES);
     uint64_t passed[2] = {0, 0};
     while (bytes < want && n < US_BATCH && n < us_outbox_room(&p->mm) &&
@@ -244,19 +259,19 @@ int us_evict_range(us_pager_t *p, us_region_t *r, uint32_t *i, uint32_t last) {
     return result;
 }
 
-void us_evict_begin(us_mm_t *m) { m->top = m->resident > m->cfg.limit ? us_max(m->top, m->resident) : 0; }
-
-static bool fits(const us_mm_t *m, uint64_t len) { return m->resident + len <= m->cfg.limit; }
+void us_evict_begin(us_mm_t *m) { m->top = us_mm_resident(m) > m->cfg.limit ? us_max(m->top, us_mm_resident(m)) : 0; }
 
 /* On the way down from far above the limit, which takes seconds for gigabytes, a fault does not wait for the end: half of
  * what leaves makes room for what comes. */
-static bool has_share(const us_mm_t *m, uint64_t len) { return len != 0 && m->resident + 2 * len <= m->top; }
+static bool has_share(const us_mm_t *m, uint64_t len) { return len != 0 && us_mm_resident(m) + 2 * len <= m->top; }
 
 /* Lets len more bytes in, if there is room now. */
 static bool admit(us_mm_t *m, uint64_t len) {
-    const bool share = !fits(m, len);
+    const bool share = !us_mm_admit(m, len, m->cfg.limit);
     if (share && !has_share(m, len))
         return false;
+    if (share)
+        us_mm_admit(m, len, 0);
     m->top = share ? m->top - len : 0;
     return true;
 }
@@ -269,7 +284,7 @@ static bool will_be_room(const us_pager_t *p) {
 
 int us_evict_make_room(us_pager_t *p, uint64_t len) {
     us_mm_t *m = &p->mm;
-    if (m->resident - m->leaving + len > m->mark_high) {
+    if (us_mm_resident(m) - m->leaving + len > m->mark_high) {
         if (m->plain > 0)
             us_plain_end_some(p);
         us_evict_some(p);

@@ -22,6 +22,7 @@
 #include "tier.h"
 #include "install.h"
 #include "lock.h"
+#include "notes.h"
 #include "policy.h"
 #include "readahead.h"
 #include "record.h"
@@ -49,14 +50,15 @@ static int install_apart(us_pager_t *p, us_region_t *r, uint32_t i, bool write) 
     r->jobs--;
     p->servers.apart--;
     const bool wake = (p->mm.space.table[i].flags & US_F_WAKE) != 0;
-    us_entry_unreserve(p, r, i);
     int res = US_DONE;
     if (j.status == 0)
         us_entry_swap_in(p, r, i, j.clean);
-    else /* a page was there, or the kernel had no time, or there is nothing that can be read back */
+    else { /* a page was there, or the kernel had no time, or there is nothing that can be read back */
+        us_entry_unreserve(p, r, i);
         res = us_install(p, r, i, write);
+    }
     if (wake) {
-        us_sys_wake(p->mm.cfg.uffd, j.dst, j.raw);
+        us_wake(&p->mm, r, j.dst, j.raw);
         us_record_waited(&p->mm, i, j.status == 0 ? j.copied : 0);
     }
     if (p->want_progress) { /* as after a worker's copy */
@@ -69,21 +71,21 @@ static int install_apart(us_pager_t *p, us_region_t *r, uint32_t i, bool write) 
 /* A fault can't be served, and no later try will do it: the page was unmapped, or its memory is another's by now. The
  * thread is woken all the same; it touches again, and the kernel tells it what is there. Nobody else would wake it: the
  * kernel wakes who waits only for what it still knows as registered. */
-static int give_up(us_mm_t *m, uint64_t page) {
-    us_sys_wake(m->cfg.uffd, page, US_PAGE);
+static int give_up(us_mm_t *m, const us_region_t *r, uint64_t page) {
+    us_wake(m, r, page, US_PAGE);
     return US_DONE;
 }
 
 /* Copies one page of zeros in, where pages may be there already. */
-static int zero_page(us_pager_t *p, uint64_t page, bool protect) {
+static int zero_page(us_pager_t *p, const us_region_t *r, uint64_t page, bool protect) {
     int err = -EAGAIN;
     for (int tries = 0; tries < US_TRIES && err == -EAGAIN; tries++) {
         uint64_t done;
-        err = us_sys_copy(p->mm.cfg.uffd, page, p->zero, US_PAGE, protect, &done);
+        err = us_sys_copy(r == NULL ? p->mm.cfg.uffd : r->uffd, page, p->zero, US_PAGE, protect, &done);
     }
     if (err == 0)
         return US_DONE;
-    return err == -EAGAIN || err == -ENOMEM ? US_AGAIN : give_up(&p->mm, page);
+    return err == -EAGAIN || err == -ENOMEM ? US_AGAIN : give_up(&p->mm, r, page);
 }
 
 /* ---- one fault -------------------------------------------------------------------------------------- */
@@ -107,9 +109,9 @@ static void record(us_pager_t *p, int kind, const us_fault_t *x) {
 static int serve_present(us_pager_t *p, const us_fault_t *x) {
     /* Protected, so that nothing is written to it before the block is known to be changed. */
     uint64_t done;
-    int err = us_sys_copy(p->mm.cfg.uffd, x->page, p->zero, US_PAGE, true, &done);
+    int err = us_sys_copy(x->r->uffd, x->page, p->zero, US_PAGE, true, &done);
     if (err == -EEXIST) {
-        us_sys_wake(p->mm.cfg.uffd, x->page, US_PAGE);
+        us_wake(&p->mm, x->r, x->page, US_PAGE);
         return US_DONE;
     }
     if (err == -EAGAIN || err == -ENOMEM)
@@ -129,7 +131,7 @@ static int serve_resident(us_pager_t *p, const us_fault_t *x, us_entry_t e) {
     const int res = protected ? us_install_unprotect(p, x->r, x->i) : serve_present(p, x);
     if (res == US_DONE)
         record(p, protected ? US_KIND_PROTECTED : US_KIND_PRESENT, x);
-    return res < 0 ? give_up(&p->mm, x->page) : res;
+    return res < 0 ? give_up(&p->mm, x->r, x->page) : res;
 }
 
 /* Only the mover's own fault is served before it is done: it unshares a page, without a write, or meets a hole in what it
@@ -137,9 +139,9 @@ static int serve_resident(us_pager_t *p, const us_fault_t *x, us_entry_t e) {
 static int serve_leaving(us_pager_t *p, const us_fault_t *x, us_entry_t e) {
     if (x->f->tid == (uint32_t)p->mm.cfg.mover_tid) {
         if (!(x->f->flags & US_FAULT_WP))
-            return zero_page(p, x->page, true);
-        const int err = us_sys_protect(p->mm.cfg.uffd, x->page, US_PAGE, false);
-        return err == 0 ? US_DONE : err == -EAGAIN ? US_AGAIN : give_up(&p->mm, x->page);
+            return zero_page(p, x->r, x->page, true);
+        const int err = us_sys_protect(x->r->uffd, x->page, US_PAGE, false);
+        return err == 0 ? US_DONE : err == -EAGAIN ? US_AGAIN : give_up(&p->mm, x->r, x->page);
     }
     if (!(e.flags & US_F_WAITED))
         us_entry_flag(&p->mm, x->i, 0, US_F_WAITED);
@@ -153,7 +155,7 @@ static int serve_leaving(us_pager_t *p, const us_fault_t *x, us_entry_t e) {
 static int serve_lost(us_pager_t *p, const us_fault_t *x) {
     const bool protected = (x->f->flags & US_FAULT_WP) != 0;
     const int err =
-        protected ? us_sys_protect(p->mm.cfg.uffd, x->page, US_PAGE, false) : us_install_mark(&p->mm, x->page, US_PAGE);
+        protected ? us_sys_protect(x->r->uffd, x->page, US_PAGE, false) : us_install_mark(x->r, x->page, US_PAGE);
     if (err == -EAGAIN)
         return US_AGAIN;
     if (err != 0 && !protected)
@@ -164,7 +166,7 @@ static int serve_lost(us_pager_t *p, const us_fault_t *x) {
                                  .region = x->r->id,
                                  .offset = x->page - x->r->addr,
                                  .length = US_PAGE});
-    us_sys_wake(p->mm.cfg.uffd, x->page, US_PAGE); /* the thread touches again and gets SIGBUS */
+    us_wake(&p->mm, x->r, x->page, US_PAGE); /* the thread touches again and gets SIGBUS */
     return US_DONE;
 }
 
@@ -207,10 +209,27 @@ static int serve_out(us_pager_t *p, const us_fault_t *x, us_entry_t e, int kind)
     if (res == US_AGAIN)
         return US_AGAIN;
     if (res != US_DONE)
-        return give_up(&p->mm, x->page);
+        return give_up(&p->mm, x->r, x->page);
     record(p, kind, x);
     us_readahead(p, x->r, x->i, x->write);
     return US_DONE;
+}
+
+static int serve(us_pager_t *p, us_fault_t x) {
+    const us_entry_t e = p->mm.space.table[x.i];
+    switch (e.state) {
+    case US_RESIDENT: return serve_resident(p, &x, e);
+    case US_LEAVING: return serve_leaving(p, &x, e);
+    case US_LOST: return serve_lost(p, &x);
+    case US_PLAIN: /* a fault from before it was plain: registering was only tried */
+        us_wake(&p->mm, x.r, x.page, US_PAGE);
+        return US_DONE;
+    case US_EMPTY: return serve_out(p, &x, e, US_KIND_EMPTY);
+    case US_FILLED: return serve_out(p, &x, e, US_KIND_FILLED);
+    case US_OUTBOX: return serve_out(p, &x, e, US_KIND_OUTBOX);
+    case US_STORED: return serve_out(p, &x, e, US_KIND_STORED);
+    default: return serve_out(p, &x, e, US_KIND_POOLED);
+    }
 }
 
 int us_fault_serve(us_pager_t *p, const us_event_t *f) {
@@ -221,22 +240,17 @@ int us_fault_serve(us_pager_t *p, const us_event_t *f) {
                     .waited = f->kind == US_EV_FAULT};
     US_DELAY(US_D_SERVE);
     if (x.r == NULL || x.r->going)
-        return x.page - p->mm.cfg.staging < p->mm.cfg.staging_len ? zero_page(p, x.page, false) : US_STRAY;
+        return x.page - p->mm.cfg.staging < p->mm.cfg.staging_len ? zero_page(p, NULL, x.page, false) : US_STRAY;
     x.i = x.r->first + (uint32_t)((x.page - x.r->addr) >> x.r->shift);
-    const us_entry_t e = p->mm.space.table[x.i];
-    switch (e.state) {
-    case US_RESIDENT: return serve_resident(p, &x, e);
-    case US_LEAVING: return serve_leaving(p, &x, e);
-    case US_LOST: return serve_lost(p, &x);
-    case US_PLAIN: /* a fault from before it was plain: registering was only tried */
-        us_sys_wake(p->mm.cfg.uffd, x.page, US_PAGE);
+    if (!us_take(&p->mm, x.r, x.i)) { /* a handler is at it, and will be done; then the thread touches again */
+        us_wake(&p->mm, x.r, x.page, US_PAGE);
         return US_DONE;
-    case US_EMPTY: return serve_out(p, &x, e, US_KIND_EMPTY);
-    case US_FILLED: return serve_out(p, &x, e, US_KIND_FILLED);
-    case US_OUTBOX: return serve_out(p, &x, e, US_KIND_OUTBOX);
-    case US_STORED: return serve_out(p, &x, e, US_KIND_STORED);
-    default: return serve_out(p, &x, e, US_KIND_POOLED);
     }
+    const int res = serve(p, x);
+    us_give(&p->mm, x.r, x.i);
+    if (res == US_DONE && (p->mm.space.table[x.i].flags & US_F_LOCKED) == 0)
+        us_ask_answer(&p->mm, x.page, US_PAGE);
+    return res;
 }
 
 void us_message(us_pager_t *p, const us_msg_t *msg, uint64_t now) {

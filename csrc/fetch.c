@@ -18,6 +18,7 @@
 
 #include "entry.h"
 #include "install.h"
+#include "notes.h"
 #include "record.h"
 #include "tier.h"
 #include "sys.h"
@@ -135,7 +136,7 @@ uint32_t us_store_fetch_run(us_pager_t *p, us_tier_t *t, us_region_t *r, uint32_
     begin_read(rd, r);
     rd->write = write;
     add_part(&p->mm, rd, i);
-    uint64_t resident = p->mm.resident + us_block_len(r, i);
+    uint64_t resident = us_mm_resident(&p->mm) + us_block_len(r, i);
     for (uint32_t k = i + 1; k < end && goes_on(p, rd, k); k++) {
         resident += us_block_len(r, k);
         if (resident > most)
@@ -182,7 +183,7 @@ static void end_part(us_pager_t *p, us_region_t *r, us_read_t *rd, const us_part
     r->jobs--;
     us_log_unpin(s->log, part->off);
     if (wake)
-        us_sys_wake(p->mm.cfg.uffd, us_block_addr(r, part->entry), us_block_len(r, part->entry));
+        us_wake(&p->mm, r, us_block_addr(r, part->entry), us_block_len(r, part->entry));
     us_record_waited(&p->mm, part->entry, 0);
     if (--rd->left == 0) {
         rd->busy = false;

@@ -8,6 +8,8 @@
 
 #include "entry.h"
 #include "event.h"
+#include "mm.h"
+#include "notes.h"
 #include "policy.h"
 #include "sys.h"
 
@@ -42,12 +44,12 @@ static const uint8_t *bytes_of(us_pager_t *p, us_entry_t e, uint32_t len) {
 /* ---- bytes that can't be had ------------------------------------------------------------------------- */
 
 /* A touch of the range is SIGBUS from here on, but for pages that a copy which was cut short has left. */
-int us_install_mark(us_mm_t *m, uint64_t addr, uint64_t len) {
-    int err = us_sys_poison(m->cfg.uffd, addr, len);
+int us_install_mark(const us_region_t *r, uint64_t addr, uint64_t len) {
+    int err = us_sys_poison(r->uffd, addr, len);
     if (err != -EEXIST && err != -ENOENT)
         return err;
     for (uint64_t off = 0; off < len; off += US_PAGE) {
-        err = us_sys_poison(m->cfg.uffd, addr + off, US_PAGE);
+        err = us_sys_poison(r->uffd, addr + off, US_PAGE);
         if (err != 0 && err != -EEXIST && err != -ENOENT) /* there already; unmapped by the user */
             return err;
     }
@@ -61,7 +63,7 @@ void us_install_lose(us_pager_t *p, us_region_t *r, uint32_t i, bool wanted) {
     const uint32_t len = us_block_len(r, i);
     const int tier = us_tier_of(p->mm.space.table[i]);
     us_entry_lost(p, r, i);
-    const int err = us_install_mark(&p->mm, addr, len);
+    const int err = us_install_mark(r, addr, len);
     us_event(p, (us_event_t){.kind = US_EV_LOST,
                              .entry = i,
                              .addr = addr,
@@ -74,21 +76,21 @@ void us_install_lose(us_pager_t *p, us_region_t *r, uint32_t i, bool wanted) {
 
 /* ---- into pages -------------------------------------------------------------------------------------- */
 
-static int unprotect_range(us_mm_t *m, uint64_t addr, uint64_t len) {
+static int unprotect_range(const us_region_t *r, uint64_t addr, uint64_t len) {
     int err = -EAGAIN;
     for (int tries = 0; tries < US_TRIES && err == -EAGAIN; tries++)
-        err = us_sys_protect(m->cfg.uffd, addr, len, false);
+        err = us_sys_protect(r->uffd, addr, len, false);
     return err;
 }
 
 /* Lifts a block's protection. Kernels before 6.4 refuse a range of several mappings or with holes: then page by page. */
-static int unprotect(us_mm_t *m, us_region_t *r, uint32_t i) {
+static int unprotect(const us_region_t *r, uint32_t i) {
     const uint64_t addr = us_block_addr(r, i), len = us_block_len(r, i);
-    int err = unprotect_range(m, addr, len);
+    int err = unprotect_range(r, addr, len);
     if (err != -ENOENT)
         return err;
     for (uint64_t off = 0; off < len; off += US_PAGE) {
-        const int page = unprotect_range(m, addr + off, US_PAGE);
+        const int page = unprotect_range(r, addr + off, US_PAGE);
         if (page != -ENOENT && (err = page) != 0)
             return err;
     }
@@ -104,7 +106,7 @@ int us_install_copy(us_pager_t *p, us_region_t *r, uint32_t i, bool write, const
     int tries = 0;
     while (off < len) {
         uint64_t done;
-        int err = us_sys_copy(p->mm.cfg.uffd, dst + off, src + off, us_min(step, len - off), clean, &done);
+        int err = us_sys_copy(r->uffd, dst + off, src + off, us_min(step, len - off), clean, &done);
         off += done;
         any |= done > 0;
         if (err == 0)
@@ -126,13 +128,13 @@ int us_install_copy(us_pager_t *p, us_region_t *r, uint32_t i, bool write, const
         }
     }
     if (was_there) { /* what is there may be protected, and whoever wants it unprotected (a pin) must find it so */
-        if (unprotect(&p->mm, r, i) == -EAGAIN)
+        if (unprotect(r, i) == -EAGAIN)
             return US_AGAIN;
         clean = false;
     }
     us_entry_swap_in(p, r, i, clean);
     if (was_there || holes) /* COPY has woken only who waits for what it has copied */
-        us_sys_wake(p->mm.cfg.uffd, dst, len);
+        us_wake(&p->mm, r, dst, len);
     return US_DONE;
 }
 
@@ -154,7 +156,7 @@ bool us_install_intact(us_pager_t *p, us_region_t *r, uint32_t i) {
 }
 
 int us_install_unprotect(us_pager_t *p, us_region_t *r, uint32_t i) {
-    const int err = unprotect(&p->mm, r, i);
+    const int err = unprotect(r, i);
     if (err == -EAGAIN)
         return US_AGAIN;
     if (err != 0)
@@ -173,6 +175,7 @@ void us_install_job(us_mm_t *m, us_region_t *r, us_job_t *j, uint32_t i, bool cl
     j->region = r->id;
     j->raw = us_block_len(r, i);
     j->dst = us_block_addr(r, i);
+    j->uffd = r->uffd;
     j->gen = m->space.table[i].gen;
     j->word = 0;
     j->src = NULL;
@@ -195,12 +198,14 @@ void us_install_bytes(us_pager_t *p, us_job_t *j, uint32_t i) {
 /* Hands block i to a worker. false: it can't be had now without waiting. */
 bool us_install_ahead(us_pager_t *p, us_region_t *r, uint32_t i, bool clean) {
     const uint32_t len = us_block_len(r, i);
-    if (p->crew.idle_n <= US_JOBS / 4 || p->mm.resident + len > p->mm.cfg.limit)
+    if (p->crew.idle_n <= US_JOBS / 4 || !us_mm_admit(&p->mm, len, p->mm.cfg.limit) ||
+        !us_take(&p->mm, r, i))
         return false;
     us_job_t *j = us_crew_job(&p->crew);
     us_install_job(&p->mm, r, j, i, clean);
     us_install_bytes(p, j, i);
     us_entry_reserve(p, r, i);
+    us_give(&p->mm, r, i);
     r->jobs++;
     us_crew_post(&p->crew, j);
     return true;

@@ -14,7 +14,7 @@ bool us_install_intact(us_pager_t *p, us_region_t *r, uint32_t i);
 /* POOLED or STORED block i can't be read back: LOST. wanted: a thread waits for it. */
 void us_install_lose(us_pager_t *p, us_region_t *r, uint32_t i, bool wanted);
 /* A touch of the range is SIGBUS from here on, but for pages that are there. 0 or -errno. */
-int us_install_mark(us_mm_t *m, uint64_t addr, uint64_t len);
+int us_install_mark(const us_region_t *r, uint64_t addr, uint64_t len);
 /* Fills in a job that swaps block i in, but for the bytes. */
 void us_install_job(us_mm_t *m, us_region_t *r, us_job_t *j, uint32_t i, bool clean);
 /* Where a worker finds the bytes of a block that is EMPTY, FILLED or POOLED. */

@@ -4,6 +4,8 @@
  */
 #include "lock.h"
 
+#include "mm.h"
+
 #include <limits.h>
 #include <linux/futex.h>
 #include <sys/syscall.h>
@@ -25,7 +27,10 @@ void us_server_lock(us_pager_t *p, us_worker_t *owner) {
     s->owner = owner;
 }
 
-void us_server_unlock(us_pager_t *p) { pthread_mutex_unlock(&p->servers.lock); }
+void us_server_unlock(us_pager_t *p) {
+    us_mm_admit(&p->mm, 0, 0); /* what was promised and not used */
+    pthread_mutex_unlock(&p->servers.lock);
+}
 
 void us_server_wake(us_servers_t *s, bool on) {
     us_atomic_store(&s->active, on);

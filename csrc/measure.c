@@ -139,7 +139,7 @@ int us_floor(uint64_t n, uint32_t len, uint64_t *ns) {
     if (n == 0 || len < US_PAGE || (len & (len - 1)) != 0)
         return -EINVAL;
     us_uffd_t u;
-    int err = us_uffd_open(US_UFFD_AUTO, &u);
+    int err = us_uffd_open(US_UFFD_AUTO, 0, &u);
     if (err < 0)
         return err;
     cpu_set_t before;

@@ -16,6 +16,39 @@ void us_mm_limit(us_mm_t *m, uint64_t limit) {
     m->s->limit = limit;
     m->mark_high = limit - slack;
     m->mark_low = limit - 2 * slack;
+    us_atomic_store(&m->space.in->limit, limit);
+    us_atomic_store(&m->space.in->mark, m->mark_high);
+}
+
+bool us_mm_admit(us_mm_t *m, uint64_t len, uint64_t most) {
+    _Atomic uint64_t *all = &m->space.in->resident;
+    uint64_t now = us_atomic_load_explicit(all, memory_order_relaxed), then;
+    bool fits;
+    if (len == m->held && (most == 0 || now <= most))
+        return true;
+    do {
+        fits = most == 0 || now - m->held + len <= most;
+        then = now - m->held + (fits ? len : 0);
+    } while (!us_atomic_compare_exchange_weak(all, &now, then));
+    m->held = fits ? len : 0;
+    return fits;
+}
+
+void us_mm_grow(us_mm_t *m, uint64_t len) {
+    const uint64_t held = us_min(len, m->held);
+    m->held -= held;
+    if (len > held)
+        us_atomic_fetch_add(&m->space.in->resident, len - held);
+    m->resident += len;
+    m->s->resident = m->resident;
+    if (m->resident > m->s->peak_resident)
+        m->s->peak_resident = m->resident;
+}
+
+void us_mm_shrink(us_mm_t *m, uint64_t len) {
+    us_atomic_fetch_sub(&m->space.in->resident, len);
+    m->resident -= len;
+    m->s->resident = m->resident;
 }
 
 static int open_outbox(us_mm_t *m) {

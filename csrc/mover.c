@@ -32,6 +32,9 @@ enum { VECTOR = 128, MOVE_TRIES = 200, BACK_TRIES = 10000 };
 /* Command i as it was taken from the ring. */
 static us_cmd_t *at(us_mover_t *m, uint64_t i) { return &m->cmd[i & (US_RING - 1)]; }
 
+/* What the command's block is registered with. */
+static int uffd_of(const us_mover_t *m, const us_cmd_t *c) { return c->spare != 0 ? m->sigbus : m->uffd; }
+
 static void finish(us_mover_t *m, const us_cmd_t *cmd, int status) {
     US_DELAY(US_D_STATUS);
     us_atomic_store_explicit(&m->space->ring->cmd[cmd - m->cmd].status, status, memory_order_release);
@@ -119,11 +122,11 @@ static uint64_t drop(us_mover_t *m, uint64_t i, uint64_t head) {
 /* ---- evictions by MOVE ------------------------------------------------------------------------------ */
 
 /* What the user has unmapped meanwhile has nowhere to go back to, and its bytes are nobody's. */
-static void move_back(us_mover_t *m, uint64_t dst, uint64_t src, uint64_t len) {
+static void move_back(int uffd, uint64_t dst, uint64_t src, uint64_t len) {
     uint64_t step = len;
     for (int tries = 0; len > 0; tries++) {
         uint64_t done;
-        const int err = us_sys_move(m->uffd, dst, src, us_min(step, len), &done);
+        const int err = us_sys_move(uffd, dst, src, us_min(step, len), &done);
         if (err == -EINVAL || err == -ENOENT) { /* several mappings, or a hole: page by page */
             if (step == US_PAGE && done == 0 && !us_sys_mapped(dst, US_PAGE))
                 done = US_PAGE;
@@ -190,7 +193,7 @@ static uint64_t move_run(us_mover_t *m, uint64_t i, uint64_t head, uint64_t *use
         }
         /* Command i's block is refused at page off: its first pages go back, the next block is tried. */
         us_cmd_t *c = at(m, i++);
-        move_back(m, src + block, dst + block, off - block);
+        move_back(uffd_of(m, c), src + block, dst + block, off - block);
         block += c->len;
         off = block;
         tries = 0;
@@ -230,17 +233,18 @@ static int copy_in_place(us_mover_t *m, const us_cmd_t *c) {
 static void copy_one(us_mover_t *m, us_cmd_t *c) {
     const uint64_t addr = c->addr, len = c->len;
     US_DELAY(US_D_TAKE);
-    int err = us_sys_protect(m->uffd, addr, len, true);
+    const int uffd = uffd_of(m, c);
+    int err = us_sys_protect(uffd, addr, len, true);
     if (err == 0) {
         err = copy_in_place(m, c);
         US_DELAY(US_D_TAKEN);
         if (err == 0)
             err = give_back(addr, len);
-        while (err != 0 && us_sys_protect(m->uffd, addr, len, false) == -EAGAIN)
+        while (err != 0 && us_sys_protect(uffd, addr, len, false) == -EAGAIN)
             sched_yield();
     }
     finish(m, c, err);
-    us_sys_wake(m->uffd, addr, len);
+    us_sys_wake(uffd, addr, len);
 }
 
 /* ---- the thread ------------------------------------------------------------------------------------- */

@@ -15,6 +15,7 @@
 typedef struct us_mover {
     us_space_t *space;
     int uffd, doorbell, notify;
+    int sigbus; /* userfaultfd of inline regions; -1 */
     us_ksm_t ksm;
     int pagemap; /* -1: not there */
     int self;    /* pidfd of this process, for the vectored madvise; -1 without */

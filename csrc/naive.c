@@ -146,7 +146,7 @@ int us_naive_open(us_naive_t **out, uint64_t bytes, uint64_t limit, int codec) {
     if (room == 0 || pages > UINT32_MAX || bytes % US_PAGE != 0 || !us_codec_ready(codec))
         return -EINVAL;
     us_uffd_t u;
-    int err = us_uffd_open(US_UFFD_AUTO, &u);
+    int err = us_uffd_open(US_UFFD_AUTO, 0, &u);
     if (err < 0)
         return err;
     us_naive_t *n = calloc(1, sizeof *n);

@@ -63,7 +63,7 @@ static void put(us_mm_t *m, us_posted_t posted, uint32_t op, uint64_t addr, uint
 void us_outbox_post(us_mm_t *m, us_region_t *r, uint32_t i, uint32_t op, uint32_t slot, us_job_t *job) {
     const uint32_t len = us_block_len(r, i);
     put(m, (us_posted_t){.entry = i, .region = r->id, .len = len, .slot = slot, .job = job}, op, us_block_addr(r, i),
-        len, 0);
+        len, r->handled);
 }
 
 void us_outbox_ring(us_mm_t *m) {

@@ -19,6 +19,7 @@
 #include "invariants.h"
 #include "lock.h"
 #include "mm.h"
+#include "notes.h"
 #include "plain.h"
 #include "policy.h"
 #include "pump.h"
@@ -140,9 +141,11 @@ int64_t us_pager_trace_end(us_pager_t *p) {
 
 /* ---- regions ---------------------------------------------------------------------------------------- */
 
-int us_pager_add(us_pager_t *p, uint64_t addr, uint64_t len, uint32_t block, uint32_t item, uint64_t *first_entry,
-                 uint64_t *entries) {
+int us_pager_add(us_pager_t *p, uint64_t addr, uint64_t len, uint32_t block, uint32_t item, int handled,
+                 uint64_t *first_entry, uint64_t *entries) {
     US_LOCKED(p);
+    if (handled && p->mm.cfg.sigbus < 0)
+        return -EINVAL;
     if (len == 0 || addr % US_PAGE != 0 || len % US_PAGE != 0 || (block & (block - 1)) != 0 ||
         block < (1u << US_BLOCK_MIN_SHIFT) || block > MAX_BLOCK)
         return -EINVAL;
@@ -150,6 +153,9 @@ int us_pager_add(us_pager_t *p, uint64_t addr, uint64_t len, uint32_t block, uin
     const int err = us_region_new(&p->mm, addr, len, block, &r);
     if (err != 0)
         return err;
+    r->handled = handled != 0;
+    r->uffd = handled ? p->mm.cfg.sigbus : p->mm.cfg.uffd;
+    p->mm.handled += r->handled;
     for (int pool = 0; pool < US_POOLS; pool++)
         us_choice_init(&r->choice[pool], p->cfg.shuffle != 0, item);
     if (p->trace.on) {
@@ -263,9 +269,10 @@ int us_pager_remove(us_pager_t *p, int id, uint32_t *cursor) {
         *cursor = i - r->first;
         if (!us_is_settled(&p->mm, i))
             return -EBUSY;
-        if (n == US_SLICE)
+        if (n == US_SLICE || !us_take_alone(&p->mm, r, i))
             return US_AGAIN;
         us_entry_forget(p, r, i);
+        us_give(&p->mm, r, i);
     }
     *cursor = r->count;
     const uint64_t page_entries = US_PAGE / sizeof(us_entry_t);
@@ -273,6 +280,7 @@ int us_pager_remove(us_pager_t *p, int id, uint32_t *cursor) {
     const uint64_t to = (r->first + r->count) & ~(page_entries - 1);
     if (to > from) /* zeros either way; this gives the memory back too */
         madvise(&p->mm.space.table[from], (to - from) * sizeof(us_entry_t), MADV_REMOVE);
+    p->mm.handled -= r->handled;
     if (p->trace.on) {
         const us_trace_rec_t gone = {.what = US_TRACE_GONE, .entry = r->first, .when = us_now_ns()};
         us_trace_put(&p->trace, &gone, 1, true);
@@ -301,6 +309,17 @@ void us_pager_publish(us_pager_t *p) {
 }
 
 /* ---- the step --------------------------------------------------------------------------------------- */
+
+/* Serves what handlers ask for. Returns how many there were. */
+static int drain_asks(us_pager_t *p) {
+    enum { AT_ONCE = 16 };
+    us_msg_t msg;
+    uint64_t since;
+    int n = 0;
+    for (; n < AT_ONCE && us_ask_next(&p->mm, &msg, &since); n++)
+        us_message(p, &msg, since);
+    return n;
+}
 
 /* Returns how many messages there were; negative when the client is gone. */
 static int drain(us_pager_t *p) {
@@ -367,15 +386,18 @@ int us_pager_step(us_pager_t *p, us_event_t *ev, int max) {
     us_atomic_store(&ring->loop_asleep, 0);
     us_tiers_listen(p, false);
     for (int round = 0; round < (p->parked > 0 ? ROUNDS_PARKED : ROUNDS); round++) {
+        us_notes(p);
         us_pump(p);
-        int n = drain(p);
+        int n = drain_asks(p);
+        if (n == 0)
+            n = drain(p);
         if (n < 0) {
             us_event(p, (us_event_t){.kind = US_EV_GONE});
             break;
         }
         if (n > 0)
             continue;
-        if (p->mm.resident - p->mm.leaving > p->mm.mark_high)
+        if (us_mm_resident(&p->mm) - p->mm.leaving > p->mm.mark_high)
             us_evict_some(p);
         const bool demoting = us_tiers_demote(p);
         us_tiers_submit(p);
@@ -387,7 +409,7 @@ int us_pager_step(us_pager_t *p, us_event_t *ev, int max) {
         us_atomic_store_explicit(&ring->urgent, p->want_progress || p->parked > 0, memory_order_relaxed);
         us_atomic_store(&ring->loop_asleep, 1);
         us_tiers_listen(p, true);
-        if (!completed(p))
+        if (!completed(p) && !us_notes_wait(p))
             break;
         us_atomic_store(&ring->loop_asleep, 0);
         us_tiers_listen(p, false);
@@ -422,7 +444,7 @@ int us_pager_serve(us_pager_t *p, const us_event_t *fault) {
 
 void us_pager_drop(us_pager_t *p, const us_event_t *fault) {
     US_LOCKED(p);
-    us_sys_wake(p->mm.cfg.uffd, fault->addr & ~(uint64_t)(US_PAGE - 1), US_PAGE);
+    us_wake(&p->mm, us_region_at(&p->mm, fault->addr), fault->addr & ~(uint64_t)(US_PAGE - 1), US_PAGE);
     p->parked--;
 }
 

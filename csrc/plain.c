@@ -47,7 +47,7 @@ static void set(us_mm_t *m, us_region_t *r, uint32_t from, uint32_t to) {
 }
 
 uint64_t us_plain_room(const us_mm_t *m, const us_region_t *r) {
-    const uint64_t room = m->cfg.limit - us_min(m->cfg.limit, m->resident);
+    const uint64_t room = m->cfg.limit - us_min(m->cfg.limit, us_mm_resident(m));
     if (!m->cfg.late || m->cfg.pagemap < 0)
         return 0;
     if (r->len <= room)
@@ -77,12 +77,12 @@ static int end_piece(us_pager_t *p, us_region_t *r) {
      * is taken out before. */
     if (!us_outbox_nofork(&p->mm, addr, len))
         return -EAGAIN;
-    const int err = us_sys_register(p->mm.cfg.uffd, addr, len);
+    const int err = us_sys_register(r->uffd, addr, len);
     US_DELAY(US_D_PLAIN);
     if (err == -EINVAL) { /* unmapped by the user, or something else by now: there is nothing to page */
         memset(there, 0, to - from);
     } else if (err != 0) { /* of several mappings some may be registered, whose faults would find nobody */
-        us_sys_unregister(p->mm.cfg.uffd, addr, len);
+        us_sys_unregister(r->uffd, addr, len);
         return err;
     } else if (look(&p->mm, r, from, to, there) != 0) {
         memset(there, 1, to - from); /* can't be told: what is missing will turn out to be zeros */

@@ -12,6 +12,8 @@ void us_policy_pass(us_mm_t *m, us_region_t *r, uint32_t i, uint64_t passed[2]);
 void us_policy_evicted(us_mm_t *m, us_region_t *r, uint32_t i);
 /* Whether a block that a read swaps in is installed write-protected. ahead: before anybody has asked for it. */
 bool us_policy_clean(us_region_t *r, bool ahead);
+/* Whether its clean blocks are not nearly all written soon after. */
+static inline bool us_policy_worth_clean(const us_region_t *r) { return r->write_bias < US_BIAS_WRITE; }
 void us_policy_wrote(us_region_t *r);
 void us_policy_evicted_clean(us_region_t *r);
 bool us_policy_is_valid(us_mm_t *m, uint64_t *bytes);

@@ -16,6 +16,7 @@
 #include "event.h"
 #include "evict.h"
 #include "install.h"
+#include "notes.h"
 #include "outbox.h"
 #include "reclaim.h"
 #include "record.h"
@@ -33,8 +34,10 @@ static void commit_command(us_pager_t *p, us_posted_t q, int status) {
         if (status == -EBUSY || status == -EAGAIN)
             p->mm.s->refused_pinned++;
         us_entry_evict_failed(p, r, q.entry);
-        if (status == -EUCLEAN) /* its pages had lost their protection: it may have been written */
+        if (status == -EUCLEAN && us_take(&p->mm, r, q.entry)) { /* its pages had lost their protection: it may have been written */
             us_install_unprotect(p, r, q.entry);
+            us_give(&p->mm, r, q.entry);
+        }
         if (q.job != NULL) {
             r->jobs--;
             p->pending -= q.len;
@@ -61,8 +64,8 @@ static void commit_command(us_pager_t *p, us_posted_t q, int status) {
     us_crew_post(&p->crew, j);
 }
 
-/* false: the job is not over; it was posted again, or is stalled. */
-static bool commit_compressed(us_pager_t *p, us_region_t *r, us_job_t *j) {
+/* false: the job is not over; it was posted again, or is stalled. pre: the caller has taken its block. */
+static bool commit_taken(us_pager_t *p, us_region_t *r, us_job_t *j) {
     if (us_atomic_load_explicit(&j->phase, memory_order_relaxed) == US_CANCELLED)
         return true;
     us_tier_t *t = &p->tier[1];
@@ -105,21 +108,35 @@ static bool commit_compressed(us_pager_t *p, us_region_t *r, us_job_t *j) {
     return true;
 }
 
+static bool commit_compressed(us_pager_t *p, us_region_t *r, us_job_t *j) {
+    if (j->entry != US_NONE && !us_take(&p->mm, r, j->entry)) { /* a handler reads the slot */
+        p->stalled[p->stalled_n++] = j;
+        us_go_on(p);
+        return false;
+    }
+    const bool over = commit_taken(p, r, j);
+    if (j->entry != US_NONE)
+        us_give(&p->mm, r, j->entry);
+    return over;
+}
 static void commit_swap_in(us_pager_t *p, us_region_t *r, us_job_t *j) {
     US_DELAY(US_D_COMMIT);
     const uint64_t addr = us_block_addr(r, j->entry);
     const bool wake = (p->mm.space.table[j->entry].flags & US_F_WAKE) != 0;
     bool clean = j->clean;
-    us_entry_unreserve(p, r, j->entry);
-    if (j->status == -EEXIST || j->status == -ENOENT) { /* a page was there, or it is several mappings */
+    if (j->status != 0)
+        us_entry_unreserve(p, r, j->entry);
+    if ((j->status == -EEXIST || j->status == -ENOENT) && us_take(&p->mm, r, j->entry)) {
+        /* a page was there, or it is several mappings */
         int r2 = us_install(p, r, j->entry, true);
         (void)r2; /* US_AGAIN: stays out, the next fault tries again */
+        us_give(&p->mm, r, j->entry);
     } else if (j->status == 0) {
         us_entry_swap_in(p, r, j->entry, clean);
         us_trace_ahead(p, r, j->entry);
     }
     if (wake) {
-        us_sys_wake(p->mm.cfg.uffd, addr, us_block_len(r, j->entry));
+        us_wake(&p->mm, r, addr, us_block_len(r, j->entry));
         us_record_waited(&p->mm, j->entry, j->status == 0 ? j->copied : 0);
     }
 }

@@ -9,6 +9,7 @@
 #include "event.h"
 #include "evict.h"
 #include "install.h"
+#include "notes.h"
 #include "plain.h"
 #include "region.h"
 #include "sys.h"
@@ -149,8 +150,12 @@ int us_pager_prefetch(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
             posted = true;
             continue;
         }
-        if (room == US_DONE && e.state == US_OUTBOX && us_install(p, r, i, false) != US_AGAIN)
-            continue;
+        if (room == US_DONE && e.state == US_OUTBOX && us_take(&p->mm, r, i)) {
+            const int res = us_install(p, r, i, false);
+            us_give(&p->mm, r, i);
+            if (res != US_AGAIN)
+                continue;
+        }
         result = US_WAIT_ROOM;
         break;
     }
@@ -191,8 +196,10 @@ int us_pager_verify(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
         }
         if (e.state == US_POOLED) {
             decompressed += us_block_len(r, i);
-            if (!us_install_intact(p, r, i))
+            if (!us_install_intact(p, r, i) && us_take(&p->mm, r, i)) { /* who has it finds that out by himself */
                 us_install_lose(p, r, i, false);
+                us_give(&p->mm, r, i);
+            }
         }
     }
     *cursor = i - r->first;
@@ -202,12 +209,12 @@ int us_pager_verify(us_pager_t *p, int id, uint32_t *cursor, uint32_t last) {
 
 /* Pages of a changed block that are not there (never touched before it was wrapped, or given back) are
  * zeros; a system call of an unprivileged process can't wait for them. */
-static int populate(us_mm_t *m, us_region_t *r, uint32_t i) {
+static int populate(us_region_t *r, uint32_t i) {
     const uint64_t addr = us_block_addr(r, i);
     for (uint64_t off = 0; off < us_block_len(r, i); off += US_PAGE) {
         int err = -EAGAIN;
         for (int tries = 0; tries < US_TRIES && err == -EAGAIN; tries++) /* page by page, so that each try gets on */
-            err = us_sys_zero(m->cfg.uffd, addr + off, US_PAGE);
+            err = us_sys_zero(r->uffd, addr + off, US_PAGE);
         if (err == -EAGAIN)
             return US_AGAIN;
         if (err != 0 && err != -EEXIST)
@@ -216,8 +223,8 @@ static int populate(us_mm_t *m, us_region_t *r, uint32_t i) {
     return US_DONE;
 }
 
-/* Swaps block i in, written or not, whatever it needs; for pins and for the end. */
-static int hold(us_pager_t *p, us_region_t *r, uint32_t i, uint32_t last, bool within_limit) {
+/* pre: the caller has taken it. */
+static int hold_taken(us_pager_t *p, us_region_t *r, uint32_t i, uint32_t last, bool within_limit) {
     enum { AHEAD = 256 };
     const us_entry_t e = p->mm.space.table[i];
     if (e.flags & US_F_LOCKED)
@@ -228,7 +235,7 @@ static int hold(us_pager_t *p, us_region_t *r, uint32_t i, uint32_t last, bool w
         return US_DONE;
     if (e.state == US_RESIDENT) { /* single pages may be protected: what a DROP or a COPY that was cut short has left */
         const int res = us_install_unprotect(p, r, i);
-        return res != US_DONE ? res : populate(&p->mm, r, i);
+        return res != US_DONE ? res : populate(r, i);
     }
     if (e.state == US_PLAIN) /* of a pin none is left */
         return US_DONE;
@@ -249,7 +256,7 @@ static int hold(us_pager_t *p, us_region_t *r, uint32_t i, uint32_t last, bool w
             n = 1;
             if (next.state != US_STORED || (next.flags & US_F_LOCKED))
                 continue;
-            if (p->mm.resident + us_block_len(r, k) > most)
+            if (us_mm_resident(&p->mm) + us_block_len(r, k) > most)
                 break;
             n = us_tier_fetch_run(p, r, k, end, true, most);
             if (n == 0)
@@ -259,6 +266,16 @@ static int hold(us_pager_t *p, us_region_t *r, uint32_t i, uint32_t last, bool w
         return US_WAIT_ENTRY;
     }
     return us_install(p, r, i, true);
+}
+
+/* Swaps block i in, written or not, whatever it needs; for pins and for the end. */
+static int hold(us_pager_t *p, us_region_t *r, uint32_t i, uint32_t last, bool within_limit) {
+    us_notes(p);
+    if (!us_take(&p->mm, r, i))
+        return US_AGAIN;
+    const int res = hold_taken(p, r, i, last, within_limit);
+    us_give(&p->mm, r, i);
+    return res;
 }
 
 static int hold_range(us_pager_t *p, int id, uint32_t *cursor, uint32_t last, bool pin) {

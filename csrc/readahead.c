@@ -10,6 +10,7 @@
 
 #include "tier.h"
 #include "install.h"
+#include "notes.h"
 #include "policy.h"
 
 static us_stream_t *stream_for(us_region_t *r, uint32_t b, bool *run) {
@@ -54,13 +55,14 @@ void us_readahead(us_pager_t *p, us_region_t *r, uint32_t i, bool write) {
     for (; k < end; k++) {
         const us_entry_t e = p->mm.space.table[r->first + k];
         if (k == marker || (e.flags & US_F_LOCKED) ||
-            (e.state != US_EMPTY && e.state != US_FILLED && e.state != US_POOLED && e.state != US_STORED))
+            (e.state != US_EMPTY && e.state != US_FILLED && e.state != US_POOLED && e.state != US_STORED) ||
+            us_is_claimed(&p->mm, r, r->first + k))
             continue;
         if (e.state == US_STORED) {
             /* The marker stays out, so that a fault tells when the reader is there. */
             const uint32_t last = k < marker ? marker : end;
             uint32_t n = 0;
-            if (p->mm.resident + us_block_len(r, r->first + k) <= p->mm.cfg.limit)
+            if (us_mm_resident(&p->mm) + us_block_len(r, r->first + k) <= p->mm.cfg.limit)
                 n = us_tier_fetch_run(p, r, r->first + k, r->first + last, !us_policy_clean(r, true), p->mm.cfg.limit);
             if (n == 0)
                 break;

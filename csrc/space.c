@@ -21,6 +21,8 @@ static int make_memfd(void) {
 int us_space_create(uint64_t outbox, const uint64_t *pool_budget, uint64_t table_cap, us_layout_t *out) {
     us_layout_t l = {0};
     uint64_t at = us_align_up(sizeof(us_ring_t), US_PAGE);
+    l.inline_off = at;
+    at = us_align_up(at + sizeof(us_inline_t), US_PAGE);
     l.stats_off = at;
     at = us_align_up(at + sizeof(us_shared_stats_t), US_PAGE);
     l.outbox_off = at;
@@ -29,6 +31,8 @@ int us_space_create(uint64_t outbox, const uint64_t *pool_budget, uint64_t table
     l.table_off = at;
     l.table_cap = table_cap;
     at = us_align_up(at + table_cap * sizeof(us_entry_t), US_PAGE);
+    l.claim_off = at;
+    at = us_align_up(at + table_cap, US_PAGE);
     for (int k = 0; k < US_POOLS; k++) {
         at = us_align_up(at, 2u << 20);
         l.pool_off[k] = at;
@@ -75,10 +79,12 @@ int us_space_map(us_space_t *s, int fd, bool pager) {
     s->at = s->ring->layout;
     s->stats = map_part(fd, s->at.stats_off, sizeof(us_shared_stats_t), mine);
     s->outbox = map_part(fd, s->at.outbox_off, s->at.outbox_len, rw);
-    bool all = s->stats != NULL && s->outbox != NULL;
+    s->in = map_part(fd, s->at.inline_off, sizeof(us_inline_t), rw);
+    bool all = s->stats != NULL && s->outbox != NULL && s->in != NULL;
     if (all && pager) {
         s->table = map_part(fd, s->at.table_off, s->at.table_cap * sizeof(us_entry_t), rw);
-        all = s->table != NULL;
+        s->claim = map_part(fd, s->at.claim_off, s->at.table_cap, rw);
+        all = s->table != NULL && s->claim != NULL;
     }
     for (int k = 0; pager && all && k < US_POOLS && s->at.pool_len[k] > 0; k++) {
         s->pool[k] = map_part(fd, s->at.pool_off[k], s->at.pool_len[k], rw);
@@ -89,6 +95,7 @@ int us_space_map(us_space_t *s, int fd, bool pager) {
         madvise(s->ring, sizeof(us_ring_t), MADV_DONTFORK);
         madvise(s->stats, sizeof(us_shared_stats_t), MADV_DONTFORK);
         madvise(s->outbox, s->at.outbox_len, MADV_DONTFORK);
+        madvise(s->in, sizeof(us_inline_t), MADV_DONTFORK);
     }
     if (!all) {
         int err = -errno;
@@ -96,6 +103,41 @@ int us_space_map(us_space_t *s, int fd, bool pager) {
         return err;
     }
     return 0;
+}
+
+/* Mapped without access it is not filled where all of the process's memory is locked, now and later. */
+static void *map_late(int fd, uint64_t off, uint64_t len, int prot) {
+    void *m = map_part(fd, off, len, PROT_NONE);
+    if (m == NULL)
+        return NULL;
+    munlock(m, len);
+    if (mprotect(m, len, prot) == 0 && madvise(m, len, MADV_DONTFORK) == 0)
+        return m;
+    const int err = errno;
+    munmap(m, len);
+    errno = err;
+    return NULL;
+}
+
+int us_space_map_inline(us_space_t *s, int fd) {
+    if (s->claim != NULL)
+        return 0;
+    us_space_t t = *s;
+    t.table = map_late(fd, s->at.table_off, s->at.table_cap * sizeof(us_entry_t), PROT_READ);
+    t.claim = t.table == NULL ? NULL : map_late(fd, s->at.claim_off, s->at.table_cap, PROT_READ | PROT_WRITE);
+    bool all = t.claim != NULL;
+    for (int k = 0; all && k < US_POOLS && s->at.pool_len[k] > 0; k++) {
+        t.pool[k] = map_late(fd, s->at.pool_off[k], s->at.pool_len[k], PROT_READ);
+        all = t.pool[k] != NULL;
+    }
+    const int err = all ? 0 : -errno;
+    if (all) {
+        *s = t;
+        return 0;
+    }
+    t.ring = NULL, t.stats = NULL, t.outbox = NULL, t.in = NULL;
+    us_space_unmap(&t);
+    return err;
 }
 
 uint32_t us_space_seek(const us_space_t *s, int fd, uint32_t i, uint32_t end) {
@@ -115,8 +157,12 @@ void us_space_unmap(us_space_t *s) {
         munmap(s->stats, sizeof(us_shared_stats_t));
     if (s->outbox != NULL)
         munmap(s->outbox, s->at.outbox_len);
+    if (s->in != NULL)
+        munmap(s->in, sizeof(us_inline_t));
     if (s->table != NULL)
         munmap(s->table, s->at.table_cap * sizeof(us_entry_t));
+    if (s->claim != NULL)
+        munmap((void *)(uintptr_t)s->claim, s->at.table_cap);
     for (int k = 0; k < US_POOLS; k++) {
         if (s->pool[k] != NULL)
             munmap(s->pool[k], s->at.pool_len[k]);

@@ -33,6 +33,8 @@ typedef struct us_region {
     bool active, frozen;
     bool wrapped;                  /* it held bytes before it was a region */
     bool going;                    /* it is being removed: a fault on it is a stray */
+    bool handled;                  /* inline: handlers in the client may claim its blocks */
+    int uffd;                      /* it is registered with */
     uint32_t plain_from, plain_to; /* blocks, counted from first: E8 */
     uint32_t jobs;                 /* of workers, not yet committed */
     uint32_t clock;                /* faults that read-ahead has looked at */
@@ -124,7 +126,12 @@ typedef struct us_mm {
     uint64_t stopped_until; /* ns: the client was found stopped: nothing can leave, so the limit gives way until then */
     us_outbox_t outbox;
 
-    uint64_t resident;    /* E6, and what workers are swapping in */
+    uint64_t resident;    /* E6, and what workers are swapping in; in the books */
+    uint64_t held;        /* admitted, and not resident yet: counted in space.in->resident alone */
+    uint32_t asks;        /* TAKEN */
+    uint32_t asks_seen;   /* of space.in->asked */
+    uint32_t ask_hand;    /* the next of space.in->ask to look at */
+    uint32_t handled;     /* inline regions */
     uint64_t plain;       /* of these: PLAIN */
     uint64_t plain_until; /* ns: registering failed, and is not tried again until then */
     uint64_t leaving;     /* of these: in posted commands */
@@ -176,6 +183,11 @@ typedef struct us_pager {
     us_servers_t servers;
 } us_pager_t;
 
+/* Resident bytes, those that are promised included: of what handlers swap in too. */
+static inline uint64_t us_mm_resident(const us_mm_t *m) {
+    return us_atomic_load_explicit(&m->space.in->resident, memory_order_relaxed);
+}
+
 static inline uint64_t us_block_addr(const us_region_t *r, uint32_t i) {
     return r->addr + ((uint64_t)(i - r->first) << r->shift);
 }
@@ -222,7 +234,8 @@ static inline const uint8_t *us_object(us_pager_t *p, us_entry_t e) {
 /* Nobody has block i, and it is not on its way out. */
 static inline bool us_is_settled(const us_mm_t *m, uint32_t i) {
     const us_entry_t e = m->space.table[i];
-    return e.state != US_LEAVING && e.state != US_OUTBOX && (e.flags & US_F_LOCKED) == 0;
+    return e.state != US_LEAVING && e.state != US_OUTBOX && (e.flags & US_F_LOCKED) == 0 &&
+           (m->handled == 0 || us_atomic_load_explicit(&m->space.claim[i], memory_order_acquire) == 0);
 }
 
 /* Is it the loop that has the lock? pre: the caller has it. */

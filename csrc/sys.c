@@ -25,6 +25,7 @@
 
 #define F_THREAD_ID (1ull << 8)
 #define F_WP (1ull << 0)
+#define F_SIGBUS (1ull << 7)
 #define F_POISON (1ull << 14)
 #define F_MOVE (1ull << 16)
 #ifndef UFFD_USER_MODE_ONLY
@@ -183,7 +184,8 @@ static int features_by(int how, uint64_t *features) {
     return err;
 }
 
-int us_uffd_open(int how, us_uffd_t *out) {
+int us_uffd_open(int how, int sigbus, us_uffd_t *out) {
+    const uint64_t wanted = F_THREAD_ID | F_WP | F_POISON | F_MOVE | (sigbus ? F_SIGBUS : 0);
     int err = -ENOSYS;
     for (int way = US_UFFD_DEVICE; way <= US_UFFD_USER_MODE; way++) {
         if (how != US_UFFD_AUTO && how != way)
@@ -195,7 +197,7 @@ int us_uffd_open(int how, us_uffd_t *out) {
                 err = r;
             continue;
         }
-        struct uffdio_api api = {.api = UFFD_API, .features = features & (F_THREAD_ID | F_WP | F_POISON | F_MOVE)};
+        struct uffdio_api api = {.api = UFFD_API, .features = features & wanted};
         int fd = open_by(way);
         if (fd < 0)
             return fd;
@@ -205,7 +207,7 @@ int us_uffd_open(int how, us_uffd_t *out) {
             continue;
         }
         *out = (us_uffd_t){
-            .fd = fd, .how = way, .features = features, .enabled = features & (F_THREAD_ID | F_WP | F_POISON | F_MOVE)};
+            .fd = fd, .how = way, .features = features, .enabled = features & wanted};
         return 0;
     }
     return err;

@@ -24,6 +24,10 @@
  *   victim    the block that is evicted next; of the log, the segment that is cleaned next.
  *   clean     a resident block that is write-protected: unchanged since it came in.
  *   copy      of a clean block: the object or word it came from, kept so that it can be evicted at once.
+ *   inline    of a region: the thread that touches what is out gets SIGBUS, and a handler in C swaps it in. The
+ *             others' faults are messages, which the pager reads.
+ *   claim     of a block of an inline region: who may change it, pager or a handler. One byte, see below.
+ *   note      what a handler did, for the pager's books.   ask   a handler's fault that the pager must serve.
  */
 #ifndef US_TYPES_H
 #define US_TYPES_H
@@ -152,7 +156,7 @@ typedef struct us_cmd {
     uint64_t addr;
     uint32_t len;   /* bytes */
     uint32_t slot;  /* first page of the slot in the outbox */
-    uint64_t spare; /* NOFORK: bytes */
+    uint64_t spare; /* NOFORK: bytes; else 1: of an inline region */
 } us_cmd_t;
 
 _Static_assert(sizeof(us_cmd_t) == 32, "a command is half a cache line");
@@ -172,6 +176,64 @@ typedef struct us_ring {
     _Atomic uint64_t move_retries;
     _Alignas(64) us_cmd_t cmd[US_RING];
 } us_ring_t;
+
+/* ---- faults that the touching thread resolves --------------------------------------------------------
+ *
+ * A block's claim: who has it, and how many system calls under way hold it in RAM (each one more US_CLAIM_HOLD).
+ *
+ *              take                          swap in, or first write       in the books
+ *   pager      FREE -> PAGER -> FREE
+ *   handler    FREE -> BUSY                  -> CLEAN or DIRTY             the pager: -> PAGER -> FREE
+ *              CLEAN -> BUSY (first write)   -> DIRTY
+ *
+ * All by compare and swap, but a step that whoever has it makes alone. A handler writes no entry: between its commit and the
+ * books the entry is what it was (EMPTY, FILLED, POOLED, OUTBOX, or RESIDENT clean), and the claim says that the pages are
+ * there. An entry that a handler could act on (these, not LOCKED) changes, but for flags of queues, only under the claim.
+ */
+enum {
+    US_CLAIM_FREE = 0,
+    US_CLAIM_PAGER = 1,
+    US_CLAIM_BUSY = 2,
+    US_CLAIM_CLEAN = 3,
+    US_CLAIM_DIRTY = 4,
+    US_CLAIM_WHO = 7,
+    US_CLAIM_HOLD = 8
+};
+
+/* Handlers write, who has the pager's lock reads. Note n lies at n % US_NOTES, and is there when its turn is n + 1. */
+enum { US_NOTES = 4096 };
+typedef struct us_note {
+    _Atomic uint32_t turn;
+    uint32_t entry;
+    uint32_t ns; /* from the signal to the end */
+    uint8_t kind; /* US_KIND_* */
+    uint8_t write;
+    uint16_t spare;
+} us_note_t;
+
+/* A fault that a handler can't resolve. state is a futex; the thread waits while it is POSTED or TAKEN. */
+enum { US_ASKS = 256, US_ASK_FREE = 0, US_ASK_FILLED = 1, US_ASK_POSTED = 2, US_ASK_TAKEN = 3, US_ASK_ANSWERED = 4 };
+typedef struct us_ask {
+    _Alignas(64) _Atomic uint32_t state;
+    uint32_t flags; /* US_FAULT_* */
+    uint64_t addr;
+    uint64_t since; /* ns */
+    uint32_t tid;
+} us_ask_t;
+
+enum { US_BIASES = 1024 };
+typedef struct us_inline {
+    /* Bytes that are resident, or promised: m->resident, what the pager has admitted, and what handlers swap in. Whoever
+     * swaps in adds first, and never above `limit` but where nothing can leave. */
+    _Alignas(64) _Atomic uint64_t resident;
+    _Alignas(64) _Atomic uint64_t limit, mark; /* the pager publishes them; above the mark it wants to evict */
+    _Atomic uint8_t writable[US_BIASES];       /* by region: clean blocks are not worth it */
+    _Alignas(64) _Atomic uint32_t note_head;
+    _Alignas(64) _Atomic uint32_t note_tail;
+    _Alignas(64) _Atomic uint32_t asked; /* asks posted, ever */
+    us_note_t note[US_NOTES];
+    us_ask_t ask[US_ASKS];
+} us_inline_t;
 
 typedef struct us_shared_stats {
     us_stats_t s;

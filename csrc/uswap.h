@@ -97,6 +97,7 @@ enum { US_POOLS = 3, US_TIER_FILE = 4, US_TIERS = 5 };
 typedef struct us_layout {
     uint64_t ring_off, stats_off, outbox_off, outbox_len;
     uint64_t table_off, table_cap;           /* table_cap in entries */
+    uint64_t inline_off, claim_off;
     uint64_t pool_off[3], pool_len[3], size; /* of pools 1, 2, 3; a length of 0: there is none */
 } us_layout_t;
 
@@ -116,6 +117,7 @@ typedef struct us_stats {
     uint64_t limit, pool_budget;
     uint64_t regions, region_bytes;
     uint64_t resident, peak_resident;
+    uint64_t inline_faults;      /* of the faults, those that the touching thread resolved */
     uint64_t plain;              /* of resident: not registered yet, whether touched or not */
     uint64_t outbox;             /* uncompressed, waiting in the outbox */
     uint64_t pooled_raw, pooled; /* POOLED blocks: before and after compression */
@@ -224,7 +226,7 @@ typedef struct us_reply {
     char text[208];
 } us_reply_t;
 
-int us_uffd_open(int how, us_uffd_t *out);
+int us_uffd_open(int how, int sigbus, us_uffd_t *out);
 /* Creates the memfd of the space and lays it out; pool_budget[US_POOLS], 0 for a pool there is not.
  * Returns the descriptor; *out says also on failure how large it was to be. */
 int us_space_create(uint64_t outbox, const uint64_t *pool_budget, uint64_t table_cap, us_layout_t *out);
@@ -232,7 +234,7 @@ int us_space_create(uint64_t outbox, const uint64_t *pool_budget, uint64_t table
 us_client_t *us_client_new(void);
 /* Maps the space, reserves staging and starts the mover. `doorbell` and `notify` are eventfds; drop is
  * US_DROP_VECTOR or US_DROP_SINGLE. The descriptors stay the caller's, open until us_client_close. */
-int us_client_open(us_client_t *c, int uffd, int space_fd, int doorbell, int notify, int drop);
+int us_client_open(us_client_t *c, int uffd, int sigbus, int space_fd, int doorbell, int notify, int drop);
 /* The pager is ready: its socket (which stays the caller's) is for requests from here on, and its death (pidfd) ends
  * this process. */
 int us_client_attach(us_client_t *c, int sock, int pidfd);
@@ -259,10 +261,10 @@ typedef struct us_registration_info {
     uint64_t first, entries, plain;
 } us_registration_info_t;
 us_registration_t *us_registration_new(us_client_t *c); /* NULL: no memory */
-/* at_end: US_END_*, what us_registration_free does. hugepage: 1: the advice for huge pages is
+/* handled: its faults are inline. at_end: US_END_*, what us_registration_free does. hugepage: 1: the advice for huge pages is
  * given back at the end. */
 int us_registration_begin(us_registration_t *r, uint64_t addr, uint64_t len, uint32_t block, uint32_t item,
-                          int resident, int hugepage, int at_end);
+                          int resident, int handled, int hugepage, int at_end);
 /* RESTORE: all of it comes back and is ordinary memory. DISCARD: what it holds is given up, and a touch of it is SIGSEGV.
  * 0 as well when it has ended before. */
 int us_registration_end(us_registration_t *r, int how);
@@ -443,6 +445,7 @@ typedef struct us_pager_config {
 /* One client's. */
 typedef struct us_mm_config {
     int uffd, space_fd, doorbell, notify; /* notify: the mover rings here */
+    int sigbus;                           /* userfaultfd of inline regions; -1: there are none */
     int pagemap;                          /* -1: there is none */
     int late;                             /* what the limit has room for is plain memory, where there is a pagemap */
     int client_pid, mover_tid;
@@ -488,8 +491,8 @@ int us_pager_serve(us_pager_t *p, const us_event_t *fault);
 void us_pager_drop(us_pager_t *p, const us_event_t *fault);
 /* Adds a region; item: bytes of an item of what it holds, 0 if that is not known. Inactive until us_pager_activate.
  * Returns the region's id. */
-int us_pager_add(us_pager_t *p, uint64_t addr, uint64_t len, uint32_t block, uint32_t item, uint64_t *first_entry,
-                 uint64_t *entries);
+int us_pager_add(us_pager_t *p, uint64_t addr, uint64_t len, uint32_t block, uint32_t item, int handled,
+                 uint64_t *first_entry, uint64_t *entries);
 /* Of an inactive region: how much from its start the limit has room for, to be plain memory, which the pager registers
  * when it wants the room. Bytes; a multiple of 2 MiB unless it is all of it, and 0 without a pagemap. */
 int64_t us_pager_plain(us_pager_t *p, int id);

@@ -178,7 +178,7 @@ void us_worker_swap_in(us_worker_t *w, us_job_t *j) {
     for (int tries = 0; off < j->raw && tries < COPY_TRIES; tries++) {
         uint64_t done;
         j->status =
-            us_sys_copy(w->crew->uffd, j->dst + off, (const uint8_t *)from + off, j->raw - off, j->clean, &done);
+            us_sys_copy(j->uffd, j->dst + off, (const uint8_t *)from + off, j->raw - off, j->clean, &done);
         off += done;
         if (j->status != -EAGAIN)
             break;
@@ -197,7 +197,7 @@ static void swap_in_run(us_worker_t *w, us_job_t *first) {
     }
     US_DELAY(US_D_SWAP_IN);
     if (bytes > 0)
-        us_sys_copy(w->crew->uffd, first->dst, w->scratch, bytes, first->clean, &done);
+        us_sys_copy(first->uffd, first->dst, w->scratch, bytes, first->clean, &done);
     const uint64_t now = us_now_ns();
     US_DELAY(US_D_SWAPPED_IN);
     uint64_t end = 0;

@@ -40,6 +40,7 @@ typedef struct us_job {
     int32_t
         status; /* SWAP_IN: 0 or -errno.  COMPRESS: 0, or 1 raw, 2 raw and not tried.  RECOMPRESS: 1 compressed anew */
     uint64_t dst;    /* SWAP_IN: client address */
+    int uffd;        /* SWAP_IN: of the region */
     uint64_t copied; /* SWAP_IN: out: ns, when its bytes were in, with status 0 */
     uint32_t turn;   /* the order in which jobs were posted */
     uint64_t word;   /* a filled block's */

@@ -27,7 +27,7 @@ from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from . import handshake, launch, limits, swapfile
+from . import codecs, handshake, launch, limits, swapfile
 from . import options as _options
 from . import tiers as _tiers
 from . import trace as _trace
@@ -150,6 +150,7 @@ class Pager(Arrays):
     def _start(self, undo: contextlib.ExitStack) -> None:
         o = self._options
         uffd = self._open_uffd(undo)
+        sigbus = self._open_sigbus(undo) if o.faults == "inline" else -1
         layout = ffi.new("us_layout_t *")
         budgets = ffi.new("uint64_t[]", _tiers.POOLS)
         for k, (size, _codec, _level) in enumerate(self._pools):
@@ -184,6 +185,7 @@ class Pager(Arrays):
             lib.us_client_open(
                 self._client,
                 uffd,
+                sigbus,
                 space,
                 doorbell,
                 notify,
@@ -215,8 +217,8 @@ class Pager(Arrays):
             "readahead": o.readahead,
             "workers": o.workers or min(4, len(os.sched_getaffinity(0))),
             "take": lib.US_TAKE_MOVE if self._take == "move" else lib.US_TAKE_COPY,
-            "follow": 1,
-            "servers": o.servers or min(2, len(os.sched_getaffinity(0))),
+            "follow": int(o.faults != "inline"),
+            "servers": 1 if o.faults == "inline" else o.servers or min(2, len(os.sched_getaffinity(0))),
             "delays": delays,
             "inject": [row for row in inject if row[0] not in IO_OPS],
             "shuffle": o.shuffle,
@@ -227,6 +229,8 @@ class Pager(Arrays):
         if self._swapfile is not None:
             hello |= {"swap": self._swapfile.size, "segment": o.segment}
         fds = {"uffd": uffd, "space": space, "doorbell": doorbell, "notify": notify}
+        if sigbus >= 0:
+            fds["sigbus"] = sigbus
         if self._swapfile is not None:
             fds["swap"] = self._swapfile.fd
         if self._pagemap >= 0:
@@ -248,7 +252,7 @@ class Pager(Arrays):
 
     def _open_uffd(self, undo: contextlib.ExitStack) -> int:
         self._uffd = ffi.new("us_uffd_t *")
-        error = lib.us_uffd_open(UFFD[self._options.uffd], self._uffd)
+        error = lib.us_uffd_open(UFFD[self._options.uffd], 0, self._uffd)
         if -error in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
             raise refusal(-error, "userfaultfd")
         if error < 0:
@@ -272,6 +276,17 @@ class Pager(Arrays):
                 stacklevel=4,
             )
         return uffd
+
+    def _open_sigbus(self, undo: contextlib.ExitStack) -> int:
+        found = ffi.new("us_uffd_t *")
+        check(lib.us_uffd_open(int(self._uffd.how), 1, found), "userfaultfd")
+        undo.callback(os.close, int(found.fd))
+        for _size, codec, _level in self._pools:
+            if codec != "none":
+                for candidate in codecs.find(codec):
+                    if lib.us_codec_load(codecs.CODECS[codec], os.fsencode(candidate.path)) == 0:
+                        break
+        return int(found.fd)
 
     def _open_swapfile(self, undo: contextlib.ExitStack) -> swapfile.SwapFile:
         o = self._options

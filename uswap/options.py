@@ -67,6 +67,7 @@ class Options:
     take: str
     drop: str
     uffd: str
+    faults: str
     register: str
     trace: str
     delays: str
@@ -90,6 +91,7 @@ class PagerOptions(TypedDict, total=False):
     take: str | None
     drop: str | None
     uffd: str | None
+    faults: str | None
     register: str | None
     trace: str | os.PathLike[str] | None
     delays: str | None
@@ -390,6 +392,13 @@ OPTIONS: tuple[Option, ...] = (
         "where the userfaultfd comes from; user-mode needs no privilege, but then system calls on "
         "evicted memory fail",
         _choice("auto", "device", "syscall", "user-mode"),
+    ),
+    Option(
+        "faults",
+        "message",
+        "message, inline",
+        "who swaps a block in: the pager process, or the thread that touches it",
+        _choice("message", "inline"),
     ),
     Option(
         "register",

@@ -107,7 +107,15 @@ class Region:
         registration = self._registration.pointer
         at_end = lib.US_END_RESTORE if resident else lib.US_END_DISCARD
         error = lib.us_registration_begin(
-            registration, address, length, block, item, int(resident), int(huge), at_end
+            registration,
+            address,
+            length,
+            block,
+            item,
+            int(resident),
+            int(pager._options.faults == "inline"),
+            int(huge),
+            at_end,
         )
         info = ffi.new("us_registration_info_t *")
         lib.us_registration_info(registration, info)

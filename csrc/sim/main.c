@@ -349,7 +349,7 @@ static void begin_area(area_t *a, bool fresh) {
     us_registration_t *reg = us_registration_new(client);
     const int err = reg == NULL
                         ? -ENOMEM
-                        : us_registration_begin(reg, a->addr, a->len, 1u << a->shift, item, !fresh, 0, US_END_RESTORE);
+                        : us_registration_begin(reg, a->addr, a->len, 1u << a->shift, item, !fresh, 0, 0, US_END_RESTORE);
     SIM_CHECK(err == 0 || excused(), "a region's begin answers %d", err);
     if (err != 0) { /* it is ordinary memory, as before */
         if (reg != NULL)
@@ -662,7 +662,7 @@ static void run_seed(uint64_t seed) {
     SIM_CHECK(client != NULL || excused(), "there is no client");
     if (client == NULL)
         done(seed, NULL);
-    int err = us_client_open(client, m->uffd, m->space_fd, m->doorbell, m->notify,
+    int err = us_client_open(client, m->uffd, -1, m->space_fd, m->doorbell, m->notify,
                              sim_kernel.vector ? US_DROP_VECTOR : US_DROP_SINGLE);
     SIM_CHECK(err == 0 || excused(), "the client does not open: %d", err);
     if (err != 0) {

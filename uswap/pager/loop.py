@@ -116,6 +116,7 @@ class Loop:
         ):
             setattr(client, name, hello[name])
         client.uffd = fds["uffd"]
+        client.sigbus = fds.get("sigbus", -1)
         client.space_fd = fds["space"]
         client.doorbell = fds["doorbell"]
         client.notify = fds["notify"]
@@ -402,11 +403,11 @@ class Loop:
                 return
 
     async def _add(
-        self, _region: int, address: int, length: int, block: int, item: int, resident: int, *_: int
+        self, _region: int, address: int, length: int, block: int, item: int, resident: int, handled: int, *_: int
     ) -> tuple[int, ...]:
         first, entries = ffi.new("uint64_t *"), ffi.new("uint64_t *")
         region = check(
-            lib.us_pager_add(self._pager, address, length, block, item, first, entries),
+            lib.us_pager_add(self._pager, address, length, block, item, handled, first, entries),
             "add",
         )
         plain = check(lib.us_pager_plain(self._pager, region), "plain")

@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The client's half of inline faults: the handler of SIGBUS, and holds.
+ */
+#ifndef US_INLINE_H
+#define US_INLINE_H
+
+#include <signal.h>
+
+#include "space.h"
+
+/* All inline regions lie in [lo, hi); both 0 when there is none. */
+extern _Atomic uint64_t us_inline_lo, us_inline_hi;
+
+/* Of a client: what a handler needs. */
+typedef struct us_handling {
+    us_space_t *space;
+    int uffd;   /* with UFFD_FEATURE_SIGBUS */
+    int notify; /* rings the loop */
+} us_handling_t;
+
+/* Slots to work in, made with the first inline region: the codecs were loaded before. 0 or -errno. */
+int us_inline_open(void);
+/* From here on a touch of [addr, addr+len) that is out is a handler's; first: its entry in the table. 0 or -ENOMEM. */
+int us_inline_add(const us_handling_t *of, uint64_t addr, uint64_t len, uint32_t first, uint32_t id, uint32_t block);
+/* No more. No handler works on it after the return. */
+void us_inline_remove(uint64_t addr);
+
+/* The signal: true when it was a fault of an inline region, which is served. */
+bool us_inline_fault(const siginfo_t *info, void *context);
+
+/* Does the range meet an inline region? */
+bool us_inline_meets(uint64_t addr, uint64_t len);
+/* Brings in what of the range is paged, from its front, and holds it; write: it will be written. Returns how many bytes from
+ * the front may be handed to the kernel, at most what the limit can hold; or -ENOMEM. */
+int64_t us_inline_hold(uint64_t addr, uint64_t len, bool write);
+void us_inline_release(uint64_t addr, uint64_t len);
+
+#endif
