@@ -37,6 +37,7 @@ enum { ROUNDS = 512, ROUNDS_PARKED = 8, MAX_BLOCK = 1 << US_BLOCK_MAX_SHIFT };
 /* What Python calls has the pager's lock from here to the end of the function. */
 us_pager_t *us_pager_locked(us_pager_t *p) {
     us_server_lock(p, &p->servers.loop);
+    us_notes(p); /* what it asks about is in the books */
     return p;
 }
 void us_pager_unlocked(us_pager_t **p) {
