@@ -451,3 +451,105 @@ bool us_inline_fault(const siginfo_t *info, void *context) {
     errno = saved;
     return ours;
 }
+
+/* ---- holds ------------------------------------------------------------------------------------------- */
+
+/* A call holds this part of the limit at most, and a block at least. */
+enum { HOLD_PART = 4, HOLD_MOST = US_CLAIM_WHO ^ 0xff };
+
+bool us_inline_meets(uint64_t addr, uint64_t len) {
+    if (len == 0 || addr >= us_atomic_load_explicit(&us_inline_hi, memory_order_relaxed) ||
+        addr + len <= us_atomic_load_explicit(&us_inline_lo, memory_order_relaxed))
+        return false;
+    const uint32_t then = enter();
+    const us_range_t *x = before(us_atomic_load(&ranges), addr + len - 1);
+    const bool meets = x != NULL && addr < x->addr + x->len;
+    leave(then);
+    return meets;
+}
+
+/* The region that has the first paged byte of [addr, end), or NULL. */
+static const us_range_t *first_in(uint64_t addr, uint64_t end) {
+    const us_ranges_t *all = us_atomic_load(&ranges);
+    for (uint32_t k = 0; all != NULL && k < all->n; k++) {
+        if (all->at[k].addr + all->at[k].len > addr)
+            return all->at[k].addr < end ? &all->at[k] : NULL;
+    }
+    return NULL;
+}
+
+/* Touches a byte as the kernel will. A write of what is there is one for the page's protection, and no change for others. */
+static void touch(uint64_t at, bool write) {
+    uint8_t *byte = (uint8_t *)(uintptr_t)at;
+    if (write)
+        __atomic_fetch_or(byte, 0, __ATOMIC_RELAXED);
+    else
+        (void)*(volatile uint8_t *)byte;
+}
+
+/* Holds block i of r, of which [from, to) will be handed over. false: it has all holds that there are. */
+static bool hold_block(const us_range_t *r, uint32_t i, uint64_t from, uint64_t to, bool write) {
+    _Atomic uint8_t *claim = &r->of.space->claim[i];
+    const us_touch_t t = {.r = r, .i = i};
+    for (;;) {
+        touch(from, write);
+        uint8_t now = us_claim_of(claim);
+        const uint8_t who = now & US_CLAIM_WHO;
+        if (who == US_CLAIM_PAGER || who == US_CLAIM_BUSY) {
+            wait_turn(claim, who);
+            continue;
+        }
+        if ((now & HOLD_MOST) == HOLD_MOST)
+            return false;
+        if (!us_atomic_compare_exchange_strong(claim, &now, (uint8_t)(now + US_CLAIM_HOLD)))
+            continue;
+        /* Held it can't leave any more; has it, since it was touched, or is it clean again? */
+        const us_entry_t e = read_entry(&t);
+        const bool in = who != US_CLAIM_FREE || e.state == US_PLAIN || (e.state == US_RESIDENT && !(e.flags & US_F_LOCKED));
+        const bool clean = who == US_CLAIM_CLEAN || (who == US_CLAIM_FREE && (e.flags & US_F_CLEAN) != 0);
+        if (in && !(write && clean))
+            break;
+        us_atomic_fetch_sub(claim, US_CLAIM_HOLD);
+    }
+    for (uint64_t at = (from & ~(uint64_t)(US_PAGE - 1)) + US_PAGE; at < to; at += US_PAGE)
+        touch(at, write); /* single pages may be missing, or protected */
+    return true;
+}
+
+int64_t us_inline_hold(uint64_t addr, uint64_t len, bool write) {
+    const uint64_t end = addr + len;
+    const uint32_t then = enter(); /* until the release: the region stays */
+    uint64_t at = addr, held = 0;
+    int64_t res = 0;
+    for (const us_range_t *r; at < end && (r = first_in(at, end)) != NULL;) {
+        at = us_max(at, r->addr);
+        const uint64_t most = us_atomic_load_explicit(&r->of.space->in->limit, memory_order_relaxed) / HOLD_PART;
+        const uint32_t i = r->first + (uint32_t)((at - r->addr) >> r->shift);
+        const uint64_t behind = us_min(r->addr + ((uint64_t)(i - r->first + 1) << r->shift), r->addr + r->len);
+        const uint64_t to = us_min(behind, end);
+        if (held > 0 && held + (1ull << r->shift) > most) {
+            res = (int64_t)(at - addr);
+            break;
+        }
+        if (!hold_block(r, i, at, to, write)) {
+            res = at > addr ? (int64_t)(at - addr) : -ENOMEM;
+            break;
+        }
+        held += 1ull << r->shift;
+        at = to;
+    }
+    leave(then);
+    return res != 0 ? res : (int64_t)len;
+}
+
+void us_inline_release(uint64_t addr, uint64_t len) {
+    const uint64_t end = addr + len;
+    const uint32_t then = enter();
+    for (const us_range_t *r; addr < end && (r = first_in(addr, end)) != NULL;) {
+        addr = us_max(addr, r->addr);
+        const uint32_t i = r->first + (uint32_t)((addr - r->addr) >> r->shift);
+        us_atomic_fetch_sub(&r->of.space->claim[i], US_CLAIM_HOLD);
+        addr = us_min(r->addr + ((uint64_t)(i - r->first + 1) << r->shift), r->addr + r->len);
+    }
+    leave(then);
+}
