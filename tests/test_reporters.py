@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from uswap.bench import latency, sweep, throughput, tiers
-from uswap.bench.common import Machine
 from uswap.bench.objects import Moved
 from uswap.health import Finding, Status
 from uswap.reporters import bench, checks, plot, plot_tiers, table
@@ -21,7 +20,7 @@ from uswap.reporters import json as json_reporter
 from uswap.reporters import tiers as tiers_reporter
 from uswap.reporters.progress import ProgressLine
 
-MACHINE = Machine("Some CPU", 2, "6.18.0", 8 << 30, "3.11.7", "0.1.0")
+from results import MACHINE
 
 
 def latency_result(*, block: int = 4096, read: float = 11e3) -> latency.Result:

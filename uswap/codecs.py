@@ -25,6 +25,7 @@ __all__ = [
     "FilterLibrary",
     "Loaded",
     "find",
+    "load",
     "load_all",
     "number",
     "shuffled_by",
@@ -123,10 +124,11 @@ def shuffled_by(lib: FilterLibrary) -> str:
 
 def load_all(lib: CodecLibrary) -> list[Loaded]:
     """Load each codec from the first candidate that works; one result a codec, never an error."""
-    return [_load(lib, codec) for codec in _SOURCES]
+    return [load(lib, codec) for codec in _SOURCES]
 
 
-def _load(lib: CodecLibrary, codec: str) -> Loaded:
+def load(lib: CodecLibrary, codec: str) -> Loaded:
+    """Load one codec from the first place where it works; *codec* is "lz4" or "zstd"."""
     errors: list[tuple[Candidate, str]] = []
     for candidate in find(codec):
         code = -lib.us_codec_load(CODECS[codec], os.fsencode(candidate.path))

@@ -263,9 +263,9 @@ def load_codec(codec: str, filter: str = "none") -> str:
         raise OSError(f"filter {filter} is of no use without a codec; accepted: lz4 or zstd")
     if codec == "none":
         return "none"
-    for candidate in codecs.find(codec):
-        if lib.us_codec_load(codecs.CODECS[codec], os.fsencode(candidate.path)) == 0:
-            return candidate.origin
+    loaded = codecs.load(lib, codec)
+    if loaded.candidate is not None:
+        return loaded.candidate.origin
     raise OSError(f"codec {codec} can't be loaded; `uswap doctor` says what to install")
 
 

@@ -398,6 +398,8 @@ class Subject:
             settle: until which pages are resident does not depend any more on what was done before.
         """
         lists = [self.lists[name] for name in names]
+        # Turned over: what the workload before has left is dirty or not, near or scattered.
+        before = SETTLED * self.pages if settle else TURNED * self.limit // PAGE // len(lists)
         failures: list[BaseException] = []
         ready = threading.Barrier(len(lists))
 
@@ -405,14 +407,8 @@ class Subject:
             try:
                 if warm:
                     one.run(self.memory.address, kind, seconds=warm * self.seconds)
-                elif settle:
-                    count = SETTLED * self.pages
-                    one.run(self.memory.address, kind, count=count, seconds=WHOLE * self.seconds)
                 else:
-                    # Until what is resident was touched by this workload: what the one before has left
-                    # is dirty or not, near or scattered.
-                    count = TURNED * self.limit // PAGE // len(lists)
-                    one.run(self.memory.address, kind, count=count, seconds=WHOLE * self.seconds)
+                    one.run(self.memory.address, kind, count=before, seconds=WHOLE * self.seconds)
                 ready.wait()
                 one.run(self.memory.address, kind, seconds=self.seconds)
             except BaseException as exc:

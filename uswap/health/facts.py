@@ -7,7 +7,7 @@ import getpass
 import os
 import platform
 import resource
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from .. import codecs
@@ -57,8 +57,8 @@ class Facts:
     io_uring_errno: int
     io_uring_disabled: int | None
     """kernel.io_uring_disabled; None where there is no such setting."""
-    codecs: tuple[Codec, ...] = field(default=())
-    shuffle: str = "AVX2"
+    codecs: tuple[Codec, ...]
+    shuffle: str
     """The instructions by which bytes are shuffled."""
 
     @property

@@ -67,10 +67,8 @@ class Row:
         if self.figure == "count":
             return float(found["count"] / found["ns"] * 1e9)
         if self.figure == "scaling":
-            other = run.work.get(self.by)
-            if other is None:
-                return None
-            return float(found["count"] / found["ns"] / (other["count"] / other["ns"]))
+            one, other = ROWS[self.work].of(run), ROWS[self.by].of(run)
+            return one / other if one and other else None
         if self.figure == "mean":
             return float(found["ns"] * found.get("threads", 1) / found["count"])
         return float(found[self.figure])

@@ -70,13 +70,19 @@ class Result:
         found = self.values(case, peer, figure)
         return Spread.of(found.values()) if found else None
 
+    def ratios(
+        self, case: tuple[str, str, int], of: tuple[str, str], by: tuple[str, str]
+    ) -> dict[int, float]:
+        """One figure by another, by round, where both were measured; each a peer and a figure of it."""
+        ones, others = self.values(case, *of), self.values(case, *by)
+        return {number: ones[number] / others[number] for number in ones if others.get(number)}
+
     def ratio(
         self, case: tuple[str, str, int], of: tuple[str, str], by: tuple[str, str]
     ) -> Spread | None:
-        """One figure by another, of the same round; each a peer and a figure of it."""
-        ones, others = self.values(case, *of), self.values(case, *by)
-        ratios = [ones[number] / others[number] for number in ones if others.get(number)]
-        return Spread.of(ratios) if ratios else None
+        """The same over the rounds; None where there is none."""
+        found = self.ratios(case, of, by)
+        return Spread.of(found.values()) if found else None
 
     def on_disk(self, case: tuple[str, str, int], peer: str) -> Spread | None:
         """The part that is on the disk of what was out once the data were filled in; None: not known."""
@@ -103,20 +109,11 @@ class Result:
             for one in rounds
         )
 
-    def program_times(
-        self, case: tuple[str, str, int], of: str, by: str
-    ) -> dict[str, dict[int, float]]:
-        """Time of one peer by that of another for the same work, by program and round."""
-        found = {}
-        for name in PROGRAMS:
-            ones, others = self.values(case, of, name), self.values(case, by, name)
-            if both := {one: others[one] / ones[one] for one in ones if one in others}:
-                found[name] = both
-        return found
-
     def _program_verdicts(self, case: tuple[str, str, int], column: str) -> list[Verdict]:
         """Of the programs that both uswap and zram have run: the geometric mean, and the worst."""
-        times = self.program_times(case, column, "zram")
+        # Rates the other way round: time of uswap by that of zram for the same work.
+        found = {name: self.ratios(case, ("zram", name), (column, name)) for name in PROGRAMS}
+        times = {name: by_round for name, by_round in found.items() if by_round}
         if not times:
             return []
         rounds = set.intersection(*(set(one) for one in times.values()))
