@@ -42,7 +42,8 @@ HIDDEN int us_guard_has(const char *name);
 HIDDEN void *us_guard_dlsym(void *handle, const char *name);
 HIDDEN void *us_guard_dlvsym(void *handle, const char *name, const char *version);
 
-static us_guard_t *const all[] = {us_guard_core, us_guard_rw, us_guard_signal};
+static us_guard_t *const all[] = {us_guard_core,  us_guard_rw,    us_guard_vec,
+                                  us_guard_calls, us_guard_stdio, us_guard_signal};
 enum { LISTS = sizeof all / sizeof *all };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* outside it: dl_iterate_phdr's */

@@ -77,14 +77,4 @@ int us_holds_all(us_holds_t *h, const void *addr, uint64_t len, bool write);
 /* Keeps errno. */
 void us_holds_end(us_holds_t *h);
 
-/* Runs body (which sets a result declared before) with the holds ended whichever way it ends. */
-#define US_HELD(h, ...)                            \
-    do {                                           \
-        pthread_cleanup_push(us_holds_ended, (h)); \
-        __VA_ARGS__;                               \
-        pthread_cleanup_pop(0);                    \
-        us_holds_end(h);                           \
-    } while (0)
-void us_holds_ended(void *h);
-
 #endif

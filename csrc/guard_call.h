@@ -28,8 +28,9 @@ typedef struct us_op {
         US_OP_BITS32,  /* longs that have as many bits as the argument `by` says */
         US_OP_BEHIND,  /* as many bytes as the int says to which the argument `by` points; that is held too */
         US_OP_BEHIND64,
-        US_OP_HEADED, /* size bytes, and as many more as the int at their front says */
-        US_OP_STRING  /* up to its 0 */
+        US_OP_HEADED,  /* size bytes, and as many more as the int at their front says */
+        US_OP_MESSAGE, /* size bytes, and as many more as the argument `by` says */
+        US_OP_STRING   /* up to its 0 */
     } kind;
     uint8_t arg, by;
     bool write;
@@ -46,7 +47,15 @@ bool us_ops_near(const us_op_t *ops, uint32_t n, const long *a);
 enum { US_FAIL_NUMBER = 1 };
 long us_call_held(us_call_t call, const us_op_t *ops, uint32_t n, long fail, const long *a);
 
+/* Makes the call, and ends the holds, also when the thread is cancelled in it. */
+long us_call_ending(us_holds_t *h, us_call_t call, const long *a);
+
+/* The same for syscall(), which has the number before its six arguments. */
+typedef long (*us_syscall_t)(long, long, long, long, long, long, long);
+long us_syscall_held(us_syscall_t call, long number, const us_op_t *ops, uint32_t n, const long *a);
+
 /* What syscall() does for numbers that are calls of one buffer, or of a vector, and so go in pieces; NULL: none. */
 us_call_t us_rw_by_number(long number);
+us_call_t us_vec_by_number(long number);
 
 #endif

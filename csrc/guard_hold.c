@@ -52,7 +52,7 @@ void us_holds_end(us_holds_t *h) {
     errno = err;
 }
 
-void us_holds_ended(void *h) { us_holds_end(h); }
+static void holds_ended(void *h) { us_holds_end(h); }
 
 /* ---- operands ------------------------------------------------------------------------------------------ */
 
@@ -66,6 +66,7 @@ static uint64_t length_of(const us_op_t *op, const long *a) {
     case US_OP_BEHIND: return a[op->by] ? *(const uint32_t *)a[op->by] : 0;
     case US_OP_BEHIND64: return a[op->by] ? *(const uint64_t *)a[op->by] : 0;
     case US_OP_HEADED: return (uint64_t)op->size + *(const uint32_t *)p;
+    case US_OP_MESSAGE: return op->size + (uint64_t)a[op->by];
     case US_OP_STRING: return strnlen(p, PATH_MAX) + 1;
     }
     return 0;
@@ -98,20 +99,36 @@ int us_ops_hold(us_holds_t *h, const us_op_t *ops, uint32_t n, const long *a) {
     return err;
 }
 
-long us_call_held(us_call_t call, const us_op_t *ops, uint32_t n, long fail, const long *a) {
-    us_holds_t h = {.n = 0};
+/* In a function of its own: what is beside a setjmp of pthread_cleanup_push may be clobbered. */
+long us_call_ending(us_holds_t *h, us_call_t call, const long *a) {
     long result;
-    int err = us_ops_hold(&h, ops, n, a);
-    if (err != 0) {
-        us_holds_end(&h);
-        if (fail == US_FAIL_NUMBER)
-            return -err;
-        errno = -err;
-        return fail;
-    }
-    pthread_cleanup_push(us_holds_ended, &h);
+    pthread_cleanup_push(holds_ended, h);
     result = call(a[0], a[1], a[2], a[3], a[4], a[5]);
     pthread_cleanup_pop(0);
+    us_holds_end(h);
+    return result;
+}
+
+static long refuse(us_holds_t *h, long fail, int err) {
+    us_holds_end(h);
+    if (fail == US_FAIL_NUMBER)
+        return -err;
+    errno = -err;
+    return fail;
+}
+
+long us_call_held(us_call_t call, const us_op_t *ops, uint32_t n, long fail, const long *a) {
+    us_holds_t h = {.n = 0};
+    int err = us_ops_hold(&h, ops, n, a);
+    return err != 0 ? refuse(&h, fail, err) : us_call_ending(&h, call, a);
+}
+
+long us_syscall_held(us_syscall_t call, long number, const us_op_t *ops, uint32_t n, const long *a) {
+    us_holds_t h = {.n = 0};
+    int err = us_ops_hold(&h, ops, n, a);
+    if (err != 0)
+        return refuse(&h, -1, err);
+    long result = call(number, a[0], a[1], a[2], a[3], a[4], a[5]); /* no cancellation point */
     us_holds_end(&h);
     return result;
 }

@@ -11,7 +11,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
 #include <unistd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -30,6 +29,7 @@ enum {
     PWRITE64,
     PWRITE64_,
     RECV,
+    RECV_,
     SEND,
     SEND_,
     RECVFROM,
@@ -76,15 +76,6 @@ typedef struct in_pieces {
     uint32_t n; /* what else is held */
 } in_pieces_t;
 
-static long one_piece(in_pieces_t *p, us_holds_t *h) {
-    long result;
-    pthread_cleanup_push(us_holds_ended, h);
-    result = p->call(p->a[0], p->a[1], p->a[2], p->a[3], p->a[4], p->a[5]);
-    pthread_cleanup_pop(0);
-    us_holds_end(h);
-    return result;
-}
-
 static __attribute__((noinline)) long go_in_pieces(in_pieces_t p) {
     char *buffer = (char *)p.a[p.buffer];
     uint64_t len = (uint64_t)p.a[p.buffer + 1], done = 0;
@@ -108,7 +99,7 @@ static __attribute__((noinline)) long go_in_pieces(in_pieces_t p) {
         p.a[p.buffer + 1] = n;
         if (p.offset >= 0)
             p.a[p.offset] = at + (long)done;
-        long result = one_piece(&p, &h);
+        long result = us_call_ending(&h, p.call, p.a);
         if (result < 0)
             return done > 0 ? (long)done : result;
         done += (uint64_t)result;
@@ -237,6 +228,7 @@ us_guard_t us_guard_rw[] = {
     [PWRITE64] = {.name = "pwrite64", .ours = guarded_pwrite},
     [PWRITE64_] = {.name = "__pwrite64", .ours = guarded_pwrite},
     [RECV] = {.name = "recv", .ours = guarded_recv},
+    [RECV_] = {.name = "__recv", .ours = guarded_recv},
     [SEND] = {.name = "send", .ours = guarded_send},
     [SEND_] = {.name = "__send", .ours = guarded_send},
     [RECVFROM] = {.name = "recvfrom", .ours = guarded_recvfrom},

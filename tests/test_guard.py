@@ -393,3 +393,353 @@ def test_real_fault(library: Path, when: str) -> None:
     result = run(library, code, check=False, env={"PYTHONFAULTHANDLER": None})
     assert result.returncode == -7, result
     assert ("Bus error" in result.stderr and "in cut" in result.stderr) == (when != "never"), result
+
+
+# ---- vectors, streams, and the others
+
+
+def test_vectors(library: Path) -> None:
+    """Vectors of files, pipes and sockets, the array of them in the memory too; each byte is right, and a vector of 200."""
+    run(
+        library,
+        """
+        opened()
+        libc = ctypes.CDLL(None, use_errno=True)
+        class iovec(ctypes.Structure):
+            _fields_ = [("base", ctypes.c_void_p), ("len", ctypes.c_size_t)]
+        fd = os.memfd_create("file")
+        for i in limits():
+            data = random()
+            parts = [m[j * 997 : (j + 1) * 997] for j in range(200)]
+            want = data[: 200 * 997]
+            out(); assert os.pwritev(fd, parts, 3) == len(want)
+            assert os.pread(fd, len(want), 3) == want
+            out(); os.lseek(fd, 3, 0); assert os.writev(fd, parts) == len(want)
+            assert os.pread(fd, len(want), 3) == want
+            m[:] = bytes(len(m)); out()
+            assert os.preadv(fd, parts, 3) == len(want)
+            out(); assert m[: len(want)] == want
+            m[:] = bytes(len(m)); out(); os.lseek(fd, 3, 0)
+            assert os.readv(fd, parts) == len(want)
+            out(); assert m[: len(want)] == want
+            a, b = socket.socketpair()
+            out(); t = threading.Thread(target=lambda: a.sendmsg(parts, [], 0)); t.start()
+            got = b.recv(len(want), socket.MSG_WAITALL)
+            t.join(); assert got == want
+            a.sendall(want[:5000]); m[:] = bytes(len(m)); out()
+            n = b.recvmsg_into(parts)[0]
+            out(); assert n > 0 and m[:n] == want[:n]
+            array = (iovec * 3).from_address(base + 40 * BLOCK - 20)
+            m[:] = data
+            for j in range(3):
+                array[j].base, array[j].len = base + j * 5000, 100
+            out(); assert libc.pwritev(fd, ctypes.c_void_p(ctypes.addressof(array)), 3, ctypes.c_long(0)) == 300
+            assert os.pread(fd, 300, 0) == data[:100] + data[5000:5100] + data[10000:10100]
+            m[:] = data; out()
+            mine, other = iovec(base + 100, 6000), iovec()
+            target = ctypes.create_string_buffer(6000)
+            other.base, other.len = ctypes.addressof(target), 6000
+            out(); assert libc.process_vm_writev(os.getpid(), ctypes.byref(mine), 1, ctypes.byref(other), 1, 0) == 6000
+            assert target.raw == data[100:6100]
+        """,
+    )
+
+
+def test_streams(library: Path) -> None:
+    """fread, fwrite, fputs, printf, and a buffer given to setvbuf."""
+    run(
+        library,
+        """
+        opened()
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.fopen.restype = ctypes.c_void_p
+        libc.fread.restype = libc.fwrite.restype = ctypes.c_size_t
+        P, Z = ctypes.c_void_p, ctypes.c_size_t
+        for i in limits():
+            data = random()
+            f = P(libc.fopen(b"file", b"w+"))
+            out(); assert libc.fwrite(P(base + 1), Z(3), Z(50000), f) == 50000
+            libc.fflush(f)
+            assert open("file", "rb").read() == data[1:150001]
+            m[:] = bytes(len(m)); libc.rewind(f); out()
+            assert libc.fread(P(base + 7), Z(1), Z(200000), f) == 150000
+            out(); assert m[7:150007] == data[1:150001] and not any(m[150007:])
+            libc.fclose(f)
+            text = os.urandom(2 * BLOCK).hex().encode()
+            m[:len(text) + 1] = text + bytes(1)
+            for call in (lambda f: libc.fputs(P(base), f), lambda f: libc.fprintf(f, b"%s", P(base)),
+                         lambda f: libc.dprintf(libc.fileno(f), b"%s", P(base))):
+                f = P(libc.fopen(b"file", b"w"))
+                out(); assert call(f) > 0
+                libc.fclose(f)
+                assert open("file", "rb").read() == text
+            f = P(libc.fopen(b"file", b"r"))
+            assert libc.setvbuf(f, P(base), 0, Z(BLOCK)) == 0
+            got = ctypes.create_string_buffer(100)
+            out(); assert libc.fread(got, Z(1), Z(100), f) == 100 and got.raw == text[:100]
+            libc.fclose(f)
+        os.unlink("file")
+        """,
+    )
+
+
+def test_structures(library: Path) -> None:
+    """Names, structures and sets in memory that is out, at a block's border: the same as in other memory."""
+    run(
+        library,
+        """
+        opened()
+        libc = ctypes.CDLL(None, use_errno=True)
+        P, Z, L = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_long
+        def place(at, data):
+            m[at : at + len(data)] = data
+            return P(base + at)
+        def call(f, *args):
+            out()
+            n = f(*args)
+            assert n >= 0, (f, ctypes.get_errno())
+            assert lib.double_held() == 0
+            return n
+        def same(size, f):
+            'What f writes, there and in other memory.'
+            other = ctypes.create_string_buffer(size)
+            m[BLOCK - 5 : BLOCK - 5 + size] = bytes(size)
+            n = call(f, P(base + BLOCK - 5))
+            assert f(other) == n
+            out(); assert m[BLOCK - 5 : BLOCK - 5 + size] == other.raw, f
+            return other.raw
+        import select, struct
+        os.mkdir("d"); open("d/name", "w").close()
+        os.symlink("where", "d/link")
+        for i in limits():
+            number("double_limit").value = 8 # four structures across a border
+            path = lambda text, at=9 * BLOCK - 3: place(at, text + bytes(1))
+            same(144, lambda p: libc.stat(path(b"d/name"), p))
+            same(144, lambda p: libc.lstat(path(b"d/link"), p))
+            same(256, lambda p: libc.statx(-100, path(b"d/name"), 0, 0x7ff, p))
+            same(390, lambda p: libc.uname(p))
+            same(16, lambda p: libc.getrlimit(7, p))
+            assert same(5, lambda p: libc.readlink(path(b"d/link"), p, Z(5))) == b"where"
+            assert os.fsencode(os.getcwd()) in same(4096, lambda p: libc.getcwd(p, Z(4096)) and 1)
+            same(128, lambda p: libc.sched_getaffinity(0, Z(128), p))
+            fd = call(libc.open, path(b"d/name"), 2)
+            assert libc.syscall(L(262), L(-100), path(b"d/name"), P(base + BLOCK - 9), L(0)) in (0,)
+            same(36, lambda p: libc.ioctl(0, L(0x5401), p) and 0)
+            read, write, writev = L(0), L(1), L(20)
+            m[:] = data = os.urandom(len(m)); assert call(libc.syscall, write, L(fd), P(base), Z(len(m))) == len(m)
+            assert os.pread(fd, len(m), 0) == data
+            m[:] = bytes(len(m)); os.lseek(fd, 0, 0); assert call(libc.syscall, read, L(fd), P(base), Z(len(m))) == len(m)
+            out(); assert m == data
+            place(3 * BLOCK - 8, struct.pack("PNPN", base + 7, 5000, base + 90000, 5000))
+            assert call(libc.syscall, writev, L(fd), P(base + 3 * BLOCK - 8), L(2)) == 10000
+            want = bytes(m[7:5007]) + data[90000:95000]
+            assert os.pread(fd, 10000, len(data)) == want
+            p = path(b"user.test", 9 * BLOCK - 3); value = place(20 * BLOCK - 2, b"value")
+            if libc.fsetxattr(fd, p, value, Z(5), 0) == 0:
+                assert same(5, lambda p: libc.fgetxattr(fd, path(b"user.test"), p, Z(5))) == b"value"
+            r, w = os.pipe()
+            os.write(w, b"x" * 10)
+            assert same(4, lambda p: libc.ioctl(r, L(0x541B), p))[:1] == bytes([10]) # FIONREAD
+            assert same(8, lambda p: libc.poll(place(BLOCK - 5, struct.pack("ihh", r, 1, 0)), Z(1), 0) if p is not None and
+                not isinstance(p, ctypes.Array) else libc.poll(ctypes.memmove(p, struct.pack("ihh", r, 1, 0), 8) and p, Z(1), 0))[6] == 1
+            e = select.epoll(); event = place(30 * BLOCK - 7, struct.pack("=IQ", 1, 4711))
+            call(libc.epoll_ctl, e.fileno(), 1, r, event)
+            assert same(12, lambda p: libc.epoll_wait(e.fileno(), p, 1, 0)) == struct.pack("=IQ", 1, 4711)
+            sets = place(40 * BLOCK - 3, (1 << r).to_bytes(128, "little"))
+            assert call(libc.select, r + 1, sets, None, None, place(50 * BLOCK - 4, bytes(16))) == 1
+            s = socket.socket(); s.bind(("127.0.0.1", 0)); s.listen()
+            size = place(51 * BLOCK - 2, struct.pack("i", 16))
+            call(libc.getsockname, s.fileno(), P(base + BLOCK - 5), size)
+            assert m[BLOCK - 3 : BLOCK - 1] == s.getsockname()[1].to_bytes(2, "big")
+            name = place(52 * BLOCK - 3, struct.pack("=H", 2) + s.getsockname()[1].to_bytes(2, "big") + bytes([127, 0, 0, 1]) + bytes(8))
+            c = socket.socket(); call(libc.connect, c.fileno(), name, 16)
+            on = place(53 * BLOCK - 2, struct.pack("i", 1))
+            call(libc.setsockopt, c.fileno(), 6, 1, on, 4)
+            size = place(51 * BLOCK - 2, struct.pack("i", 4)); m[BLOCK - 2 : BLOCK + 2] = bytes(4)
+            call(libc.getsockopt, c.fileno(), 6, 1, P(base + BLOCK - 2), size)
+            assert m[BLOCK - 2] == 1
+            queue = libc.msgget(0, 0o600)
+            message = place(60 * BLOCK - 12, struct.pack("l", 7) + bytes(range(100)))
+            call(libc.msgsnd, queue, message, Z(100), 0)
+            m[60 * BLOCK - 12 : 60 * BLOCK + 96] = bytes(108)
+            assert call(libc.msgrcv, queue, message, Z(100), L(0), 0) == 100
+            out(); assert m[60 * BLOCK - 12 : 60 * BLOCK + 96] == struct.pack("l", 7) + bytes(range(100))
+            libc.msgctl(queue, 0, None)
+            m[:] = bytes(len(m)); call(libc.getrandom, P(base + 5), Z(len(m) - 10), 0)
+            out(); assert m[:5] == bytes(5) and m[-5:] == bytes(5) and len(set(m[5:-5])) == 256
+            for one in (r, w, fd): os.close(one)
+            e.close(); s.close(); c.close()
+        os.unlink("d/name"); os.unlink("d/link"); os.rmdir("d")
+        """,
+    )
+
+
+def test_unchanged_python(library: Path) -> None:
+    """NumPy's and pickle's files, with an unchanged CPython."""
+    pytest.importorskip("numpy")
+    run(
+        library,
+        """
+        opened()
+        import numpy as np, pickle
+        a = np.frombuffer(m, np.float64)
+        for i in limits():
+            a[:] = np.random.default_rng(i).random(len(a))
+            want = a.copy()
+            out(); a.tofile("file"); assert open("file", "rb").read() == want.tobytes()
+            a[:] = 0; out()
+            assert (np.fromfile("file") == want).all()
+            a[:] = want; out(); np.save("file.npy", a); assert (np.load("file.npy") == want).all()
+            out()
+            with open("file", "wb") as f:
+                pickle.dump(a, f, protocol=5)
+            with open("file", "rb") as f:
+                assert (pickle.load(f) == want).all()
+            out()
+            with open("file", "wb") as f:
+                f.write(a)
+            a[:] = 0; out()
+            with open("file", "rb") as f:
+                assert f.readinto(a) == a.nbytes
+            out(); assert (a == want).all()
+        os.unlink("file"); os.unlink("file.npy")
+        """,
+    )
+
+
+def test_cancelled(library: Path, tmp_path: Path) -> None:
+    """A thread that is cancelled in a blocking read ends its hold."""
+    source = tmp_path / "cancel.c"
+    source.write_text(
+        """
+        #include <pthread.h>
+        #include <unistd.h>
+        static int fd;
+        static void *run(void *p) { read(fd, p, 100); return p; }
+        int cancelled(int pipe, void *p) {
+            pthread_t t;
+            void *result;
+            fd = pipe;
+            pthread_create(&t, NULL, run, p);
+            usleep(100000);
+            pthread_cancel(t);
+            pthread_join(t, &result);
+            return result == PTHREAD_CANCELED;
+        }
+        """
+    )
+    other = gcc(tmp_path / "cancel.so", "-shared", "-fPIC", "-Wno-unused-result", source)
+    run(
+        library,
+        f"""
+        opened()
+        f = ctypes.CDLL({str(other)!r}).cancelled
+        out()
+        assert f(os.pipe()[0], ctypes.c_void_p(base)) == 1
+        assert lib.double_held() == 0
+        """,
+    )
+
+
+# ---- is the list complete?
+
+# System calls of libc's functions that take no memory of the caller's.
+NO_MEMORY = """alarm arch_prctl brk clone close close_range dup dup2 dup3 epoll_create epoll_create1 eventfd2 exit exit_group fadvise64
+    fallocate fanotify_init fchdir fchmod fchown fdatasync flock fsync ftruncate fsmount getegid geteuid getgid getpgid getpgrp
+    getpid getppid getpriority getsid gettid getuid inotify_init inotify_init1 inotify_rm_watch ioperm iopl kill listen lseek
+    madvise mlock mlock2 mlockall mmap mprotect mremap msgget msync munlock munlockall munmap pause personality pidfd_getfd
+    pidfd_open pkey_alloc pkey_free pkey_mprotect process_mrelease readahead remap_file_pages sched_get_priority_max
+    sched_get_priority_min sched_getscheduler sched_yield semget setfsgid setfsuid setgid setns setpgid setpriority setregid
+    setresgid setresuid setreuid setsid setuid shmat shmdt shmget shutdown socket sync sync_file_range syncfs tgkill
+    tee timer_delete timer_getoverrun timerfd_create umask unshare vfork vhangup rt_sigreturn"""
+
+# Functions that take memory and are not guarded.
+REASONS = {
+    "execve execveat fexecve": "arguments in paged memory: EFAULT; strings of programs are not paged",
+    "herror abort pthread_create tcdrain": "hand over memory of their own",
+    "getcontext setcontext swapcontext": "the signal mask of a context: the thread's own, which lacks SIGBUS",
+    "__lll_lock_wait_private __lll_lock_wake_private __pthread_mutex_init __pthread_mutex_trylock __pthread_rwlock_rdlock "
+    "__pthread_rwlock_tryrdlock __pthread_rwlock_unlock __pthread_rwlock_wrlock pthread_barrier_destroy pthread_barrier_wait "
+    "pthread_cond_broadcast pthread_cond_clockwait pthread_cond_destroy pthread_cond_signal pthread_cond_timedwait pthread_cond_wait "
+    "pthread_mutex_init pthread_mutex_setprioceiling pthread_mutex_trylock pthread_rwlock_clockrdlock pthread_rwlock_clockwrlock "
+    "pthread_rwlock_rdlock pthread_rwlock_timedrdlock pthread_rwlock_timedwrlock pthread_rwlock_tryrdlock pthread_rwlock_unlock "
+    "pthread_rwlock_wrlock sem_post": "a lock in paged memory must be pinned: its futex is waited for without limit",
+    "sched_getcpu clock_getcpuclockid faccessat seteuid setegid": "hand over memory of their own, or are guarded by name",
+    "pthread_sigqueue sigqueue": "hand over memory of their own",
+    "_Fork": "hands over memory of its own",
+    "__libc_sigaction": "private to libc",
+    "__close_nocancel __open_nocancel __open64_nocancel __read_nocancel __write_nocancel __pread64_nocancel __libc_fcntl64 "
+    "__libc_pread __libc_pwrite": "private to libc's own libraries",
+    "mq_open mq_notify": "names and structures of queues: EFAULT, and not data",
+    "fsconfig mount ptrace reboot process_madvise kexec_load": "arguments of administration: EFAULT, and not data",
+    "create_module get_kernel_syms query_module nfsservctl": "not in Linux any more",
+    "fcntl": "by commands",
+}
+
+
+def test_complete(library: Path) -> None:
+    """Each function of libc that makes a system call with memory of the caller's is guarded, or named here with a reason."""
+    import ctypes
+    import re
+    import subprocess
+
+    path = next(
+        line.split()[-1]
+        for line in Path("/proc/self/maps").read_text().splitlines()
+        if "libc.so.6" in line
+    )
+    numbers = {}
+    for line in Path("/usr/include/x86_64-linux-gnu/asm/unistd_64.h").read_text().splitlines():
+        if found := re.match(r"#define __NR_(\w+) (\d+)", line):
+            numbers[int(found[2])] = found[1]
+    functions: dict[tuple[int, int], set[str]] = {}
+    listed = subprocess.run(
+        ["readelf", "-Ws", "--dyn-syms", path], capture_output=True, text=True, check=True
+    ).stdout
+    for line in listed.splitlines():
+        part = line.split()
+        if len(part) >= 8 and part[3] == "FUNC" and part[6] != "UND":
+            functions.setdefault((int(part[1], 16), int(part[2], 0)), set()).add(
+                part[7].split("@")[0]
+            )
+    code = []
+    text = subprocess.run(
+        ["objdump", "-d", "--no-show-raw-insn", path], capture_output=True, text=True, check=True
+    ).stdout
+    for line in text.splitlines():
+        if found := re.match(r"\s+([0-9a-f]+):\t(\S+)\s*(.*)", line):
+            code.append((int(found[1], 16), found[2], found[3]))
+    import bisect
+
+    addresses = [one[0] for one in code]
+    calls: dict[str, set[str]] = {}
+    for (start, size), names in functions.items():
+        number = None
+        for _, word, operands in code[
+            bisect.bisect_left(addresses, start) : bisect.bisect_left(addresses, start + size)
+        ]:
+            if found := re.match(r"\$0x([0-9a-f]+),%eax", operands) if word == "mov" else None:
+                number = int(found[1], 16)
+            elif word == "xor" and operands == "%eax,%eax":
+                number = 0
+            elif word == "syscall" and number is not None:
+                for name in names:
+                    calls.setdefault(name, set()).add(numbers.get(number, str(number)))
+    assert len(calls) > 300
+    core = ctypes.CDLL(os.fspath(library))
+    core.us_guard_name.restype = ctypes.c_char_p
+    guarded = set()
+    while name := core.us_guard_name(len(guarded)):
+        assert name.decode() not in guarded
+        guarded.add(name.decode())
+    excused = {name for names in REASONS for name in names.split()}
+    missing = {
+        name: which
+        for name, which in calls.items()
+        if which - set(NO_MEMORY.split()) and name not in guarded | excused
+    }
+    assert not missing, sorted(missing.items())
+    fortified = {f"__{name}_chk" for name in guarded} & {
+        name for names in functions.values() for name in names
+    }
+    assert fortified <= guarded, sorted(fortified - guarded)
