@@ -63,8 +63,8 @@ FROM ?= 1
 SIM_ARGS ?= --from $(FROM) --seeds $(SEEDS)
 SIM_FLAGS ?=
 SIM_DIR ?= build/sim
-# All but the benchmarks' files and Python's destructors.
-SIM_CORE := $(filter-out csrc/measure%.c csrc/naive.c csrc/owned.c,$(wildcard csrc/*.c))
+# All but the benchmarks' files, Python's destructors, and what changes how the process calls libc.
+SIM_CORE := $(filter-out csrc/measure%.c csrc/naive.c csrc/owned.c csrc/guard%.c csrc/sigchain.c,$(wildcard csrc/*.c))
 SIM_OBJECTS := $(SIM_CORE:csrc/%.c=$(SIM_DIR)/%.o) $(patsubst csrc/sim/%.c,$(SIM_DIR)/sim_%.o,$(wildcard csrc/sim/*.c))
 SIM_CFLAGS = -std=gnu11 -O2 -g -pthread -mcx16 -D_GNU_SOURCE -DUS_DEBUG -Wall -Wextra $(SIM_FLAGS)
 $(SIM_DIR)/%.o: csrc/%.c $(wildcard csrc/*.h) csrc/sim/points.h Makefile
