@@ -25,10 +25,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "alloc.h"
+#include "claim.h"
 #include "control.h"
+#include "guard.h"
 #include "inline.h"
 #include "mover.h"
-#include "alloc.h"
+#include "sigchain.h"
 #include "sys.h"
 #include "watchdog.h"
 
@@ -282,15 +285,23 @@ static int uffd_of(const us_registration_t *r) {
     return r->handled ? r->client->mover.sigbus : r->client->mover.uffd;
 }
 
+/* What the first inline region needs. */
+static int open_inline(us_client_t *c) {
+    int err = c->mover.sigbus < 0 ? -EOPNOTSUPP : us_space_map_inline(&c->space, c->space_fd);
+    if (err == 0)
+        err = us_inline_open();
+    if (err == 0)
+        err = us_sigchain_open();
+    return err == 0 ? us_guard_open() : err;
+}
+
 /* pre: the caller has c->lock. */
 static int begin(us_client_t *c, us_registration_t *r, uint32_t block, uint32_t item, int resident) {
     us_reply_t reply;
     if (!c->open || c->leaving)
         return -ESHUTDOWN;
     if (r->handled) {
-        int err = c->mover.sigbus < 0 ? -EOPNOTSUPP : us_space_map_inline(&c->space, c->space_fd);
-        if (err == 0)
-            err = us_inline_open();
+        const int err = open_inline(c);
         if (err != 0)
             return err;
     }
@@ -368,11 +379,11 @@ static int end(us_client_t *c, us_registration_t *r, int how) {
     const int unregistered = unregister_memory(uffd_of(r), r->addr, r->len, how == US_END_RESTORE && r->hugepage);
     if (unregistered == -ENOMEM) /* it is still registered: the pager goes on serving it, and this can be tried again */
         return unregistered;
+    if (r->handled)
+        us_inline_remove(r->addr);
     err = ask(c, US_OP_REMOVE, r->info.id, arg, NULL);
     if (err != 0)
         return err;
-    if (r->handled)
-        us_inline_remove(r->addr);
     for (us_registration_t **at = &c->registrations; *at != NULL; at = &(*at)->next) {
         if (*at == r) {
             *at = r->next;
@@ -529,10 +540,23 @@ static int look(us_client_t *c) {
     return -ESHUTDOWN;
 }
 
-/* Reads n entries from `first` on, and puts a byte of each, as `tell` has it, into out. */
+/* Of the space's memfd; 0 or -errno. */
+static int read_whole(int fd, void *to, uint64_t n, uint64_t at) {
+    for (uint64_t done = 0; done < n;) {
+        const ssize_t got = pread(fd, (uint8_t *)to + done, n - done, (off_t)(at + done));
+        if (got <= 0 && !(got < 0 && errno == EINTR))
+            return got < 0 ? -errno : -EIO;
+        done += got < 0 ? 0 : (uint64_t)got;
+    }
+    return 0;
+}
+
+/* Reads n entries from `first` on, and puts a byte of each, as `tell` has it, into out. What a handler has swapped in may
+ * not be in the books yet: its claim says so, which is read first. */
 static int read_entries(us_client_t *c, uint64_t first, uint64_t n, uint8_t (*tell)(const us_entry_t *), uint8_t *out) {
     enum { AT_ONCE = 512 };
     us_entry_t e[AT_ONCE];
+    uint16_t claim[AT_ONCE];
     struct stat st;
     int err = look(c);
     if (err != 0)
@@ -543,16 +567,15 @@ static int read_entries(us_client_t *c, uint64_t first, uint64_t n, uint8_t (*te
         err = -EBADF; /* other code has closed it */
     for (uint64_t i = 0; err == 0 && i < n;) {
         const uint64_t part = us_min(n - i, AT_ONCE);
-        const off_t at = (off_t)(c->space.at.table_off + (first + i) * sizeof *e);
-        const ssize_t got = pread(c->space_fd, e, part * sizeof *e, at);
-        if (got < 0 && errno == EINTR)
-            continue;
-        if (got < (ssize_t)sizeof *e) {
-            err = got < 0 ? -errno : -EIO;
-            break;
-        }
-        for (uint64_t k = 0; k < (uint64_t)got / sizeof *e; k++)
+        err = read_whole(c->space_fd, claim, part * sizeof *claim, c->space.at.claim_off + (first + i) * sizeof *claim);
+        if (err == 0)
+            err = read_whole(c->space_fd, e, part * sizeof *e, c->space.at.table_off + (first + i) * sizeof *e);
+        for (uint64_t k = 0; err == 0 && k < part; k++) {
+            const uint16_t who = claim[k] & US_CLAIM_WHO;
+            if (who == US_CLAIM_CLEAN || who == US_CLAIM_DIRTY)
+                e[k].state = US_RESIDENT;
             out[i++] = tell(&e[k]);
+        }
     }
     pthread_mutex_unlock(&c->gauges);
     return err;
@@ -679,6 +702,7 @@ void us_client_in_child(us_client_t *c) {
         close(c->watchdog.wake);
     pthread_mutex_init(&registering, NULL); /* another thread of the parent may have had it */
     clients = NULL;
+    us_inline_in_child();
 }
 
 /* ---- a forked child ---------------------------------------------------------------------------------- */

@@ -275,7 +275,9 @@ static void *wanted(const object_t *o, const sweep_t *s, const ElfW(Rela) * r, u
     if (value == (uint64_t)(uintptr_t)g->libc || value == (uint64_t)(uintptr_t)g->other)
         return g->ours;
     bool unbound = type == R_X86_64_JUMP_SLOT && value >= o->lo && value < o->hi && symbol->st_shndx == SHN_UNDEF;
-    return unbound && wants_libc(o, index) ? g->ours : NULL;
+    /* A library that stands before libc has no versions. */
+    bool stands_before = g->other != g->libc && (!o->versions || (o->versions[index] & 0x7fff) <= 1);
+    return unbound && (stands_before || wants_libc(o, index)) ? g->ours : NULL;
 }
 
 static int sweep_object(struct dl_phdr_info *info, size_t size, void *arg) {

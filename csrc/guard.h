@@ -64,7 +64,7 @@ static inline bool us_guard_near(const void *addr, uint64_t len) {
 enum { US_HOLDS = 24 };
 typedef struct us_holds {
     struct us_held {
-        uint64_t addr, len;
+        uint64_t addr, len, since;
     } at[US_HOLDS];
     uint32_t n;
     struct us_holds *more; /* mapped, when these are full */

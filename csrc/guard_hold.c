@@ -24,9 +24,10 @@ int64_t us_holds_part(us_holds_t *h, const void *addr, uint64_t len, bool write)
         }
         last = last->more;
     }
-    int64_t n = us_inline_hold(a, len, write);
+    uint64_t since;
+    int64_t n = us_inline_hold(a, len, write, &since);
     if (n > 0)
-        last->at[last->n++] = (struct us_held){a, (uint64_t)n};
+        last->at[last->n++] = (struct us_held){a, (uint64_t)n, since};
     return n == 0 ? -ENOMEM : n;
 }
 
@@ -39,13 +40,13 @@ void us_holds_end(us_holds_t *h) {
     int err = errno;
     us_holds_t *more = h->more;
     for (uint32_t i = h->n; i-- > 0;)
-        us_inline_release(h->at[i].addr, h->at[i].len);
+        us_inline_release(h->at[i].addr, h->at[i].len, h->at[i].since);
     h->n = 0;
     h->more = NULL;
     while (more) {
         us_holds_t *next = more->more;
         for (uint32_t i = more->n; i-- > 0;)
-            us_inline_release(more->at[i].addr, more->at[i].len);
+            us_inline_release(more->at[i].addr, more->at[i].len, more->at[i].since);
         munmap(more, sizeof *more);
         more = next;
     }

@@ -38,12 +38,14 @@ _Atomic uint64_t us_inline_lo, us_inline_hi;
 typedef struct us_range {
     uint64_t addr, len;
     us_handling_t of;
+    uint64_t added; /* the how manieth */
     uint32_t first, id;
     uint8_t shift;
 } us_range_t;
 
 /* Sorted by address. A change makes a new one; the old one goes when no handler can be reading it. */
 typedef struct us_ranges {
+    uint64_t since; /* the newest's `added` */
     uint32_t n;
     us_range_t at[];
 } us_ranges_t;
@@ -106,9 +108,16 @@ int us_inline_add(const us_handling_t *of, uint64_t addr, uint64_t len, uint32_t
         const us_range_t *left = before(old, addr);
         const uint32_t k = left == NULL ? 0 : (uint32_t)(left - old->at) + 1;
         by->n = n + 1;
+        by->since = old == NULL ? 1 : old->since + 1;
         for (uint32_t i = 0; i < n; i++)
             by->at[i + (i >= k)] = old->at[i];
-        by->at[k] = (us_range_t){.addr = addr, .len = len, .of = *of, .first = first, .id = id, .shift = (uint8_t)__builtin_ctz(block)};
+        by->at[k] = (us_range_t){.addr = addr,
+                                 .len = len,
+                                 .of = *of,
+                                 .added = by->since,
+                                 .first = first,
+                                 .id = id,
+                                 .shift = (uint8_t)__builtin_ctz(block)};
         replace(by);
     }
     pthread_mutex_unlock(&changing);
@@ -125,6 +134,7 @@ void us_inline_remove(uint64_t addr) {
     if (by != NULL) {
         const uint32_t k = (uint32_t)(x - old->at);
         by->n = old->n - 1;
+        by->since = old->since;
         for (uint32_t i = 0; i < by->n; i++)
             by->at[i] = old->at[i + (i >= k)];
         replace(by);
@@ -144,25 +154,6 @@ typedef struct us_slot {
 static us_slot_t slot[SLOTS];
 static bool opened;
 
-static struct sigaction next;
-
-static void on_sigbus(int number, siginfo_t *info, void *context) {
-    if (us_inline_fault(info, context))
-        return;
-    if (next.sa_flags & SA_SIGINFO)
-        next.sa_sigaction(number, info, context);
-    else if (next.sa_handler != SIG_DFL && next.sa_handler != SIG_IGN)
-        next.sa_handler(number);
-    else
-        sigaction(number, &next, NULL); /* the instruction is tried again, and ends the process as ever */
-}
-
-static int stand_first(void) {
-    struct sigaction a = {.sa_sigaction = on_sigbus, .sa_flags = SA_SIGINFO | SA_ONSTACK};
-    sigfillset(&a.sa_mask);
-    return sigaction(SIGBUS, &a, &next) == 0 ? 0 : -errno;
-}
-
 int us_inline_open(void) {
     int err = 0;
     pthread_mutex_lock(&changing);
@@ -177,11 +168,20 @@ int us_inline_open(void) {
         else if (s->codec == NULL)
             err = us_codec_ctx_new(&s->codec, BLOCK_MAX);
     }
-    if (err == 0 && !opened)
-        err = stand_first();
     opened = err == 0;
     pthread_mutex_unlock(&changing);
     return err;
+}
+
+void us_inline_in_child(void) {
+    pthread_mutex_init(&changing, NULL); /* other threads of the parent may have had these */
+    us_atomic_store(&ranges, NULL);
+    us_atomic_store(&us_inline_lo, 0);
+    us_atomic_store(&us_inline_hi, 0);
+    us_atomic_store(&readers[0], 0);
+    us_atomic_store(&readers[1], 0);
+    for (int k = 0; k < SLOTS; k++)
+        us_atomic_store(&slot[k].busy, 0);
 }
 
 static us_slot_t *take_slot(void) {
@@ -308,8 +308,8 @@ __attribute__((noinline)) static void on_slot_stack(us_touch_t *t, void (*functi
 }
 
 /* Of a block that was taken as `from` and is clean: its first write. */
-static bool unprotect(us_touch_t *t, uint8_t from) {
-    _Atomic uint8_t *claim = &t->r->of.space->claim[t->i];
+static bool unprotect(us_touch_t *t, uint16_t from) {
+    us_claim_t *claim = &t->r->of.space->claim[t->i];
     const uint64_t addr = t->r->addr + ((uint64_t)(t->i - t->r->first) << t->r->shift);
     int err = -EAGAIN;
     for (int tries = 0; err == -EAGAIN && tries < COPY_TRIES; tries++)
@@ -349,7 +349,7 @@ static void ask(const us_touch_t *t) {
 }
 
 /* Waits until somebody else, who has the block for a moment, is done. */
-static void wait_turn(_Atomic uint8_t *claim, uint8_t who) {
+static void wait_turn(us_claim_t *claim, uint16_t who) {
     for (uint32_t n = 0; (us_claim_of(claim) & US_CLAIM_WHO) == who; n++) {
         if (n < 200)
             _mm_pause();
@@ -370,9 +370,9 @@ static bool is_there(const us_touch_t *t) {
 
 static bool serve(us_touch_t *t) {
     us_space_t *s = t->r->of.space;
-    _Atomic uint8_t *claim = &s->claim[t->i];
+    us_claim_t *claim = &s->claim[t->i];
     for (;;) {
-        const uint8_t who = us_claim_of(claim) & US_CLAIM_WHO;
+        const uint16_t who = us_claim_of(claim) & US_CLAIM_WHO;
         if (who == US_CLAIM_PAGER || who == US_CLAIM_BUSY) {
             wait_turn(claim, who);
             if (who == US_CLAIM_BUSY)
@@ -389,8 +389,7 @@ static bool serve(us_touch_t *t) {
         if (who != US_CLAIM_FREE) {
             if (is_there(t))
                 return true;
-            ring(&t->r->of); /* into the books, and then it is asked */
-            sched_yield();
+            ask(t); /* the pager has read the note by then */
             return true;
         }
         if (us_claim_turn(claim, US_CLAIM_FREE, US_CLAIM_BUSY))
@@ -427,6 +426,17 @@ static bool serve(us_touch_t *t) {
     return true;
 }
 
+static us_touch_t touch_of(const us_range_t *r, uint64_t addr, bool write, bool there) {
+    us_touch_t t = {.r = r,
+                    .page = addr & ~(uint64_t)(US_PAGE - 1),
+                    .since = us_now_ns(),
+                    .i = r->first + (uint32_t)((addr - r->addr) >> r->shift),
+                    .write = write,
+                    .there = there};
+    t.len = (uint32_t)us_min(1ull << r->shift, r->len - ((uint64_t)(t.i - r->first) << r->shift));
+    return t;
+}
+
 bool us_inline_fault(const siginfo_t *info, void *context) {
     const uint64_t addr = (uint64_t)(uintptr_t)info->si_addr;
     if (info->si_code != BUS_ADRERR) /* a page that is lost is BUS_MCEERR_AR */
@@ -438,13 +448,7 @@ bool us_inline_fault(const siginfo_t *info, void *context) {
     if (ours) {
         const ucontext_t *u = context;
         const uint64_t error = (uint64_t)u->uc_mcontext.gregs[REG_ERR];
-        us_touch_t t = {.r = r,
-                        .page = addr & ~(uint64_t)(US_PAGE - 1),
-                        .since = us_now_ns(),
-                        .i = r->first + (uint32_t)((addr - r->addr) >> r->shift),
-                        .write = (error & 2) != 0,
-                        .there = (error & 1) != 0};
-        t.len = (uint32_t)us_min(1ull << r->shift, r->len - ((uint64_t)(t.i - r->first) << r->shift));
+        us_touch_t t = touch_of(r, addr, (error & 2) != 0, (error & 1) != 0);
         ours = serve(&t);
     }
     leave(then);
@@ -455,7 +459,7 @@ bool us_inline_fault(const siginfo_t *info, void *context) {
 /* ---- holds ------------------------------------------------------------------------------------------- */
 
 /* A call holds this part of the limit at most, and a block at least. */
-enum { HOLD_PART = 4, HOLD_MOST = US_CLAIM_WHO ^ 0xff };
+enum { HOLD_PART = 4, HOLD_MOST = US_CLAIM_WHO ^ 0xffff, HOLD_TRIES = 1000 };
 
 bool us_inline_meets(uint64_t addr, uint64_t len) {
     if (len == 0 || addr >= us_atomic_load_explicit(&us_inline_hi, memory_order_relaxed) ||
@@ -468,87 +472,109 @@ bool us_inline_meets(uint64_t addr, uint64_t len) {
     return meets;
 }
 
-/* The region that has the first paged byte of [addr, end), or NULL. */
-static const us_range_t *first_in(uint64_t addr, uint64_t end) {
-    const us_ranges_t *all = us_atomic_load(&ranges);
-    for (uint32_t k = 0; all != NULL && k < all->n; k++) {
-        if (all->at[k].addr + all->at[k].len > addr)
-            return all->at[k].addr < end ? &all->at[k] : NULL;
+/* The first region that meets [addr, end), or NULL. */
+static const us_range_t *first_in(const us_ranges_t *all, uint64_t addr, uint64_t end) {
+    const us_range_t *x = before(all, addr);
+    if (x == NULL || addr - x->addr >= x->len)
+        x = x == NULL ? &all->at[0] : x + 1;
+    return x < &all->at[all->n] && x->addr < end ? x : NULL;
+}
+
+/* A hold is one more, unless the block has all that there are. */
+static bool add_hold(us_claim_t *claim, uint16_t now) {
+    return us_atomic_compare_exchange_strong(claim, &now, (uint16_t)(now + US_CLAIM_HOLD));
+}
+
+/* Single pages of a held block may be missing, or protected: what the user has given back, or what a copy or a drop that was
+ * cut short has left. 0 or -EFAULT. */
+static int complete(const us_range_t *r, uint64_t from, uint64_t to, bool write) {
+    const uint64_t first = from & ~(uint64_t)(US_PAGE - 1), end = us_align_up(to, US_PAGE);
+    if (us_sys_lacks(first, end - first)) {
+        for (uint64_t at = first; at < end; at += US_PAGE) {
+            us_touch_t t = touch_of(r, at, write, false);
+            for (int tries = 0; tries < 3 && us_sys_lacks(at, US_PAGE); tries++)
+                serve(&t); /* what the kernel itself has swapped out is no better after it */
+        }
+        if (!us_sys_mapped(first, end - first))
+            return -EFAULT;
     }
-    return NULL;
+    int err = write ? -EAGAIN : 0;
+    for (int tries = 0; err == -EAGAIN && tries < HOLD_TRIES; tries++)
+        err = us_sys_protect(r->of.uffd, first, end - first, false);
+    return err == 0 || err == -ENOENT ? 0 : -EFAULT; /* ENOENT: it is plain, or has ended */
 }
 
-/* Touches a byte as the kernel will. A write of what is there is one for the page's protection, and no change for others. */
-static void touch(uint64_t at, bool write) {
-    uint8_t *byte = (uint8_t *)(uintptr_t)at;
-    if (write)
-        __atomic_fetch_or(byte, 0, __ATOMIC_RELAXED);
-    else
-        (void)*(volatile uint8_t *)byte;
-}
-
-/* Holds block i of r, of which [from, to) will be handed over. false: it has all holds that there are. */
-static bool hold_block(const us_range_t *r, uint32_t i, uint64_t from, uint64_t to, bool write) {
-    _Atomic uint8_t *claim = &r->of.space->claim[i];
-    const us_touch_t t = {.r = r, .i = i};
-    for (;;) {
-        touch(from, write);
-        uint8_t now = us_claim_of(claim);
-        const uint8_t who = now & US_CLAIM_WHO;
+/* Holds block i of r, of which [from, to) will be handed over. 0; -EFAULT: it can't be had; -ENOMEM: no more holds. */
+static int hold_block(const us_range_t *r, uint32_t i, uint64_t from, uint64_t to, bool write) {
+    us_claim_t *claim = &r->of.space->claim[i];
+    for (int tries = 0; tries < HOLD_TRIES;) {
+        us_touch_t t = touch_of(r, from, write, false);
+        const uint16_t now = us_claim_of(claim), who = now & US_CLAIM_WHO;
         if (who == US_CLAIM_PAGER || who == US_CLAIM_BUSY) {
             wait_turn(claim, who);
             continue;
         }
         if ((now & HOLD_MOST) == HOLD_MOST)
-            return false;
-        if (!us_atomic_compare_exchange_strong(claim, &now, (uint8_t)(now + US_CLAIM_HOLD)))
+            return -ENOMEM;
+        if (!add_hold(claim, now))
             continue;
-        /* Held it can't leave any more; has it, since it was touched, or is it clean again? */
-        const us_entry_t e = read_entry(&t);
-        const bool in = who != US_CLAIM_FREE || e.state == US_PLAIN || (e.state == US_RESIDENT && !(e.flags & US_F_LOCKED));
-        const bool clean = who == US_CLAIM_CLEAN || (who == US_CLAIM_FREE && (e.flags & US_F_CLEAN) != 0);
-        if (in && !(write && clean))
-            break;
+        /* Held it can't leave any more. Is it in, and may it be written? */
+        t.e = read_entry(&t);
+        const bool in = who != US_CLAIM_FREE || t.e.state == US_PLAIN ||
+                        (t.e.state == US_RESIDENT && !(t.e.flags & US_F_LOCKED));
+        const bool clean = who == US_CLAIM_CLEAN || (who == US_CLAIM_FREE && (t.e.flags & US_F_CLEAN) != 0);
+        if (in && !(write && clean)) {
+            const int err = t.e.state == US_PLAIN ? 0 : complete(r, from, to, write);
+            if (err != 0)
+                us_atomic_fetch_sub(claim, US_CLAIM_HOLD);
+            return err;
+        }
         us_atomic_fetch_sub(claim, US_CLAIM_HOLD);
+        if (t.e.state == US_LOST)
+            return -EFAULT;
+        t.there = in;
+        serve(&t);
+        if (++tries % 16 == 0 && !us_sys_mapped(t.page, US_PAGE))
+            return -EFAULT;
     }
-    for (uint64_t at = (from & ~(uint64_t)(US_PAGE - 1)) + US_PAGE; at < to; at += US_PAGE)
-        touch(at, write); /* single pages may be missing, or protected */
-    return true;
+    return -EFAULT;
 }
 
-int64_t us_inline_hold(uint64_t addr, uint64_t len, bool write) {
+int64_t us_inline_hold(uint64_t addr, uint64_t len, bool write, uint64_t *since) {
     const uint64_t end = addr + len;
-    const uint32_t then = enter(); /* until the release: the region stays */
+    const uint32_t then = enter();
+    const us_ranges_t *all = us_atomic_load(&ranges);
     uint64_t at = addr, held = 0;
-    int64_t res = 0;
-    for (const us_range_t *r; at < end && (r = first_in(at, end)) != NULL;) {
+    int64_t res = (int64_t)len;
+    *since = all == NULL ? 0 : all->since;
+    for (const us_range_t *r; all != NULL && at < end && (r = first_in(all, at, end)) != NULL;) {
         at = us_max(at, r->addr);
         const uint64_t most = us_atomic_load_explicit(&r->of.space->in->limit, memory_order_relaxed) / HOLD_PART;
         const uint32_t i = r->first + (uint32_t)((at - r->addr) >> r->shift);
         const uint64_t behind = us_min(r->addr + ((uint64_t)(i - r->first + 1) << r->shift), r->addr + r->len);
         const uint64_t to = us_min(behind, end);
-        if (held > 0 && held + (1ull << r->shift) > most) {
-            res = (int64_t)(at - addr);
-            break;
-        }
-        if (!hold_block(r, i, at, to, write)) {
-            res = at > addr ? (int64_t)(at - addr) : -ENOMEM;
+        const bool enough = held > 0 && held + (1ull << r->shift) > most;
+        const int err = enough ? 0 : hold_block(r, i, at, to, write);
+        if (enough || err != 0) {
+            res = at > addr ? (int64_t)(at - addr) : err;
             break;
         }
         held += 1ull << r->shift;
         at = to;
     }
     leave(then);
-    return res != 0 ? res : (int64_t)len;
+    return res;
 }
 
-void us_inline_release(uint64_t addr, uint64_t len) {
+void us_inline_release(uint64_t addr, uint64_t len, uint64_t since) {
     const uint64_t end = addr + len;
     const uint32_t then = enter();
-    for (const us_range_t *r; addr < end && (r = first_in(addr, end)) != NULL;) {
+    const us_ranges_t *all = us_atomic_load(&ranges);
+    for (const us_range_t *r; all != NULL && addr < end && (r = first_in(all, addr, end)) != NULL;) {
         addr = us_max(addr, r->addr);
         const uint32_t i = r->first + (uint32_t)((addr - r->addr) >> r->shift);
-        us_atomic_fetch_sub(&r->of.space->claim[i], US_CLAIM_HOLD);
+        if (r->added <= since) /* it is not another region, where one has ended meanwhile */
+            us_atomic_fetch_sub(&r->of.space->claim[i], US_CLAIM_HOLD);
         addr = us_min(r->addr + ((uint64_t)(i - r->first + 1) << r->shift), r->addr + r->len);
     }
     leave(then);

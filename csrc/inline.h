@@ -26,14 +26,19 @@ int us_inline_add(const us_handling_t *of, uint64_t addr, uint64_t len, uint32_t
 /* No more. No handler works on it after the return. */
 void us_inline_remove(uint64_t addr);
 
+/* A forked child has no inline regions. */
+void us_inline_in_child(void);
+
 /* The signal: true when it was a fault of an inline region, which is served. */
 bool us_inline_fault(const siginfo_t *info, void *context);
 
 /* Does the range meet an inline region? */
 bool us_inline_meets(uint64_t addr, uint64_t len);
-/* Brings in what of the range is paged, from its front, and holds it; write: it will be written. Returns how many bytes from
- * the front may be handed to the kernel, at most what the limit can hold; or -ENOMEM. */
-int64_t us_inline_hold(uint64_t addr, uint64_t len, bool write);
-void us_inline_release(uint64_t addr, uint64_t len);
+/* Brings in what of the range is paged, from its front, and holds it, so that it can't leave; write: it will be written.
+ * Returns how many bytes from the front may be handed to the kernel, at most a part of the limit (and a block); memory that
+ * is not paged counts as such. Or -EFAULT: it is lost, or not mapped; -ENOMEM: it has all holds that there are. */
+int64_t us_inline_hold(uint64_t addr, uint64_t len, bool write, uint64_t *since);
+/* Ends the hold on what us_inline_hold returned, with the *since that it gave. Of a region that has ended nothing is held. */
+void us_inline_release(uint64_t addr, uint64_t len, uint64_t since);
 
 #endif

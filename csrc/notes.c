@@ -44,13 +44,18 @@ void us_give(us_mm_t *m, const us_region_t *r, uint32_t i) {
         us_claim_give(&m->space.claim[i], US_CLAIM_PAGER, US_CLAIM_FREE);
 }
 
+void us_forget(us_mm_t *m, const us_region_t *r, uint32_t i) {
+    if (r->handled)
+        us_atomic_store(&m->space.claim[i], US_CLAIM_FREE);
+}
+
 /* ---- notes ------------------------------------------------------------------------------------------- */
 
 /* Block i, as its claim says. */
 static void enter(us_pager_t *p, us_region_t *r, uint32_t i) {
     us_mm_t *m = &p->mm;
-    _Atomic uint8_t *claim = &m->space.claim[i];
-    const uint8_t who = us_claim_of(claim) & US_CLAIM_WHO;
+    us_claim_t *claim = &m->space.claim[i];
+    const uint16_t who = us_claim_of(claim) & US_CLAIM_WHO;
     if ((who != US_CLAIM_CLEAN && who != US_CLAIM_DIRTY) || !us_claim_turn(claim, who, US_CLAIM_PAGER))
         return; /* another note did it; or it is being written, which is another note's */
     const us_entry_t e = m->space.table[i];

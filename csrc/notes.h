@@ -23,5 +23,7 @@ bool us_take_alone(us_mm_t *m, const us_region_t *r, uint32_t i);
 /* A handler has block i, or it is not in the books yet. */
 bool us_is_claimed(us_mm_t *m, const us_region_t *r, uint32_t i);
 void us_give(us_mm_t *m, const us_region_t *r, uint32_t i);
+/* The same at the end of the region, whose holds count no longer. */
+void us_forget(us_mm_t *m, const us_region_t *r, uint32_t i);
 
 #endif

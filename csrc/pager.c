@@ -270,10 +270,10 @@ int us_pager_remove(us_pager_t *p, int id, uint32_t *cursor) {
         *cursor = i - r->first;
         if (!us_is_settled(&p->mm, i))
             return -EBUSY;
-        if (n == US_SLICE || !us_take_alone(&p->mm, r, i))
+        if (n == US_SLICE || !us_take(&p->mm, r, i)) /* a note of it is on its way */
             return US_AGAIN;
         us_entry_forget(p, r, i);
-        us_give(&p->mm, r, i);
+        us_forget(&p->mm, r, i); /* what a system call holds is ordinary memory now */
     }
     *cursor = r->count;
     const uint64_t page_entries = US_PAGE / sizeof(us_entry_t);

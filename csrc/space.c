@@ -32,7 +32,7 @@ int us_space_create(uint64_t outbox, const uint64_t *pool_budget, uint64_t table
     l.table_cap = table_cap;
     at = us_align_up(at + table_cap * sizeof(us_entry_t), US_PAGE);
     l.claim_off = at;
-    at = us_align_up(at + table_cap, US_PAGE);
+    at = us_align_up(at + table_cap * sizeof(us_claim_t), US_PAGE);
     for (int k = 0; k < US_POOLS; k++) {
         at = us_align_up(at, 2u << 20);
         l.pool_off[k] = at;
@@ -83,7 +83,7 @@ int us_space_map(us_space_t *s, int fd, bool pager) {
     bool all = s->stats != NULL && s->outbox != NULL && s->in != NULL;
     if (all && pager) {
         s->table = map_part(fd, s->at.table_off, s->at.table_cap * sizeof(us_entry_t), rw);
-        s->claim = map_part(fd, s->at.claim_off, s->at.table_cap, rw);
+        s->claim = map_part(fd, s->at.claim_off, s->at.table_cap * sizeof(us_claim_t), rw);
         all = s->table != NULL && s->claim != NULL;
     }
     for (int k = 0; pager && all && k < US_POOLS && s->at.pool_len[k] > 0; k++) {
@@ -124,7 +124,7 @@ int us_space_map_inline(us_space_t *s, int fd) {
         return 0;
     us_space_t t = *s;
     t.table = map_late(fd, s->at.table_off, s->at.table_cap * sizeof(us_entry_t), PROT_READ);
-    t.claim = t.table == NULL ? NULL : map_late(fd, s->at.claim_off, s->at.table_cap, PROT_READ | PROT_WRITE);
+    t.claim = t.table == NULL ? NULL : map_late(fd, s->at.claim_off, s->at.table_cap * sizeof(us_claim_t), PROT_READ | PROT_WRITE);
     bool all = t.claim != NULL;
     for (int k = 0; all && k < US_POOLS && s->at.pool_len[k] > 0; k++) {
         t.pool[k] = map_late(fd, s->at.pool_off[k], s->at.pool_len[k], PROT_READ);
@@ -162,7 +162,7 @@ void us_space_unmap(us_space_t *s) {
     if (s->table != NULL)
         munmap(s->table, s->at.table_cap * sizeof(us_entry_t));
     if (s->claim != NULL)
-        munmap((void *)(uintptr_t)s->claim, s->at.table_cap);
+        munmap((void *)(uintptr_t)s->claim, s->at.table_cap * sizeof(us_claim_t));
     for (int k = 0; k < US_POOLS; k++) {
         if (s->pool[k] != NULL)
             munmap(s->pool[k], s->at.pool_len[k]);

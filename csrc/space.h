@@ -21,7 +21,7 @@ typedef struct us_space {
     uint8_t *outbox;
     us_inline_t *in;
     us_entry_t *table; /* NULL in the client until us_space_map_inline, as are claims and pools */
-    _Atomic uint8_t *claim;
+    us_claim_t *claim;
     uint8_t *pool[US_POOLS];
 } us_space_t;
 

@@ -234,8 +234,7 @@ static inline const uint8_t *us_object(us_pager_t *p, us_entry_t e) {
 /* Nobody has block i, and it is not on its way out. */
 static inline bool us_is_settled(const us_mm_t *m, uint32_t i) {
     const us_entry_t e = m->space.table[i];
-    return e.state != US_LEAVING && e.state != US_OUTBOX && (e.flags & US_F_LOCKED) == 0 &&
-           (m->handled == 0 || us_atomic_load_explicit(&m->space.claim[i], memory_order_acquire) == 0);
+    return e.state != US_LEAVING && e.state != US_OUTBOX && (e.flags & US_F_LOCKED) == 0;
 }
 
 /* Is it the loop that has the lock? pre: the caller has it. */

@@ -26,7 +26,7 @@
  *   copy      of a clean block: the object or word it came from, kept so that it can be evicted at once.
  *   inline    of a region: the thread that touches what is out gets SIGBUS, and a handler in C swaps it in. The
  *             others' faults are messages, which the pager reads.
- *   claim     of a block of an inline region: who may change it, pager or a handler. One byte, see below.
+ *   claim     of a block of an inline region: who may change it, pager or a handler. See below.
  *   note      what a handler did, for the pager's books.   ask   a handler's fault that the pager must serve.
  */
 #ifndef US_TYPES_H
@@ -199,6 +199,7 @@ enum {
     US_CLAIM_WHO = 7,
     US_CLAIM_HOLD = 8
 };
+typedef _Atomic uint16_t us_claim_t;
 
 /* Handlers write, who has the pager's lock reads. Note n lies at n % US_NOTES, and is there when its turn is n + 1. */
 enum { US_NOTES = 4096 };

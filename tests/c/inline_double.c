@@ -94,9 +94,10 @@ uint64_t double_held(void) { return held_blocks; }
 
 bool us_inline_meets(uint64_t addr, uint64_t len) { return addr < base + blocks * BLOCK && addr + len > base; }
 
-int64_t us_inline_hold(uint64_t addr, uint64_t len, bool write) {
+int64_t us_inline_hold(uint64_t addr, uint64_t len, bool write, uint64_t *since) {
     sigset_t old;
     (void)write;
+    *since = 0;
     uint64_t end = addr + len, first = addr < base ? 0 : (addr - base) / BLOCK, i = first;
     enter(&old);
     for (; i < blocks && base + i * BLOCK < end; i++) {
@@ -113,8 +114,9 @@ int64_t us_inline_hold(uint64_t addr, uint64_t len, bool write) {
     return n;
 }
 
-void us_inline_release(uint64_t addr, uint64_t len) {
+void us_inline_release(uint64_t addr, uint64_t len, uint64_t since) {
     sigset_t old;
+    (void)since;
     enter(&old);
     for (uint64_t i = 0; i < blocks; i++)
         if (base + i * BLOCK < addr + len && base + (i + 1) * BLOCK > addr) {
@@ -126,7 +128,7 @@ void us_inline_release(uint64_t addr, uint64_t len) {
     leave(&old);
 }
 
-bool us_inline_fault(siginfo_t *info, void *ucontext) {
+bool us_inline_fault(const siginfo_t *info, void *ucontext) {
     (void)ucontext;
     uint64_t at = (uint64_t)(uintptr_t)info->si_addr;
     if (info->si_code != BUS_ADRERR || at < base || at >= base + blocks * BLOCK)
