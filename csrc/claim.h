@@ -7,9 +7,7 @@
 
 #include "types.h"
 
-static inline uint16_t us_claim_of(us_claim_t *claim) {
-    return us_atomic_load_explicit(claim, memory_order_acquire);
-}
+static inline uint16_t us_claim_of(us_claim_t *claim) { return us_atomic_load_explicit(claim, memory_order_acquire); }
 
 /* Who has it: from one of FREE, CLEAN, DIRTY to another, holds as they are. false: it is not as in `from` (any more). */
 static inline bool us_claim_turn(us_claim_t *claim, uint16_t from, uint16_t to) {

@@ -281,9 +281,7 @@ static bool is_taken(const us_client_t *mine, uint64_t addr, uint64_t len) {
     return taken;
 }
 
-static int uffd_of(const us_registration_t *r) {
-    return r->handled ? r->client->mover.sigbus : r->client->mover.uffd;
-}
+static int uffd_of(const us_registration_t *r) { return r->handled ? r->client->mover.sigbus : r->client->mover.uffd; }
 
 /* What the first inline region needs. */
 static int open_inline(us_client_t *c) {

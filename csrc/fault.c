@@ -256,7 +256,6 @@ int us_fault_serve(us_pager_t *p, const us_event_t *f) {
 void us_message(us_pager_t *p, const us_msg_t *msg, uint64_t now) {
     us_event_t f = {.since = now, .addr = msg->addr, .flags = msg->flags, .tid = msg->tid};
     p->mm.s->messages++;
-    us_server_seen(p, msg->tid, now);
     const int res = us_fault_serve(p, &f);
     if (res == US_DONE)
         return;

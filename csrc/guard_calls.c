@@ -250,21 +250,19 @@ static long guarded_semctl(long id, long number, long command, long arg) {
 /* ---- syscall() ----------------------------------------------------------------------------------------- */
 
 /* Those whose arguments are as libc's. */
-#define NUMBERS(N)                                                                                                     \
-    N(poll)                                                                                                            \
-    N(epoll_wait)                                                                                                      \
-    N(epoll_ctl)                                                                                                       \
-    N(bind) N(connect) N(accept) N(accept4) N(getsockname) N(getpeername) N(getsockopt) N(setsockopt) N(socketpair)    \
-        N(sendfile) N(copy_file_range) N(splice) N(pipe) N(pipe2) N(open) N(openat) N(creat) N(stat) N(lstat) N(fstat) \
-            N(statx) N(statfs) N(fstatfs) N(access) N(chdir) N(chmod) N(chown) N(lchown) N(link) N(symlink) N(unlink)  \
-                N(unlinkat) N(rmdir) N(mkdir) N(mkdirat) N(rename) N(renameat) N(renameat2) N(truncate) N(utimensat)   \
-                    N(readlink) N(readlinkat) N(getcwd) N(getdents64) N(inotify_add_watch) N(memfd_create)             \
-                        N(name_to_handle_at) N(getxattr) N(lgetxattr) N(fgetxattr) N(setxattr) N(lsetxattr)            \
-                            N(fsetxattr) N(listxattr) N(llistxattr) N(flistxattr) N(clock_gettime) N(clock_getres)     \
-                                N(clock_nanosleep) N(nanosleep) N(getrusage) N(prlimit64) N(getgroups)                 \
-                                    N(sched_getaffinity) N(sched_setaffinity) N(wait4) N(waitid) N(uname) N(sysinfo)   \
-                                        N(mincore) N(msgsnd) N(msgrcv) N(semop) N(semtimedop) N(mq_timedsend)          \
-                                            N(mq_timedreceive) N(getcpu) N(capget) N(capset)
+/* clang-format off */
+#define NUMBERS(N) \
+    N(poll) N(epoll_wait) N(epoll_ctl) N(bind) N(connect) N(accept) N(accept4) N(getsockname) N(getpeername) \
+    N(getsockopt) N(setsockopt) N(socketpair) N(sendfile) N(copy_file_range) N(splice) N(pipe) N(pipe2) N(open) \
+    N(openat) N(creat) N(stat) N(lstat) N(fstat) N(statx) N(statfs) N(fstatfs) N(access) N(chdir) N(chmod) \
+    N(chown) N(lchown) N(link) N(symlink) N(unlink) N(unlinkat) N(rmdir) N(mkdir) N(mkdirat) N(rename) \
+    N(renameat) N(renameat2) N(truncate) N(utimensat) N(readlink) N(readlinkat) N(getcwd) N(getdents64) \
+    N(inotify_add_watch) N(memfd_create) N(name_to_handle_at) N(getxattr) N(lgetxattr) N(fgetxattr) N(setxattr) \
+    N(lsetxattr) N(fsetxattr) N(listxattr) N(llistxattr) N(flistxattr) N(clock_gettime) N(clock_getres) \
+    N(clock_nanosleep) N(nanosleep) N(getrusage) N(prlimit64) N(getgroups) N(sched_getaffinity) \
+    N(sched_setaffinity) N(wait4) N(waitid) N(uname) N(sysinfo) N(mincore) N(msgsnd) N(msgrcv) N(semop) \
+    N(semtimedop) N(mq_timedsend) N(mq_timedreceive) N(getcpu) N(capget) N(capset)
+/* clang-format on */
 
 #define BY_NUMBER(name) [SYS_##name] = {ops_##name, COUNT(name)},
 static const struct by_number {

@@ -205,7 +205,7 @@ typedef struct us_touch {
     uint64_t since;
     uint32_t i;
     uint32_t len;
-    us_entry_t e; /* as it is while the block is claimed */
+    us_entry_t e;      /* as it is while the block is claimed */
     bool write, there; /* there: the page is, and protected */
     int kind;
     int err;
@@ -274,8 +274,8 @@ static const uint8_t *bytes_of(const us_touch_t *t) {
 
 /* pre: the block is claimed and its bytes are reserved. err: 0, or what the pager must see to. */
 static void swap_in(us_touch_t *t) {
-    const bool clean =
-        !t->write && us_atomic_load_explicit(&t->r->of.space->in->writable[t->r->id % US_BIASES], memory_order_relaxed) == 0;
+    const bool clean = !t->write && us_atomic_load_explicit(&t->r->of.space->in->writable[t->r->id % US_BIASES],
+                                                            memory_order_relaxed) == 0;
     const uint64_t dst = t->r->addr + ((uint64_t)(t->i - t->r->first) << t->r->shift);
     const uint8_t *src = bytes_of(t);
     t->err = src == NULL ? -EILSEQ : 0;
@@ -302,9 +302,9 @@ __attribute__((noinline)) static void on_slot_stack(us_touch_t *t, void (*functi
                      "movq %%rbx, %%rsp"
                      : "+D"(t)
                      : [top] "r"(top), [function] "r"(function)
-                     : "rax", "rbx", "rcx", "rdx", "rsi", "r8", "r9", "r10", "r11", "memory", "cc", "xmm0", "xmm1", "xmm2",
-                       "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13",
-                       "xmm14", "xmm15");
+                     : "rax", "rbx", "rcx", "rdx", "rsi", "r8", "r9", "r10", "r11", "memory", "cc", "xmm0", "xmm1",
+                       "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12",
+                       "xmm13", "xmm14", "xmm15");
 }
 
 /* Of a block that was taken as `from` and is clean: its first write. */
@@ -364,10 +364,9 @@ static void wait_turn(us_claim_t *claim, uint16_t who) {
 
 /* A page is missing of a block that is in. Somebody was faster, or the user has given the page back: then it is zeros, and
  * the block is not what it was, which the pager sees to. pre: claimed. */
-static bool is_there(const us_touch_t *t) {
-    return !us_sys_lacks(t->page, US_PAGE);
-}
+static bool is_there(const us_touch_t *t) { return !us_sys_lacks(t->page, US_PAGE); }
 
+/* false: there is nothing to wait for. */
 static bool serve(us_touch_t *t) {
     us_space_t *s = t->r->of.space;
     us_claim_t *claim = &s->claim[t->i];
@@ -423,7 +422,8 @@ static bool serve(us_touch_t *t) {
         us_claim_give(claim, US_CLAIM_BUSY, US_CLAIM_FREE);
     }
     ask(t);
-    return true;
+    return t->e.state != US_LOST ||
+           t->there; /* what is lost is not ours: a touch of it is SIGBUS, and the pager says so */
 }
 
 static us_touch_t touch_of(const us_range_t *r, uint64_t addr, bool write, bool there) {
@@ -520,8 +520,8 @@ static int hold_block(const us_range_t *r, uint32_t i, uint64_t from, uint64_t t
             continue;
         /* Held it can't leave any more. Is it in, and may it be written? */
         t.e = read_entry(&t);
-        const bool in = who != US_CLAIM_FREE || t.e.state == US_PLAIN ||
-                        (t.e.state == US_RESIDENT && !(t.e.flags & US_F_LOCKED));
+        const bool in =
+            who != US_CLAIM_FREE || t.e.state == US_PLAIN || (t.e.state == US_RESIDENT && !(t.e.flags & US_F_LOCKED));
         const bool clean = who == US_CLAIM_CLEAN || (who == US_CLAIM_FREE && (t.e.flags & US_F_CLEAN) != 0);
         if (in && !(write && clean)) {
             const int err = t.e.state == US_PLAIN ? 0 : complete(r, from, to, write);

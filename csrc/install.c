@@ -198,8 +198,7 @@ void us_install_bytes(us_pager_t *p, us_job_t *j, uint32_t i) {
 /* Hands block i to a worker. false: it can't be had now without waiting. */
 bool us_install_ahead(us_pager_t *p, us_region_t *r, uint32_t i, bool clean) {
     const uint32_t len = us_block_len(r, i);
-    if (p->crew.idle_n <= US_JOBS / 4 || !us_mm_admit(&p->mm, len, p->mm.cfg.limit) ||
-        !us_take(&p->mm, r, i))
+    if (p->crew.idle_n <= US_JOBS / 4 || !us_mm_admit(&p->mm, len, p->mm.cfg.limit) || !us_take(&p->mm, r, i))
         return false;
     us_job_t *j = us_crew_job(&p->crew);
     us_install_job(&p->mm, r, j, i, clean);

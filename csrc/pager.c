@@ -342,6 +342,7 @@ static int drain(us_pager_t *p) {
         if (k == n - 1)
             us_place_step(&p->place, false);
         p->mm.s->cpu_moves += us_place_fault(&p->place, msg[k].tid, now, shared ? p->servers.cpu : -1);
+        us_server_seen(p, msg[k].tid, now);
         us_message(p, &msg[k], now);
     }
     return n;

@@ -34,7 +34,8 @@ static void commit_command(us_pager_t *p, us_posted_t q, int status) {
         if (status == -EBUSY || status == -EAGAIN)
             p->mm.s->refused_pinned++;
         us_entry_evict_failed(p, r, q.entry);
-        if (status == -EUCLEAN && us_take(&p->mm, r, q.entry)) { /* its pages had lost their protection: it may have been written */
+        if (status == -EUCLEAN &&
+            us_take(&p->mm, r, q.entry)) { /* its pages had lost their protection: it may have been written */
             us_install_unprotect(p, r, q.entry);
             us_give(&p->mm, r, q.entry);
         }

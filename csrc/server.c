@@ -54,6 +54,7 @@ static void serve(us_pager_t *p) {
         follow(p, msg.tid);
         us_pump(p);
         p->mm.s->second_server++;
+        us_server_seen(p, msg.tid, now);
         us_message(p, &msg, now);
         us_tiers_submit(p);
         us_atomic_store_explicit(&p->place.parked, p->parked + p->demand, memory_order_relaxed);

@@ -124,7 +124,9 @@ int us_space_map_inline(us_space_t *s, int fd) {
         return 0;
     us_space_t t = *s;
     t.table = map_late(fd, s->at.table_off, s->at.table_cap * sizeof(us_entry_t), PROT_READ);
-    t.claim = t.table == NULL ? NULL : map_late(fd, s->at.claim_off, s->at.table_cap * sizeof(us_claim_t), PROT_READ | PROT_WRITE);
+    t.claim = t.table == NULL
+                  ? NULL
+                  : map_late(fd, s->at.claim_off, s->at.table_cap * sizeof(us_claim_t), PROT_READ | PROT_WRITE);
     bool all = t.claim != NULL;
     for (int k = 0; all && k < US_POOLS && s->at.pool_len[k] > 0; k++) {
         t.pool[k] = map_late(fd, s->at.pool_off[k], s->at.pool_len[k], PROT_READ);

@@ -206,8 +206,7 @@ int us_uffd_open(int how, int sigbus, us_uffd_t *out) {
             close(fd);
             continue;
         }
-        *out = (us_uffd_t){
-            .fd = fd, .how = way, .features = features, .enabled = features & wanted};
+        *out = (us_uffd_t){.fd = fd, .how = way, .features = features, .enabled = features & wanted};
         return 0;
     }
     return err;

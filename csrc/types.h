@@ -206,7 +206,7 @@ enum { US_NOTES = 4096 };
 typedef struct us_note {
     _Atomic uint32_t turn;
     uint32_t entry;
-    uint32_t ns; /* from the signal to the end */
+    uint32_t ns;  /* from the signal to the end */
     uint8_t kind; /* US_KIND_* */
     uint8_t write;
     uint16_t spare;

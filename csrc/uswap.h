@@ -96,7 +96,7 @@ enum { US_POOLS = 3, US_TIER_FILE = 4, US_TIERS = 5 };
 
 typedef struct us_layout {
     uint64_t ring_off, stats_off, outbox_off, outbox_len;
-    uint64_t table_off, table_cap;           /* table_cap in entries */
+    uint64_t table_off, table_cap; /* table_cap in entries */
     uint64_t inline_off, claim_off;
     uint64_t pool_off[3], pool_len[3], size; /* of pools 1, 2, 3; a length of 0: there is none */
 } us_layout_t;

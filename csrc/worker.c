@@ -177,8 +177,7 @@ void us_worker_swap_in(us_worker_t *w, us_job_t *j) {
     uint64_t off = 0;
     for (int tries = 0; off < j->raw && tries < COPY_TRIES; tries++) {
         uint64_t done;
-        j->status =
-            us_sys_copy(j->uffd, j->dst + off, (const uint8_t *)from + off, j->raw - off, j->clean, &done);
+        j->status = us_sys_copy(j->uffd, j->dst + off, (const uint8_t *)from + off, j->raw - off, j->clean, &done);
         off += done;
         if (j->status != -EAGAIN)
             break;

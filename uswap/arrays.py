@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from .options import Faults
+
     Shape = SupportsIndex | Sequence[SupportsIndex]
     Order = Literal["C", "F"]
     T = TypeVar("T", bound=np.generic)
@@ -37,6 +39,7 @@ class Arrays(Regions):
         *,
         order: Order = ...,
         block: Size | None = ...,
+        faults: Faults | None = ...,
     ) -> npt.NDArray[np.float64]: ...
     @overload
     def empty(
@@ -46,6 +49,7 @@ class Arrays(Regions):
         *,
         order: Order = ...,
         block: Size | None = ...,
+        faults: Faults | None = ...,
     ) -> npt.NDArray[T]: ...
     @overload
     def empty(
@@ -55,6 +59,7 @@ class Arrays(Regions):
         *,
         order: Order = ...,
         block: Size | None = ...,
+        faults: Faults | None = ...,
     ) -> npt.NDArray[Any]: ...
     def empty(
         self,
@@ -63,6 +68,7 @@ class Arrays(Regions):
         *,
         order: Order = "C",
         block: Size | None = None,
+        faults: Faults | None = None,
     ) -> npt.NDArray[Any]:
         """Return a paged array of zeros (as from numpy.empty, but nothing is ever uninitialised).
 
@@ -70,7 +76,7 @@ class Arrays(Regions):
             shape: int or a sequence of ints.
             dtype: any type without Python objects.
             order: "C" or "F".
-            block: as for region().
+            block, faults: as for region().
         """
         numpy = _numpy()
         self._check_takes()
@@ -86,7 +92,10 @@ class Arrays(Regions):
         if nbytes == 0:
             return numpy.empty(sizes, kind, order)
         region = self.region(
-            nbytes, block=block, itemsize=kind.itemsize if kind.kind in _NUMBERS else None
+            nbytes,
+            block=block,
+            itemsize=kind.itemsize if kind.kind in _NUMBERS else None,
+            faults=faults,
         )
         return numpy.ndarray(sizes, kind, buffer=region, order=order)
 
@@ -101,6 +110,7 @@ class Arrays(Regions):
         *,
         order: Order = ...,
         block: Size | None = ...,
+        faults: Faults | None = ...,
     ) -> npt.NDArray[T]: ...
     @overload
     def full(
@@ -111,6 +121,7 @@ class Arrays(Regions):
         *,
         order: Order = ...,
         block: Size | None = ...,
+        faults: Faults | None = ...,
     ) -> npt.NDArray[T]: ...
     @overload
     def full(
@@ -121,6 +132,7 @@ class Arrays(Regions):
         *,
         order: Order = ...,
         block: Size | None = ...,
+        faults: Faults | None = ...,
     ) -> npt.NDArray[Any]: ...
     def full(
         self,
@@ -130,36 +142,61 @@ class Arrays(Regions):
         *,
         order: Order = "C",
         block: Size | None = None,
+        faults: Faults | None = None,
     ) -> npt.NDArray[Any]:
         """Return a paged array filled with `value`; the other arguments as for empty()."""
         numpy = _numpy()
         if dtype is None:
             dtype = numpy.asarray(value).dtype
-        made: npt.NDArray[Any] = self.empty(shape, dtype, order=order, block=block)
+        made: npt.NDArray[Any] = self.empty(shape, dtype, order=order, block=block, faults=faults)
         made[...] = value
         return made
 
     @overload
     def array(
-        self, source: npt.NDArray[T], dtype: None = ..., *, block: Size | None = ...
+        self,
+        source: npt.NDArray[T],
+        dtype: None = ...,
+        *,
+        block: Size | None = ...,
+        faults: Faults | None = ...,
     ) -> npt.NDArray[T]: ...
     @overload
     def array(
-        self, source: Any, dtype: type[T] | np.dtype[T], *, block: Size | None = ...
+        self,
+        source: Any,
+        dtype: type[T] | np.dtype[T],
+        *,
+        block: Size | None = ...,
+        faults: Faults | None = ...,
     ) -> npt.NDArray[T]: ...
     @overload
     def array(
-        self, source: Any, dtype: npt.DTypeLike | None = ..., *, block: Size | None = ...
+        self,
+        source: Any,
+        dtype: npt.DTypeLike | None = ...,
+        *,
+        block: Size | None = ...,
+        faults: Faults | None = ...,
     ) -> npt.NDArray[Any]: ...
     def array(
-        self, source: Any, dtype: npt.DTypeLike | None = None, *, block: Size | None = None
+        self,
+        source: Any,
+        dtype: npt.DTypeLike | None = None,
+        *,
+        block: Size | None = None,
+        faults: Faults | None = None,
     ) -> npt.NDArray[Any]:
         """Return a paged copy of `source` (anything that numpy.asarray takes)."""
         numpy = _numpy()
         source = numpy.asarray(source, dtype)
         fortran = source.flags.f_contiguous and not source.flags.c_contiguous
         made: npt.NDArray[Any] = self.empty(
-            source.shape, source.dtype, order="F" if fortran else "C", block=block
+            source.shape,
+            source.dtype,
+            order="F" if fortran else "C",
+            block=block,
+            faults=faults,
         )
         made[...] = source
         return made

@@ -35,7 +35,7 @@ from ._core import ffi, lib
 from .arrays import Arrays
 from .buffers import export as _export
 from .connection import LIMIT_BLOCKS, LIMIT_MIN, at_exit
-from .descriptors import UFFD, open_eventfd, open_pagemap, open_pidfd
+from .descriptors import SIGBUS, UFFD, open_eventfd, open_pagemap, open_pidfd
 from .errors import (
     DegradedWarning,
     PagerStartError,
@@ -150,7 +150,7 @@ class Pager(Arrays):
     def _start(self, undo: contextlib.ExitStack) -> None:
         o = self._options
         uffd = self._open_uffd(undo)
-        sigbus = self._open_sigbus(undo) if o.faults == "inline" else -1
+        sigbus = self._open_sigbus(undo)
         layout = ffi.new("us_layout_t *")
         budgets = ffi.new("uint64_t[]", _tiers.POOLS)
         for k, (size, _codec, _level) in enumerate(self._pools):
@@ -217,8 +217,8 @@ class Pager(Arrays):
             "readahead": o.readahead,
             "workers": o.workers or min(4, len(os.sched_getaffinity(0))),
             "take": lib.US_TAKE_MOVE if self._take == "move" else lib.US_TAKE_COPY,
-            "follow": int(o.faults != "inline"),
-            "servers": 1 if o.faults == "inline" else o.servers or min(2, len(os.sched_getaffinity(0))),
+            "follow": 1,
+            "servers": o.servers or min(2, len(os.sched_getaffinity(0))),
             "delays": delays,
             "inject": [row for row in inject if row[0] not in IO_OPS],
             "shuffle": o.shuffle,
@@ -267,25 +267,32 @@ class Pager(Arrays):
                 errno.ENOSYS,
                 "this kernel's userfaultfd has no write protection; Linux 5.7 or newer is needed",
             )
-        if self._uffd.how == lib.US_UFFD_USER_MODE:
-            warnings.warn(
-                "no privilege for a full userfaultfd: a system call on evicted memory fails with"
-                " EFAULT (hold the range with region.pinned() around it); `uswap doctor` says"
-                " what to change",
-                DegradedWarning,
-                stacklevel=4,
-            )
         return uffd
 
     def _open_sigbus(self, undo: contextlib.ExitStack) -> int:
+        """The userfaultfd of inline regions; -1: there can be none."""
         found = ffi.new("us_uffd_t *")
-        check(lib.us_uffd_open(int(self._uffd.how), 1, found), "userfaultfd")
-        undo.callback(os.close, int(found.fd))
+        error = lib.us_uffd_open(int(self._uffd.how), 1, found)
+        if -error in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise refusal(-error, "userfaultfd")
+        if error == 0:
+            undo.callback(os.close, int(found.fd))
+        self._can_inline = error == 0 and bool(found.enabled & SIGBUS)
+        if self._options.faults == "inline":
+            self._inline("inline")
+        if not self._inline(None) and self._uffd.how == lib.US_UFFD_USER_MODE:
+            warnings.warn(
+                "no privilege for a full userfaultfd: with faults='message' a system call on evicted"
+                " memory fails with EFAULT (hold the range with region.pinned() around it);"
+                " faults='inline' has no such limit",
+                DegradedWarning,
+                stacklevel=4,
+            )
+        if not self._can_inline:
+            return -1
         for _size, codec, _level in self._pools:
-            if codec != "none":
-                for candidate in codecs.find(codec):
-                    if lib.us_codec_load(codecs.CODECS[codec], os.fsencode(candidate.path)) == 0:
-                        break
+            if codec != "none":  # one that does not load is the pager's to use
+                codecs.load(lib, codec)
         return int(found.fd)
 
     def _open_swapfile(self, undo: contextlib.ExitStack) -> swapfile.SwapFile:

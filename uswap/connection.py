@@ -49,6 +49,7 @@ class Connection:
     _pools: tuple[tuple[int, str, int], ...]  # bytes, codec and level of each
     _client: Any  # us_client_t *
     _uffd: Any  # us_uffd_t *
+    _can_inline: bool  # there is a userfaultfd for inline regions
     _take: str
     _drop: str
     _pagemap: int

@@ -9,8 +9,9 @@ import os
 
 from .limits import refusal
 
-__all__ = ["UFFD", "open_eventfd", "open_pagemap", "open_pidfd"]
+__all__ = ["SIGBUS", "UFFD", "open_eventfd", "open_pagemap", "open_pidfd"]
 
+SIGBUS = 1 << 7  # UFFD_FEATURE_SIGBUS
 #: The option ``uffd`` in the core's numbers, which also say how one was opened.
 UFFD = {"auto": 0, "device": 1, "syscall": 2, "user-mode": 3}
 

@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, SupportsIndex, TypedDict
+from typing import Any, Literal, NamedTuple, SupportsIndex, TypedDict
 
 from ._core import lib
 from .errors import LimitError
@@ -21,12 +21,14 @@ from .sizes import AvailableMemory, available_memory, format_size, is_bool, pars
 
 __all__ = [
     "OPTIONS",
+    "Faults",
     "Option",
     "Options",
     "PagerOptions",
     "Row",
     "describe",
     "parse_block",
+    "parse_faults",
     "resolve",
 ]
 
@@ -91,7 +93,7 @@ class PagerOptions(TypedDict, total=False):
     take: str | None
     drop: str | None
     uffd: str | None
-    faults: str | None
+    faults: Faults | None
     register: str | None
     trace: str | os.PathLike[str] | None
     delays: str | None
@@ -100,6 +102,7 @@ class PagerOptions(TypedDict, total=False):
     pager_timeout: float | str | None
 
 
+Faults = Literal["auto", "message", "inline"]
 Base = Callable[[], int]
 Parse = Callable[[object, str, Base], Any]
 
@@ -129,6 +132,12 @@ class Option:
     def env(self) -> str:
         """The environment variable."""
         return f"USWAP_{self.name.upper()}"
+
+
+def parse_faults(value: object, name: str = "faults") -> Faults:
+    """Who resolves faults: "auto", "message" or "inline"."""
+    how: Faults = _choice("auto", "message", "inline")(value, name, lambda: 0)
+    return how
 
 
 def parse_block(value: object, name: str = "block") -> int:
@@ -395,10 +404,11 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "faults",
-        "message",
-        "message, inline",
-        "who swaps a block in: the pager process, or the thread that touches it",
-        _choice("message", "inline"),
+        "auto",
+        "auto, message, inline",
+        "who resolves a fault: the pager process, told by a message of the kernel's, or the thread that "
+        "touches the memory, inline, in a handler of SIGBUS; auto is inline where it can be had",
+        lambda value, name, _base: parse_faults(value, name),
     ),
     Option(
         "register",

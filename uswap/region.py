@@ -74,6 +74,7 @@ class Region:
     address: int
     length: int
     block: int
+    faults: str
     _id: int = -1
     _first: int
     _entries: int
@@ -92,12 +93,14 @@ class Region:
         *,
         item: int,
         resident: bool,
+        inline: bool,
         huge: bool,
     ) -> None:
         self.pager = pager
         self.address = address
         self.length = length
         self.block = block
+        self.faults = "inline" if inline else "message"
         self._pid = os.getpid()
         pager._check_takes()
         # The registration ends, at the latest, with the object that it is an attribute of, in the core
@@ -113,7 +116,7 @@ class Region:
             block,
             item,
             int(resident),
-            int(pager._options.faults == "inline"),
+            int(inline),
             int(huge),
             at_end,
         )
@@ -396,7 +399,9 @@ class OwnRegion(Region, mmap.mmap):
     _size: int
 
     @classmethod
-    def _make(cls, pager: Connection, size: int, block: int, item: int) -> OwnRegion:
+    def _make(
+        cls, pager: Connection, size: int, block: int, *, item: int, inline: bool
+    ) -> OwnRegion:
         what = f"size={size} ({format_size(size)})"
         try:
             self = cls.__new__(
@@ -411,7 +416,16 @@ class OwnRegion(Region, mmap.mmap):
         self._size = size
         length = -(-size // PAGE) * PAGE
         try:
-            self._begin(pager, address, length, block, item=item, resident=False, huge=False)
+            self._begin(
+                pager,
+                address,
+                length,
+                block,
+                item=item,
+                resident=False,
+                inline=inline,
+                huge=False,
+            )
         except OSError as e:
             _refuse(e, what)
             raise
@@ -469,7 +483,9 @@ class WrappedRegion(Region):
     _buffer: memoryview | None = None
 
     @classmethod
-    def _make(cls, pager: Connection, buffer: Any, block: int, item: int | None) -> WrappedRegion:
+    def _make(
+        cls, pager: Connection, buffer: Any, block: int, *, item: int | None, inline: bool
+    ) -> WrappedRegion:
         self = cls.__new__(cls)
         # Attributes go in the order in which they came: the export after the registration has ended.
         self._registration = None
@@ -488,6 +504,7 @@ class WrappedRegion(Region):
                     block,
                     item=item,
                     resident=True,
+                    inline=inline,
                     huge=buffers.wants_hugepages(span),
                 )
                 pager._kept(self)

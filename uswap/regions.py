@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import errno
 import weakref
 from typing import Any, SupportsIndex
 
 from .connection import Connection
-from .options import parse_block
+from .errors import UnsupportedKernelError
+from .options import Faults, parse_block, parse_faults
 from .region import OwnRegion, Region, WrappedRegion
 from .sizes import Size, parse_integer, parse_size
 
@@ -27,7 +29,12 @@ class Regions(Connection):
         self._wrapped: dict[int, WrappedRegion] = {}
 
     def region(
-        self, size: Size, *, block: Size | None = None, itemsize: SupportsIndex | None = None
+        self,
+        size: Size,
+        *,
+        block: Size | None = None,
+        itemsize: SupportsIndex | None = None,
+        faults: Faults | None = None,
     ) -> OwnRegion:
         """Make a paged region of zeros.
 
@@ -37,6 +44,7 @@ class Regions(Connection):
             itemsize: bytes of the numbers that it will hold, if they are of one type. With 2, 4 or 8
                 no other size is tried when it is found out how they compress best (see the option
                 ``shuffle``); with any other, or without, all three are.
+            faults: "message", "inline" or "auto", instead of the pager's (see the option ``faults``).
 
         Returns:
             A region: a writable buffer of `size` bytes, page-aligned.
@@ -46,10 +54,18 @@ class Regions(Connection):
         """
         self._check_takes()
         length = parse_size(size, "size", minimum=1)
-        return OwnRegion._make(self, length, self._block(block), item_size(itemsize) or 0)
+        inline = self._inline(faults)
+        return OwnRegion._make(
+            self, length, self._block(block), item=item_size(itemsize) or 0, inline=inline
+        )
 
     def wrap(
-        self, buffer: Any, *, block: Size | None = None, itemsize: SupportsIndex | None = None
+        self,
+        buffer: Any,
+        *,
+        block: Size | None = None,
+        itemsize: SupportsIndex | None = None,
+        faults: Faults | None = None,
     ) -> WrappedRegion:
         """Page a buffer where it lies, until the region is released.
 
@@ -59,14 +75,17 @@ class Regions(Connection):
         Args:
             buffer: writable, contiguous, private memory: numpy.ndarray, bytearray, array.array, a
                 private anonymous mmap, ...
-            block: as for region().
+            block, faults: as for region().
             itemsize: as for region(); by default what the buffer says of itself.
 
         Raises:
             BufferRefusedError: it can't be paged; says why. Nothing was changed.
         """
         self._check_takes()
-        return WrappedRegion._make(self, buffer, self._block(block), item_size(itemsize))
+        inline = self._inline(faults)
+        return WrappedRegion._make(
+            self, buffer, self._block(block), item=item_size(itemsize), inline=inline
+        )
 
     def region_of(self, array: Any) -> Region:
         """Return the region in which an array of this pager lies.
@@ -94,6 +113,17 @@ class Regions(Connection):
         """The regions that are paged now."""
         regions = (ref() for ref in list(self._refs.values()))
         return [region for region in regions if region is not None and region.paged]
+
+    def _inline(self, faults: Faults | None) -> bool:
+        """Whether the touching thread resolves the faults of a new region."""
+        how = self._options.faults if faults is None else parse_faults(faults)
+        if how == "inline" and not self._can_inline:
+            raise UnsupportedKernelError(
+                errno.ENOSYS,
+                "faults='inline' needs a userfaultfd with UFFD_FEATURE_SIGBUS (Linux 4.14) and glibc; "
+                "accepted here: 'message', 'auto'",
+            )
+        return how != "message" and self._can_inline
 
     def _block(self, block: Size | None) -> int:
         if block is None:

@@ -347,9 +347,9 @@ static void trick(area_t *a) {
 static void begin_area(area_t *a, bool fresh) {
     const uint32_t item = sim_one_in(2) ? 8 : 0;
     us_registration_t *reg = us_registration_new(client);
-    const int err = reg == NULL
-                        ? -ENOMEM
-                        : us_registration_begin(reg, a->addr, a->len, 1u << a->shift, item, !fresh, 0, 0, US_END_RESTORE);
+    const int err =
+        reg == NULL ? -ENOMEM
+                    : us_registration_begin(reg, a->addr, a->len, 1u << a->shift, item, !fresh, 0, 0, US_END_RESTORE);
     SIM_CHECK(err == 0 || excused(), "a region's begin answers %d", err);
     if (err != 0) { /* it is ordinary memory, as before */
         if (reg != NULL)

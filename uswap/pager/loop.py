@@ -403,7 +403,15 @@ class Loop:
                 return
 
     async def _add(
-        self, _region: int, address: int, length: int, block: int, item: int, resident: int, handled: int, *_: int
+        self,
+        _region: int,
+        address: int,
+        length: int,
+        block: int,
+        item: int,
+        resident: int,
+        handled: int,
+        *_: int,
     ) -> tuple[int, ...]:
         first, entries = ffi.new("uint64_t *"), ffi.new("uint64_t *")
         region = check(
