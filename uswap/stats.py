@@ -112,6 +112,8 @@ class Stats:
     pinned: int
     faults: Mapping[str, int]
     """Number of faults by kind (see KINDS)."""
+    inline_faults: int
+    """Of the faults: those that the touching thread resolved by itself."""
     latency: Mapping[str, Latency]
     """Service times by kind."""
     tiers: tuple[TierStats, ...]
