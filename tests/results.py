@@ -17,13 +17,16 @@ def made_up(
     data: Sequence[str] = ("int64",),
     over: Sequence[int] = (4,),
     blocks: Sequence[int] = (),
+    faults: Sequence[str] = (),
     rounds: int = 3,
     names: Sequence[str] = tuple(peers.PEERS),
     speed: float = 4.0,
 ) -> peers.Result:
     """A result in which uswap is `speed` times as fast as zram, and zswap and np.memmap half as fast as zram."""
     rng = random.Random(3)
-    config = peers.Peers(peers=names, data=data, over=over, blocks=blocks, rounds=rounds)
+    config = peers.Peers(
+        peers=names, data=data, over=over, blocks=blocks, faults=faults, rounds=rounds
+    )
     about = {"zram": "lz4", "zswap": "lzo-rle, at most 241 MiB of RAM", "cgroup": "version 1"}
     result = peers.Result(config, MACHINE, about)
     speeds = {"uswap": speed, "zram": 1, "naive": 0.7, "zswap": 0.5, "memmap": 0.5, "plain": 50}

@@ -689,6 +689,7 @@ def test_killed_by_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--seconds", "0"], "'0'; accepted: a number from 0.01 to 60"),
         (["--dir", "/nowhere"], "'/nowhere' does not exist; accepted: a directory"),
         (["--block", "4KiB,5000"], "not a power of two"),
+        (["--faults", "inline,kernel"], "'kernel'; accepted: message, inline, auto, default"),
     ],
 )
 def test_bad_arguments(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,21 +21,29 @@ MIB = 1 << 20
 
 
 def test_columns() -> None:
-    """Each block size is a column; the defaults' comes first, and passes nothing on."""
+    """Each block size and way of faults is a column; the defaults' comes first, and passes nothing on."""
 
     def columns(**more: Any) -> list[tuple[str, dict[str, Any]]]:
         found = peers.columns_of(peers.Peers(**more))
         return [(one.name, one.options()) for one in found]
 
     assert columns() == [("uswap", {})]
-    assert columns(blocks=[8192]) == [("uswap", {"block": 8192})]
+    assert columns(blocks=[8192], faults=["inline"]) == [
+        ("uswap", {"block": 8192, "faults": "inline"})
+    ]
     assert columns(blocks=[4096, 0]) == [("uswap", {}), ("uswap 4 KiB", {"block": 4096})]
-    config = peers.Peers(blocks=[4096, 0], disk_size=8 * MIB)
+    assert columns(faults=["message", ""], blocks=[4096, 0]) == [
+        ("uswap", {}),
+        ("uswap message 4 KiB", {"block": 4096, "faults": "message"}),
+        ("uswap message", {"faults": "message"}),
+        ("uswap 4 KiB", {"block": 4096}),
+    ]
+    config = peers.Peers(faults=["inline", ""], disk_size=8 * MIB)
     cases = peers.cases_of(config, "pooled", "int64", 4, {})
-    assert [case.column for case in cases] == ["uswap", "uswap 4 KiB", "zram", "naive", "plain"]
-    assert "block" not in cases[0].options()
-    assert cases[1].options()["block"] == 4096
-    assert made_up(blocks=[4096, 0]).uswaps("pooled") == ["uswap", "uswap 4 KiB"]
+    assert [case.column for case in cases] == ["uswap", "uswap inline", "zram", "naive", "plain"]
+    assert "faults" not in cases[0].options()
+    assert cases[1].options()["faults"] == "inline"
+    assert made_up(faults=["inline", ""]).uswaps("pooled") == ["uswap", "uswap inline"]
 
 
 def test_figures_of_threads() -> None:

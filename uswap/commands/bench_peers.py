@@ -23,12 +23,20 @@ WORKS = (
     *("random2", "write2", "loaded", "matmul", "sort"),
 )
 PROGRAMS = ("gather", "scatter", "columns", "transpose", "argsort", "exchange")
+FAULTS = ("message", "inline", "auto")
 DEFAULT = "default"  # in place of a value: as if the option were not given
 
 
 def _block(text: str) -> int:
     """A block's bytes; 0 stands for the default."""
     return 0 if text == DEFAULT else int(arguments.block(text))
+
+
+@arguments.argument
+def _faults(text: str) -> tuple[str, ...]:
+    """Values of the option faults; "" stands for the default."""
+    found: tuple[str, ...] = arguments.names((*FAULTS, DEFAULT))(text)
+    return tuple("" if one == DEFAULT else one for one in found)
 
 
 @arguments.argument
@@ -116,6 +124,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SIZE,...",
         help="block sizes of uswap, each a column of its own, as `default` is (default: uswap's default)",
     )
+    parser.add_argument(
+        "--faults",
+        type=_faults,
+        default=(),
+        metavar="HOW,...",
+        help=f"uswap's option `faults`, each value a column of its own: {', '.join(FAULTS)}, or `default` "
+        "(default: uswap's default)",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     arguments.plot(parser, "all of it")
 
@@ -136,6 +152,7 @@ def run(args: argparse.Namespace) -> int:
         seconds=args.seconds,
         directory=args.dir,
         blocks=args.block,
+        faults=args.faults,
     )
     for group in config.groups():
         for over in config.over:

@@ -27,14 +27,17 @@ class Column:
     Attributes:
         name: what it is called in the table.
         block: bytes of its blocks; 0: the default.
+        faults: its option of that name; "": the default.
     """
 
     name: str
     block: int = 0
+    faults: str = ""
 
     def options(self) -> dict[str, Any]:
         """Of its pager: what was asked for, so that all else is a user's default."""
-        return {"block": self.block} if self.block else {}
+        chosen: dict[str, Any] = {"block": self.block, "faults": self.faults}
+        return {name: value for name, value in chosen.items() if value}
 
 
 @dataclass(frozen=True)
@@ -172,9 +175,11 @@ def columns_of(config: Peers) -> list[Column]:
 
     The defaults' column is "uswap"; others are named by what distinguishes them.
     """
-    blocks = config.blocks or (0,)
+    blocks, faults = config.blocks or (0,), config.faults or ("",)
     found = []
-    for block in blocks:
-        part = f" {format_size(block)}" if block and len(blocks) > 1 else ""
-        found.append(Column(f"uswap{part}", block))
-    return sorted(found, key=lambda one: bool(one.block))
+    for how in faults:
+        for block in blocks:
+            parts = [how] if len(faults) > 1 else []
+            parts += [format_size(block)] if block and len(blocks) > 1 else []
+            found.append(Column(" ".join(filter(None, ["uswap", *parts])), block, how))
+    return sorted(found, key=lambda one: bool(one.block or one.faults))

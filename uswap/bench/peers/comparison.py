@@ -50,6 +50,7 @@ class Peers:
         seconds: of each workload and round; a sequential pass may take some times as long.
         directory: where files are made.
         blocks: bytes of uswap's blocks; each is a column. 0: uswap's default.
+        faults: values of uswap's option of that name; each is a column. "": the default, and not passed on.
         fits: measure what fits as well.
     """
 
@@ -63,6 +64,7 @@ class Peers:
     seconds: float = 0.4
     directory: str = "/var/tmp"
     blocks: Sequence[int] = ()
+    faults: Sequence[str] = ()
     fits: bool = True
 
     def groups(self) -> dict[str, list[str]]:

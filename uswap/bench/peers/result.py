@@ -199,6 +199,7 @@ class Result:
             "rounds": c.rounds,
             "seconds": c.seconds,
             "blocks": list(c.blocks),
+            "faults": list(c.faults),
             "goals": [one.as_dict() for one in self.verdicts()],
             "table": [self._table(case) for case in self.cases()],
             "fits": [
