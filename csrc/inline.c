@@ -144,11 +144,21 @@ void us_inline_remove(uint64_t addr) {
 
 /* ---- slots ------------------------------------------------------------------------------------------- */
 
+/* Faults in order: the block at `next` goes on with them, and `blocks` come in at once. */
+typedef struct us_run {
+    uint64_t next; /* address */
+    uint32_t blocks;
+} us_run_t;
+
+enum { RUNS = 8, RUN_BYTES = 64 << 10 };
+
 typedef struct us_slot {
     _Alignas(64) _Atomic uint32_t busy;
+    uint32_t hand;  /* of run: the next to be forgotten */
     uint8_t *stack; /* of STACK bytes */
-    uint8_t *raw;   /* a block */
+    uint8_t *raw;   /* a block, or RUN_BYTES of them */
     us_codec_ctx_t *codec;
+    us_run_t run[RUNS]; /* a thread mostly finds the slot of its CPU again */
 } us_slot_t;
 
 static us_slot_t slot[SLOTS];
@@ -204,9 +214,12 @@ typedef struct us_touch {
     uint64_t page;
     uint64_t since;
     uint32_t i;
-    uint32_t len;
+    uint32_t len;      /* bytes of block i */
     us_entry_t e;      /* as it is while the block is claimed */
     bool write, there; /* there: the page is, and protected */
+    bool clean;        /* it comes in protected */
+    uint32_t n;        /* blocks from i on that are claimed, and their bytes reserved */
+    uint32_t done;     /* of these: in */
     int kind;
     int err;
 } us_touch_t;
@@ -216,81 +229,155 @@ static void ring(const us_handling_t *of) {
         us_sys_eventfd_ring(of->notify);
 }
 
-static us_entry_t read_entry(const us_touch_t *t) {
+static us_entry_t read_entry(const us_range_t *r, uint32_t i) {
     us_entry_t e;
-    const __m128i v = _mm_load_si128((const __m128i *)(const void *)&t->r->of.space->table[t->i]);
+    const __m128i v = _mm_load_si128((const __m128i *)(const void *)&r->of.space->table[i]);
     memcpy(&e, &v, sizeof e);
     return e;
 }
 
-/* What was done, for the pager's books. */
-static void note(const us_touch_t *t) {
+static uint64_t addr_of(const us_range_t *r, uint32_t i) { return r->addr + ((uint64_t)(i - r->first) << r->shift); }
+
+static uint32_t len_of(const us_range_t *r, uint32_t i) {
+    return (uint32_t)us_min(1ull << r->shift, r->addr + r->len - addr_of(r, i));
+}
+
+/* It has its bytes in RAM, or needs none, and nobody but a handler may have it. */
+static bool is_out(us_entry_t e) {
+    const uint32_t out = 1u << US_EMPTY | 1u << US_FILLED | 1u << US_POOLED | 1u << US_OUTBOX;
+    return (e.flags & US_F_LOCKED) == 0 && (out >> e.state & 1) != 0;
+}
+
+static bool is_writable(const us_range_t *r) {
+    return us_atomic_load_explicit(&r->of.space->in->writable[r->id % US_BIASES], memory_order_relaxed) != 0;
+}
+
+/* What was done to n blocks from i on, for the pager's books. The first is the fault's. */
+static void note(const us_touch_t *t, uint32_t n) {
     us_inline_t *in = t->r->of.space->in;
-    const uint32_t n = us_atomic_fetch_add(&in->note_head, 1);
-    while (n - us_atomic_load_explicit(&in->note_tail, memory_order_acquire) >= US_NOTES) {
+    const uint32_t first = us_atomic_fetch_add(&in->note_head, n);
+    while (first + n - us_atomic_load_explicit(&in->note_tail, memory_order_acquire) > US_NOTES) {
         ring(&t->r->of);
         sched_yield();
     }
-    us_note_t *at = &in->note[n % US_NOTES];
-    at->entry = t->i;
-    at->kind = (uint8_t)t->kind;
-    at->write = t->write;
-    at->ns = (uint32_t)us_min(us_now_ns() - t->since, UINT32_MAX);
-    us_atomic_store(&at->turn, n + 1);
-    if (us_atomic_load_explicit(&in->resident, memory_order_relaxed) >
-            us_atomic_load_explicit(&in->mark, memory_order_relaxed) ||
-        n - us_atomic_load_explicit(&in->note_tail, memory_order_relaxed) > US_NOTES / 2)
+    const uint32_t ns = (uint32_t)us_min(us_now_ns() - t->since, UINT32_MAX);
+    for (uint32_t k = 0; k < n; k++) {
+        us_note_t *at = &in->note[(first + k) % US_NOTES];
+        at->entry = t->i + k;
+        at->kind = (uint8_t)(k == 0 ? t->kind : US_NOTE_AHEAD);
+        at->write = t->write;
+        at->ns = ns;
+        us_atomic_store_explicit(&at->turn, first + k + 1, memory_order_release);
+    }
+    if (us_atomic_load(&in->resident) > us_atomic_load_explicit(&in->mark, memory_order_relaxed) ||
+        first + n - us_atomic_load_explicit(&in->note_tail, memory_order_relaxed) > US_NOTES / 2)
         ring(&t->r->of);
 }
 
-static bool reserve(const us_touch_t *t) {
-    us_inline_t *in = t->r->of.space->in;
+static bool reserve(const us_range_t *r, uint64_t len) {
+    us_inline_t *in = r->of.space->in;
     const uint64_t limit = us_atomic_load_explicit(&in->limit, memory_order_relaxed);
     uint64_t now = us_atomic_load_explicit(&in->resident, memory_order_relaxed);
     do {
-        if (now + t->len > limit)
+        if (now + len > limit)
             return false;
-    } while (!us_atomic_compare_exchange_weak(&in->resident, &now, now + t->len));
+    } while (!us_atomic_compare_exchange_weak(&in->resident, &now, now + len));
     return true;
 }
 
-/* The bytes of a block that is out, or NULL: not to be had here. */
-static const uint8_t *bytes_of(const us_touch_t *t) {
+/* How many blocks the fault's is the first of. */
+static uint32_t run_of(us_slot_t *s, const us_touch_t *t) {
+    const uint64_t at = addr_of(t->r, t->i);
+    const uint32_t most = (uint32_t)us_max(1, RUN_BYTES >> t->r->shift);
+    for (int k = 0; k < RUNS; k++) {
+        if (s->run[k].next != at)
+            continue;
+        s->run[k].blocks = us_min(s->run[k].blocks * 2, most);
+        s->hand = s->hand == (uint32_t)k ? (s->hand + 1) % RUNS : s->hand;
+        return s->run[k].blocks;
+    }
+    s->run[s->hand] = (us_run_t){.next = at + t->len, .blocks = 1};
+    s->hand = (s->hand + 1) % RUNS;
+    return 1;
+}
+
+/* Claims what follows block i, as far as it is out. It comes in as that does: who writes in order goes on writing. */
+static void claim_run(us_touch_t *t, uint32_t most) {
+    const us_range_t *r = t->r;
+    const uint32_t end =
+        (uint32_t)us_min((uint64_t)t->i + most, r->first + ((r->len + (1ull << r->shift) - 1) >> r->shift));
+    uint32_t i = t->i + 1;
+    for (; i < end; i++) {
+        us_claim_t *claim = &r->of.space->claim[i];
+        if (!us_claim_turn(claim, US_CLAIM_FREE, US_CLAIM_BUSY))
+            break;
+        if (is_out(read_entry(r, i)) && reserve(r, len_of(r, i)))
+            continue;
+        us_claim_give(claim, US_CLAIM_BUSY, US_CLAIM_FREE);
+        break;
+    }
+    t->n = i - t->i;
+    for (int k = 0; k < RUNS; k++) {
+        if (t->slot->run[k].next == addr_of(r, t->i))
+            t->slot->run[k].next = addr_of(r, i);
+    }
+}
+
+/* The bytes of a block that is out: at `to`, or where they lie; or NULL: not to be had here. */
+static const uint8_t *bytes_of(const us_touch_t *t, us_entry_t e, uint8_t *to, uint32_t len) {
     const us_space_t *s = t->r->of.space;
-    const us_entry_t e = t->e;
     switch (e.state) {
-    case US_EMPTY: us_fill(t->slot->raw, t->len, 0); return t->slot->raw;
-    case US_FILLED: us_fill(t->slot->raw, t->len, e.where); return t->slot->raw;
+    case US_EMPTY: us_fill(to, len, 0); return to;
+    case US_FILLED: us_fill(to, len, e.where); return to;
     case US_OUTBOX: return s->outbox + e.where * US_PAGE;
     default: break;
     }
     const uint8_t *object = s->pool[us_tier_of(e) - 1] + us_offset_of(e);
     if (US_CODEC_OF(e) == US_CODEC_NONE)
         return object;
-    if (us_decompress(t->slot->codec, (int)US_CODEC_OF(e), object, US_LENGTH_OF(e), t->slot->raw, t->len) != 0)
-        return NULL;
+    return us_decompress(t->slot->codec, (int)US_CODEC_OF(e), object, US_LENGTH_OF(e), to, len) == 0 ? to : NULL;
+}
+
+/* The same of all blocks of the run, one after the other. total: bytes of those that are to be had. */
+static const uint8_t *bytes_of_run(us_touch_t *t, uint64_t *total) {
+    const uint8_t *src = bytes_of(t, t->e, t->slot->raw, t->len);
+    *total = src == NULL ? 0 : t->len;
+    if (t->n == 1 || src == NULL)
+        return src;
+    if (src != t->slot->raw)
+        memcpy(t->slot->raw, src, t->len);
+    for (uint32_t k = 1; k < t->n; k++) {
+        const uint32_t len = len_of(t->r, t->i + k);
+        uint8_t *to = t->slot->raw + *total;
+        const uint8_t *at = bytes_of(t, read_entry(t->r, t->i + k), to, len);
+        if (at == NULL)
+            break;
+        if (at != to)
+            memcpy(to, at, len);
+        *total += len;
+    }
     return t->slot->raw;
 }
 
-/* pre: the block is claimed and its bytes are reserved. err: 0, or what the pager must see to. */
+/* pre: n blocks are claimed, and their bytes are reserved. err: 0, or what the pager must see to; done blocks are in. */
 static void swap_in(us_touch_t *t) {
-    const bool clean = !t->write && us_atomic_load_explicit(&t->r->of.space->in->writable[t->r->id % US_BIASES],
-                                                            memory_order_relaxed) == 0;
-    const uint64_t dst = t->r->addr + ((uint64_t)(t->i - t->r->first) << t->r->shift);
-    const uint8_t *src = bytes_of(t);
+    const uint64_t dst = addr_of(t->r, t->i);
+    uint64_t total, off = 0;
+    const uint8_t *src = bytes_of_run(t, &total);
     t->err = src == NULL ? -EILSEQ : 0;
-    uint64_t off = 0;
-    for (int tries = 0; t->err == 0 && off < t->len && tries < COPY_TRIES; tries++) {
-        uint64_t done;
-        const int err = us_sys_copy(t->r->of.uffd, dst + off, src + off, t->len - off, clean, &done);
-        off += done;
+    for (int tries = 0; t->err == 0 && off < total && tries < COPY_TRIES; tries++) {
+        uint64_t copied;
+        const int err = us_sys_copy(t->r->of.uffd, dst + off, src + off, total - off, t->clean, &copied);
+        off += copied;
         if (err != 0 && err != -EAGAIN)
             t->err = err;
     }
-    if (t->err == 0 && off < t->len)
+    if (t->err == 0 && off < total)
         t->err = -EAGAIN;
-    if (t->err == 0)
-        us_claim_give(&t->r->of.space->claim[t->i], US_CLAIM_BUSY, clean ? US_CLAIM_CLEAN : US_CLAIM_DIRTY);
+    uint64_t in = 0;
+    for (t->done = 0; t->done < t->n && (in += len_of(t->r, t->i + t->done)) <= off; t->done++)
+        us_claim_give(&t->r->of.space->claim[t->i + t->done], US_CLAIM_BUSY,
+                      t->clean ? US_CLAIM_CLEAN : US_CLAIM_DIRTY);
 }
 
 /* Calls function(t) on the slot's stack: the thread's own, or its alternate one, may be small. */
@@ -310,14 +397,13 @@ __attribute__((noinline)) static void on_slot_stack(us_touch_t *t, void (*functi
 /* Of a block that was taken as `from` and is clean: its first write. */
 static bool unprotect(us_touch_t *t, uint16_t from) {
     us_claim_t *claim = &t->r->of.space->claim[t->i];
-    const uint64_t addr = t->r->addr + ((uint64_t)(t->i - t->r->first) << t->r->shift);
     int err = -EAGAIN;
     for (int tries = 0; err == -EAGAIN && tries < COPY_TRIES; tries++)
-        err = us_sys_protect(t->r->of.uffd, addr, t->len, false);
+        err = us_sys_protect(t->r->of.uffd, addr_of(t->r, t->i), t->len, false);
     us_claim_give(claim, US_CLAIM_BUSY, err == 0 ? US_CLAIM_DIRTY : from);
     t->kind = US_KIND_PROTECTED;
     if (err == 0)
-        note(t);
+        note(t, 1);
     return err == 0;
 }
 
@@ -366,6 +452,32 @@ static void wait_turn(us_claim_t *claim, uint16_t who) {
  * the block is not what it was, which the pager sees to. pre: claimed. */
 static bool is_there(const us_touch_t *t) { return !us_sys_lacks(t->page, US_PAGE); }
 
+/* pre: block i is out and claimed, and its bytes are reserved. done: how many are in, 0 or more. */
+static void swap_in_run(us_touch_t *t) {
+    static const uint8_t kind[] = {[US_EMPTY] = US_KIND_EMPTY,
+                                   [US_FILLED] = US_KIND_FILLED,
+                                   [US_OUTBOX] = US_KIND_OUTBOX,
+                                   [US_POOLED] = US_KIND_POOLED};
+    t->kind = kind[t->e.state];
+    t->clean = !t->write && !is_writable(t->r);
+    t->slot = take_slot();
+    t->n = 1;
+    const uint32_t most = run_of(t->slot, t);
+    if (most > 1)
+        claim_run(t, most);
+    on_slot_stack(t, swap_in);
+    us_atomic_store_explicit(&t->slot->busy, 0, memory_order_release);
+    uint64_t back = 0;
+    for (uint32_t i = t->i + t->done; i < t->i + t->n; i++) {
+        back += len_of(t->r, i);
+        us_claim_give(&t->r->of.space->claim[i], US_CLAIM_BUSY, US_CLAIM_FREE);
+    }
+    if (back > 0)
+        us_atomic_fetch_sub(&t->r->of.space->in->resident, back);
+    if (t->done > 0)
+        note(t, t->done);
+}
+
 /* false: there is nothing to wait for. */
 static bool serve(us_touch_t *t) {
     us_space_t *s = t->r->of.space;
@@ -394,32 +506,19 @@ static bool serve(us_touch_t *t) {
         if (us_claim_turn(claim, US_CLAIM_FREE, US_CLAIM_BUSY))
             break;
     }
-    t->e = read_entry(t);
-    const uint32_t out = 1u << US_EMPTY | 1u << US_FILLED | 1u << US_POOLED | 1u << US_OUTBOX;
-    const bool locked = (t->e.flags & US_F_LOCKED) != 0;
-    if (!locked && t->e.state == US_RESIDENT && t->write && t->there && (t->e.flags & US_F_CLEAN)) {
+    t->e = read_entry(t->r, t->i);
+    const bool in = t->e.state == US_RESIDENT && !(t->e.flags & US_F_LOCKED);
+    if (in && t->write && t->there && (t->e.flags & US_F_CLEAN)) {
         if (unprotect(t, US_CLAIM_FREE))
             return true;
-    } else if (!locked && t->e.state == US_RESIDENT && !t->there && is_there(t)) {
-        us_claim_give(claim, US_CLAIM_BUSY, US_CLAIM_FREE);
-        return true;
-    } else if (!locked && (out >> t->e.state & 1) && reserve(t)) {
-        static const uint8_t kind[] = {[US_EMPTY] = US_KIND_EMPTY,
-                                       [US_FILLED] = US_KIND_FILLED,
-                                       [US_OUTBOX] = US_KIND_OUTBOX,
-                                       [US_POOLED] = US_KIND_POOLED};
-        t->kind = kind[t->e.state];
-        t->slot = take_slot();
-        on_slot_stack(t, swap_in);
-        us_atomic_store_explicit(&t->slot->busy, 0, memory_order_release);
-        if (t->err == 0) {
-            note(t);
+    } else if (is_out(t->e) && reserve(t->r, t->len)) {
+        swap_in_run(t);
+        if (t->done > 0)
             return true;
-        }
-        us_atomic_fetch_sub(&s->in->resident, t->len);
-        us_claim_give(claim, US_CLAIM_BUSY, US_CLAIM_FREE);
     } else {
         us_claim_give(claim, US_CLAIM_BUSY, US_CLAIM_FREE);
+        if (in && !t->there && is_there(t))
+            return true;
     }
     ask(t);
     return t->e.state != US_LOST ||
@@ -433,7 +532,7 @@ static us_touch_t touch_of(const us_range_t *r, uint64_t addr, bool write, bool 
                     .i = r->first + (uint32_t)((addr - r->addr) >> r->shift),
                     .write = write,
                     .there = there};
-    t.len = (uint32_t)us_min(1ull << r->shift, r->len - ((uint64_t)(t.i - r->first) << r->shift));
+    t.len = len_of(r, t.i);
     return t;
 }
 
@@ -519,7 +618,7 @@ static int hold_block(const us_range_t *r, uint32_t i, uint64_t from, uint64_t t
         if (!add_hold(claim, now))
             continue;
         /* Held it can't leave any more. Is it in, and may it be written? */
-        t.e = read_entry(&t);
+        t.e = read_entry(r, i);
         const bool in =
             who != US_CLAIM_FREE || t.e.state == US_PLAIN || (t.e.state == US_RESIDENT && !(t.e.flags & US_F_LOCKED));
         const bool clean = who == US_CLAIM_CLEAN || (who == US_CLAIM_FREE && (t.e.flags & US_F_CLEAN) != 0);

@@ -69,6 +69,15 @@ static void enter(us_pager_t *p, us_region_t *r, uint32_t i) {
     us_claim_give(claim, US_CLAIM_PAGER, US_CLAIM_FREE);
 }
 
+static void record(us_pager_t *p, const us_note_t *x) {
+    us_mm_t *m = &p->mm;
+    m->s->faults[x->kind]++;
+    m->s->inline_faults++;
+    us_hist_add(&m->space.stats->hist[x->kind], x->ns);
+    if (p->trace.on)
+        us_trace_add(&p->trace, x->kind, x->write != 0, x->entry, us_now_ns() - x->ns);
+}
+
 void us_notes(us_pager_t *p) {
     us_mm_t *m = &p->mm;
     us_inline_t *in = m->space.in;
@@ -81,15 +90,18 @@ void us_notes(us_pager_t *p) {
         const us_note_t x = {.entry = at->entry, .ns = at->ns, .kind = at->kind, .write = at->write};
         us_atomic_store_explicit(&in->note_tail, ++tail, memory_order_release);
         us_region_t *r = x.entry < m->space.at.table_cap ? us_region_of(m, x.entry) : NULL;
-        if (r == NULL || !r->handled || x.kind >= US_KINDS) /* memory that other code of the process has written to */
+        if (r == NULL || !r->handled ||
+            x.kind > US_NOTE_AHEAD) /* memory that other code of the process has written to */
             continue;
         any = true;
+        const bool empty = m->space.table[x.entry].state == US_EMPTY;
         enter(p, r, x.entry);
-        m->s->faults[x.kind]++;
-        m->s->inline_faults++;
-        us_hist_add(&m->space.stats->hist[x.kind], x.ns);
-        if (p->trace.on)
-            us_trace_add(&p->trace, x.kind, x.write != 0, x.entry, us_now_ns() - x.ns);
+        if (x.kind == US_NOTE_AHEAD) {
+            *(empty ? &m->s->readahead_empty_blocks : &m->s->readahead_blocks) += 1;
+            us_trace_ahead(p, r, x.entry);
+        } else {
+            record(p, &x);
+        }
         if (x.kind == US_KIND_PROTECTED)
             us_policy_wrote(r);
         else

@@ -54,7 +54,7 @@ void us_readahead(us_pager_t *p, us_region_t *r, uint32_t i, bool write) {
     uint32_t k = s->ahead;
     for (; k < end; k++) {
         const us_entry_t e = p->mm.space.table[r->first + k];
-        if (k == marker || (e.flags & US_F_LOCKED) ||
+        if (k == marker || (e.flags & US_F_LOCKED) || (r->handled && e.state != US_STORED) ||
             (e.state != US_EMPTY && e.state != US_FILLED && e.state != US_POOLED && e.state != US_STORED) ||
             us_is_claimed(&p->mm, r, r->first + k))
             continue;

@@ -207,10 +207,11 @@ typedef struct us_note {
     _Atomic uint32_t turn;
     uint32_t entry;
     uint32_t ns;  /* from the signal to the end */
-    uint8_t kind; /* US_KIND_* */
+    uint8_t kind; /* US_KIND_*, or AHEAD: no fault, the block came along */
     uint8_t write;
     uint16_t spare;
 } us_note_t;
+enum { US_NOTE_AHEAD = US_KINDS };
 
 /* A fault that a handler can't resolve. state is a futex; the thread waits while it is POSTED or TAKEN. */
 enum { US_ASKS = 256, US_ASK_FREE = 0, US_ASK_FILLED = 1, US_ASK_POSTED = 2, US_ASK_TAKEN = 3, US_ASK_ANSWERED = 4 };
