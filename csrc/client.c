@@ -283,11 +283,11 @@ static bool is_taken(const us_client_t *mine, uint64_t addr, uint64_t len) {
 
 static int uffd_of(const us_registration_t *r) { return r->handled ? r->client->mover.sigbus : r->client->mover.uffd; }
 
-/* What the first inline region needs. */
-static int open_inline(us_client_t *c) {
+/* What an inline region needs; most of it the first one alone. */
+static int open_inline(us_client_t *c, uint32_t block) {
     int err = c->mover.sigbus < 0 ? -EOPNOTSUPP : us_space_map_inline(&c->space, c->space_fd);
     if (err == 0)
-        err = us_inline_open();
+        err = us_inline_open(block);
     if (err == 0)
         err = us_sigchain_open();
     return err == 0 ? us_guard_open() : err;
@@ -299,7 +299,8 @@ static int begin(us_client_t *c, us_registration_t *r, uint32_t block, uint32_t 
     if (!c->open || c->leaving)
         return -ESHUTDOWN;
     if (r->handled) {
-        const int err = open_inline(c);
+        const int err = open_inline(c, block);
+        r->info.failed = US_FAILED_INLINE;
         if (err != 0)
             return err;
     }

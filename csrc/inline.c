@@ -29,7 +29,7 @@
 #include "codec.h"
 #include "sys.h"
 
-enum { SLOTS = 32, STACK = 128 << 10, BLOCK_MAX = 1 << US_BLOCK_MAX_SHIFT, COPY_TRIES = 64, LOOK_MS = 1000 };
+enum { SLOTS = 32, STACK = 128 << 10, COPY_TRIES = 64, LOOK_MS = 1000 };
 
 _Atomic uint64_t us_inline_lo, us_inline_hi;
 
@@ -156,29 +156,61 @@ typedef struct us_slot {
     _Alignas(64) _Atomic uint32_t busy;
     uint32_t hand;  /* of run: the next to be forgotten */
     uint8_t *stack; /* of STACK bytes */
-    uint8_t *raw;   /* a block, or RUN_BYTES of them */
+    uint8_t *raw;   /* of `room` bytes: a block, or a run of them */
+    uint32_t room;
+    int codecs; /* that `codec` has */
     us_codec_ctx_t *codec;
     us_run_t run[RUNS]; /* a thread mostly finds the slot of its CPU again */
 } us_slot_t;
 
 static us_slot_t slot[SLOTS];
-static bool opened;
 
-int us_inline_open(void) {
+static int codecs(void) { return us_codec_ready(US_CODEC_LZ4) | us_codec_ready(US_CODEC_ZSTD) << 1; }
+
+static void free_slot(const us_slot_t *s) {
+    if (s->stack != NULL)
+        munmap(s->stack, STACK);
+    if (s->raw != NULL)
+        munmap(s->raw, s->room);
+    us_codec_ctx_free(s->codec);
+}
+
+/* Makes the slot fit for blocks of that size, and for the codecs that are loaded. 0 or -errno. */
+static int fit_slot(us_slot_t *s, uint32_t block) {
+    us_slot_t by = {.room = us_max(block, (uint32_t)RUN_BYTES), .codecs = codecs()};
+    if (s->room >= by.room && s->codecs == by.codecs)
+        return 0;
+    by.room = us_max(by.room, s->room);
+    by.stack = us_sys_reserve(STACK);
+    by.raw = us_sys_reserve(by.room);
+    const int err = by.stack == NULL || by.raw == NULL
+                        ? -ENOMEM
+                        : us_codec_ctx_new(&by.codec, us_max(by.room, (uint32_t)RUN_BYTES));
+    if (err != 0) {
+        free_slot(&by);
+        return err;
+    }
+    uint32_t is_free = 0;
+    while (!us_atomic_compare_exchange_strong(&s->busy, &is_free, 1)) {
+        is_free = 0;
+        sched_yield();
+    }
+    const us_slot_t old = {.stack = s->stack, .raw = s->raw, .room = s->room, .codec = s->codec};
+    s->stack = by.stack;
+    s->raw = by.raw;
+    s->room = by.room;
+    s->codec = by.codec;
+    s->codecs = by.codecs;
+    us_atomic_store(&s->busy, 0);
+    free_slot(&old);
+    return 0;
+}
+
+int us_inline_open(uint32_t block) {
     int err = 0;
     pthread_mutex_lock(&changing);
-    for (int k = 0; k < SLOTS && !opened && err == 0; k++) {
-        us_slot_t *s = &slot[k];
-        if (s->stack == NULL)
-            s->stack = us_sys_reserve(STACK);
-        if (s->raw == NULL)
-            s->raw = us_sys_reserve(BLOCK_MAX);
-        if (s->stack == NULL || s->raw == NULL)
-            err = -ENOMEM;
-        else if (s->codec == NULL)
-            err = us_codec_ctx_new(&s->codec, BLOCK_MAX);
-    }
-    opened = err == 0;
+    for (int k = 0; k < SLOTS && err == 0; k++)
+        err = fit_slot(&slot[k], block);
     pthread_mutex_unlock(&changing);
     return err;
 }

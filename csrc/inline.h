@@ -19,8 +19,8 @@ typedef struct us_handling {
     int notify; /* rings the loop */
 } us_handling_t;
 
-/* Slots to work in, made with the first inline region: the codecs were loaded before. 0 or -errno. */
-int us_inline_open(void);
+/* Before a region of such blocks: slots to work in, with the codecs that are loaded. 0 or -errno. */
+int us_inline_open(uint32_t block);
 /* From here on a touch of [addr, addr+len) that is out is a handler's; first: its entry in the table. 0 or -ENOMEM. */
 int us_inline_add(const us_handling_t *of, uint64_t addr, uint64_t len, uint32_t first, uint32_t id, uint32_t block);
 /* No more. No handler works on it after the return. */

@@ -111,8 +111,10 @@ static void *map_late(int fd, uint64_t off, uint64_t len, int prot) {
     if (m == NULL)
         return NULL;
     munlock(m, len);
-    if (mprotect(m, len, prot) == 0 && madvise(m, len, MADV_DONTFORK) == 0)
+    if (mprotect(m, len, prot) == 0 && madvise(m, len, MADV_DONTFORK) == 0) {
+        madvise(m, len, MADV_DONTDUMP); /* a core of the client is large enough without */
         return m;
+    }
     const int err = errno;
     munmap(m, len);
     errno = err;

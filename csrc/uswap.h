@@ -254,7 +254,7 @@ int us_ticket_wait(us_ticket_t *t, int ms, us_reply_t *reply);
 typedef struct us_registration us_registration_t;
 enum { US_END_RESTORE = 0, US_END_DISCARD = 1 };
 /* OTHER: another client of this process has it. */
-enum { US_FAILED_PAGER = 1, US_FAILED_REGISTER = 2, US_FAILED_OTHER = 3 };
+enum { US_FAILED_PAGER = 1, US_FAILED_REGISTER = 2, US_FAILED_OTHER = 3, US_FAILED_INLINE = 4 };
 typedef struct us_registration_info {
     int id;
     int failed; /* US_FAILED_*: what us_registration_begin met */

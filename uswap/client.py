@@ -70,6 +70,7 @@ if TYPE_CHECKING:
 __all__ = ["Paged", "Pager", "paged"]
 
 OUTBOX = 8 << 20  # bytes; four of the largest blocks
+ROOMY = 16  # of limited address space, the part that a client may map of the space
 TABLE = 1 << 28  # entries that the sparse table has room for, at most: 1 TiB in blocks of 4 KiB
 #: Bytes that are left free when all is swapped in, or an eighth of what is free.
 SPARE_MIN = 64 << 20
@@ -150,7 +151,6 @@ class Pager(Arrays):
     def _start(self, undo: contextlib.ExitStack) -> None:
         o = self._options
         uffd = self._open_uffd(undo)
-        sigbus = self._open_sigbus(undo)
         layout = ffi.new("us_layout_t *")
         budgets = ffi.new("uint64_t[]", _tiers.POOLS)
         for k, (size, _codec, _level) in enumerate(self._pools):
@@ -158,6 +158,9 @@ class Pager(Arrays):
         space = lib.us_space_create(OUTBOX, budgets, _table_entries(), layout)
         check(space, "memfd_create", layout.size)
         undo.callback(os.close, space)
+        most = limits.address_space()
+        self._roomy = most is None or layout.size <= most // ROOMY
+        sigbus = self._open_sigbus(undo)
         doorbell, notify = open_eventfd(undo), open_eventfd(undo)
         delays, inject = parse_delays(o.delays), parse_inject(o.inject)
         delay_here(delays)
@@ -278,9 +281,7 @@ class Pager(Arrays):
         if error == 0:
             undo.callback(os.close, int(found.fd))
         self._can_inline = error == 0 and bool(found.enabled & SIGBUS)
-        if self._options.faults == "inline":
-            self._inline("inline")
-        if not self._inline(None) and self._uffd.how == lib.US_UFFD_USER_MODE:
+        if self._faults() == "message" and self._uffd.how == lib.US_UFFD_USER_MODE:
             warnings.warn(
                 "no privilege for a full userfaultfd: with faults='message' a system call on evicted"
                 " memory fails with EFAULT (hold the range with region.pinned() around it);"

@@ -50,6 +50,7 @@ class Connection:
     _client: Any  # us_client_t *
     _uffd: Any  # us_uffd_t *
     _can_inline: bool  # there is a userfaultfd for inline regions
+    _roomy: bool  # the address space has room for the pools, which a client with such regions maps
     _take: str
     _drop: str
     _pagemap: int

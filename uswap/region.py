@@ -21,6 +21,7 @@ from . import buffers, limits
 from ._core import ffi, lib
 from .connection import Connection
 from .errors import ClosedError, LimitError, UswapError
+from .options import Faults
 from .owned import Owned
 from .residency import STATES, Residency
 from .sizes import format_size, parse_integer
@@ -74,7 +75,7 @@ class Region:
     address: int
     length: int
     block: int
-    faults: str
+    faults: str  # "inline" or "message": who resolves them
     _id: int = -1
     _first: int
     _entries: int
@@ -93,14 +94,13 @@ class Region:
         *,
         item: int,
         resident: bool,
-        inline: bool,
+        faults: Faults,
         huge: bool,
     ) -> None:
         self.pager = pager
         self.address = address
         self.length = length
         self.block = block
-        self.faults = "inline" if inline else "message"
         self._pid = os.getpid()
         pager._check_takes()
         # The registration ends, at the latest, with the object that it is an attribute of, in the core
@@ -109,19 +109,24 @@ class Region:
         self._registration = Owned("registration", lib.us_registration_new(pager._client))
         registration = self._registration.pointer
         at_end = lib.US_END_RESTORE if resident else lib.US_END_DISCARD
-        error = lib.us_registration_begin(
-            registration,
-            address,
-            length,
-            block,
-            item,
-            int(resident),
-            int(inline),
-            int(huge),
-            at_end,
-        )
         info = ffi.new("us_registration_info_t *")
-        lib.us_registration_info(registration, info)
+        error, inline = 0, False
+        for inline in {"auto": (True, False), "inline": (True,), "message": (False,)}[faults]:
+            error = lib.us_registration_begin(
+                registration,
+                address,
+                length,
+                block,
+                item,
+                int(resident),
+                int(inline),
+                int(huge),
+                at_end,
+            )
+            lib.us_registration_info(registration, info)
+            if info.failed != lib.US_FAILED_INLINE:
+                break
+        self.faults = "inline" if inline else "message"
         if error < 0:
             if info.failed == lib.US_FAILED_REGISTER:
                 raise OSError(-error, f"userfaultfd register: {os.strerror(-error)}")
@@ -400,7 +405,7 @@ class OwnRegion(Region, mmap.mmap):
 
     @classmethod
     def _make(
-        cls, pager: Connection, size: int, block: int, *, item: int, inline: bool
+        cls, pager: Connection, size: int, block: int, *, item: int, faults: Faults
     ) -> OwnRegion:
         what = f"size={size} ({format_size(size)})"
         try:
@@ -423,7 +428,7 @@ class OwnRegion(Region, mmap.mmap):
                 block,
                 item=item,
                 resident=False,
-                inline=inline,
+                faults=faults,
                 huge=False,
             )
         except OSError as e:
@@ -484,7 +489,7 @@ class WrappedRegion(Region):
 
     @classmethod
     def _make(
-        cls, pager: Connection, buffer: Any, block: int, *, item: int | None, inline: bool
+        cls, pager: Connection, buffer: Any, block: int, *, item: int | None, faults: Faults
     ) -> WrappedRegion:
         self = cls.__new__(cls)
         # Attributes go in the order in which they came: the export after the registration has ended.
@@ -504,7 +509,7 @@ class WrappedRegion(Region):
                     block,
                     item=item,
                     resident=True,
-                    inline=inline,
+                    faults=faults,
                     huge=buffers.wants_hugepages(span),
                 )
                 pager._kept(self)

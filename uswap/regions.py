@@ -54,9 +54,9 @@ class Regions(Connection):
         """
         self._check_takes()
         length = parse_size(size, "size", minimum=1)
-        inline = self._inline(faults)
+        how = self._faults(faults)
         return OwnRegion._make(
-            self, length, self._block(block), item=item_size(itemsize) or 0, inline=inline
+            self, length, self._block(block), item=item_size(itemsize) or 0, faults=how
         )
 
     def wrap(
@@ -82,9 +82,9 @@ class Regions(Connection):
             BufferRefusedError: it can't be paged; says why. Nothing was changed.
         """
         self._check_takes()
-        inline = self._inline(faults)
+        how = self._faults(faults)
         return WrappedRegion._make(
-            self, buffer, self._block(block), item=item_size(itemsize), inline=inline
+            self, buffer, self._block(block), item=item_size(itemsize), faults=how
         )
 
     def region_of(self, array: Any) -> Region:
@@ -114,16 +114,18 @@ class Regions(Connection):
         regions = (ref() for ref in list(self._refs.values()))
         return [region for region in regions if region is not None and region.paged]
 
-    def _inline(self, faults: Faults | None) -> bool:
-        """Whether the touching thread resolves the faults of a new region."""
-        how = self._options.faults if faults is None else parse_faults(faults)
+    def _faults(self, faults: Faults | None = None) -> Faults:
+        """Who resolves the faults of a new region; "auto" where that is tried."""
+        how = parse_faults(self._options.faults if faults is None else faults)
         if how == "inline" and not self._can_inline:
             raise UnsupportedKernelError(
                 errno.ENOSYS,
                 "faults='inline' needs a userfaultfd with UFFD_FEATURE_SIGBUS (Linux 4.14) and glibc; "
                 "accepted here: 'message', 'auto'",
             )
-        return how != "message" and self._can_inline
+        if how == "inline" or (how == "auto" and self._can_inline and self._roomy):
+            return how
+        return "message"
 
     def _block(self, block: Size | None) -> int:
         if block is None:
