@@ -528,13 +528,28 @@ void us_ticket_free(us_ticket_t *t) {
 
 /* ---- what there is to know --------------------------------------------------------------------------- */
 
+/* What handlers have noted comes into the books: the pager is rung, and waited for, but not for long. */
+static void wait_for_books(const us_client_t *c) {
+    enum { TURNS = 100, TURN_NS = 50000 };
+    us_inline_t *in = c->space.in;
+    const uint32_t head = us_atomic_load(&in->note_head);
+    for (int k = 0; k < TURNS && (int32_t)(head - us_atomic_load(&in->note_tail)) > 0; k++) {
+        if (us_atomic_exchange(&c->space.ring->loop_asleep, 0) != 0)
+            us_sys_eventfd_ring(c->mover.notify);
+        const struct timespec pause = {0, TURN_NS};
+        nanosleep(&pause, NULL);
+    }
+}
+
 /* 0 with c->gauges held; or what forbids to look. */
 static int look(us_client_t *c) {
     if (!is_ours(c))
         return -ECHILD;
     pthread_mutex_lock(&c->gauges);
-    if (c->space.stats != NULL)
+    if (c->space.stats != NULL) {
+        wait_for_books(c);
         return 0;
+    }
     pthread_mutex_unlock(&c->gauges);
     return -ESHUTDOWN;
 }

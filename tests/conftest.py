@@ -34,6 +34,21 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError("`import uswap` gave the source tree, not the installed wheel")
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A module's tests run once for each of its FAULTS_BY: by whom the faults of its pagers are resolved."""
+    if hows := getattr(metafunc.module, "FAULTS_BY", ()):
+        metafunc.parametrize("faults_by", hows, indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def faults_by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The option `faults` of all pagers of a test; "": as it is without."""
+    how = str(getattr(request, "param", ""))
+    if how:
+        monkeypatch.setenv("USWAP_FAULTS", how)
+    return how
+
+
 def _cgroups() -> set[str]:
     top = "/sys/fs/cgroup"
     return {

@@ -16,6 +16,8 @@ import workload
 from child import processes_with, run_child
 from workload import MIB, evicted
 
+FAULTS_BY = ("inline", "message")
+
 MESSAGE = "uswap: the pager process has ended"
 
 

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: MIT
-"""Without privilege: everything works but system calls on evicted memory, and this is said."""
+"""Without privilege: with faults by message everything works but system calls on evicted memory, and this is said."""
 
 from __future__ import annotations
 
 import errno
 import mmap
 import os
+import pickle
 import random
+import socket
 import tempfile
+import threading
 import warnings
 
 import pytest
@@ -29,7 +32,7 @@ def unprivileged() -> None:
     """What the children of test_unprivileged and test_user_mode run."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        pager = uswap.Pager(limit=MIB, pool=16 * MIB)
+        pager = uswap.Pager(limit=MIB, pool=16 * MIB, faults="message")
     if pager.about()["uffd"] != "user-mode":
         print('"privileged"')
         pager.close()
@@ -96,6 +99,61 @@ def test_user_mode() -> None:
     assert found.json == "unprivileged"
 
 
+def inline() -> str:
+    """What the children of test_inline run: what an ordinary user's programs do with files and sockets."""
+    import numpy as np
+
+    warnings.simplefilter("error")
+    rng = np.random.default_rng(1)
+    with uswap.Pager(limit=MIB, pool=16 * MIB) as pager:
+        want = rng.integers(0, 1000, 512 * KIB)
+        array = pager.array(want)
+        region = pager.region_of(array)
+        assert region.faults == "inline"
+        with tempfile.TemporaryDirectory() as where:
+            evicted(region)
+            np.save(f"{where}/a.npy", array)
+            assert np.array_equal(np.load(f"{where}/a.npy"), want)
+            evicted(region)
+            array.tofile(f"{where}/a.bin")
+            assert os.path.getsize(f"{where}/a.bin") == array.nbytes
+            evicted(region)
+            with open(f"{where}/a.pickle", "wb") as file:
+                pickle.dump(array, file, protocol=5)
+            with open(f"{where}/a.pickle", "rb") as file:
+                assert np.array_equal(pickle.load(file), want)
+            array[:] = 0
+            evicted(region)
+            with open(f"{where}/a.bin", "rb", buffering=0) as raw:
+                view, done = memoryview(array).cast("B"), 0
+                while done < len(view):
+                    done += raw.readinto(view[done:])
+            assert np.array_equal(array, want)
+        array[:] = want
+        evicted(region)
+        ours, theirs = socket.socketpair()
+        got = bytearray()
+
+        def receive() -> None:
+            while len(got) < array.nbytes and (part := theirs.recv(1 << 20)):
+                got.extend(part)
+
+        thread = threading.Thread(target=receive)
+        thread.start()
+        ours.sendall(array)
+        thread.join()
+        assert got == want.tobytes()
+        evicted(region)
+        assert pager.stats().inline_faults > 0
+        return str(pager.about()["uffd"])
+
+
+@needs_user
+def test_inline() -> None:
+    """By default an ordinary user's files and sockets take evicted memory as any other, and nothing warns."""
+    run_child(inline, user=USER, env={"USWAP_UFFD": "user-mode"})
+
+
 def stress(seconds: float) -> dict[str, object]:
     """What the child of test_stress runs."""
     warnings.simplefilter("ignore", uswap.DegradedWarning)
@@ -117,7 +175,7 @@ def test_warning_as_error() -> None:
         import os, sys, uswap
         before = os.listdir("/proc/self/fd")
         try:
-            uswap.Pager(limit="1MiB", pool="16MiB", uffd="user-mode")
+            uswap.Pager(limit="1MiB", pool="16MiB", uffd="user-mode", faults="message")
         except uswap.DegradedWarning:
             pass
         else:

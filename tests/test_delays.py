@@ -11,6 +11,8 @@ import pytest
 
 from compiled import ROOT, fresh, shared
 
+FAULTS_BY = ("inline", "message")
+
 COUNT = 50
 
 

@@ -21,6 +21,8 @@ import workload
 from child import run_child
 from workload import KIB, MIB, evicted
 
+FAULTS_BY = ("inline", "message")
+
 ROUNDS = 1000
 SIZE = 64 * KIB
 BLOCK = 16 * KIB

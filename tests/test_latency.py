@@ -15,6 +15,8 @@ from uswap._core import ffi, lib
 from child import run_child
 from workload import KIB, MIB
 
+FAULTS_BY = ("message",)  # of faults that the pager process serves
+
 MS = 1_000_000
 SIZE = 8 * MIB
 

@@ -35,6 +35,8 @@ import workload
 from child import run_child
 from workload import KIB, KINDS, MIB
 
+FAULTS_BY = ("inline", "message")
+
 STRIPE = 2741  # bytes; even ones are one thread's, odd ones the other's
 LARGEST = 3 * MIB
 FILL = 5 * MIB

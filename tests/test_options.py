@@ -57,6 +57,7 @@ def test_defaults() -> None:
         take="auto",
         drop="auto",
         uffd="auto",
+        faults="auto",
         register="late",
         trace="",
         delays="",

@@ -18,6 +18,8 @@ from uswap._core import ffi, lib
 from child import run_child
 from workload import KIB, MIB, PAGE, check_injected
 
+FAULTS_BY = ("message",)  # the second server is theirs alone
+
 PART = 5 * PAGE  # a thread's share between those of the others; blocks have several threads'
 THREADS = 3
 

@@ -33,6 +33,8 @@ SECONDS = 4.0
 
 IN_PYTHON = """
 import ctypes, sys
+
+FAULTS_BY = ("inline", "message")
 test = ctypes.CDLL(sys.argv[1]).filter_test_main
 test.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulonglong]
 sys.exit(test(int(sys.argv[2]), sys.argv[3].encode(), sys.argv[4].encode(), int(sys.argv[5])))

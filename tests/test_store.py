@@ -26,6 +26,8 @@ import workload
 from child import run_child
 from workload import KIB, MIB, data
 
+FAULTS_BY = ("inline", "message")
+
 ROOT = Path(__file__).parent.parent
 SECONDS = min(4.0, float(os.environ.get("USWAP_STRESS_SECONDS") or 4))
 

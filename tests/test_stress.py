@@ -17,6 +17,8 @@ import workload
 from child import run_child
 from workload import BATCH, KIB, MIB
 
+FAULTS_BY = ("inline", "message")
+
 SECONDS = float(os.environ.get("USWAP_STRESS_SECONDS") or 8)
 SHORT = min(1.5, SECONDS)
 

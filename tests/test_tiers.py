@@ -19,6 +19,8 @@ import workload
 from child import run_child
 from workload import KIB, MIB, data
 
+FAULTS_BY = ("inline", "message")
+
 SECONDS = min(3.0, float(os.environ.get("USWAP_STRESS_SECONDS") or 3))
 KINDS = ("text", "numbers", "random")
 

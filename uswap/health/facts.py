@@ -12,6 +12,7 @@ from pathlib import Path
 
 from .. import codecs
 from .._core import ffi, lib
+from ..descriptors import SIGBUS
 from ..sizes import available_memory
 
 __all__ = ["Codec", "Facts", "gather"]
@@ -42,6 +43,7 @@ class Facts:
     has_move: bool
     has_poison: bool
     has_thread_id: bool
+    has_sigbus: bool
     self_advice_errno: int
     pidfd_errno: int
     features: int
@@ -91,6 +93,7 @@ def gather() -> Facts:
         has_move=bool(report.has_move),
         has_poison=bool(report.has_poison),
         has_thread_id=bool(report.has_thread_id),
+        has_sigbus=bool(report.features & SIGBUS),
         self_advice_errno=report.self_advice_errno,
         pidfd_errno=report.pidfd_errno,
         features=report.features,

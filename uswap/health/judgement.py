@@ -52,6 +52,8 @@ def _judge_uffd(facts: Facts) -> Finding:
         return Finding(
             "userfaultfd", f"by the {facts.uffd.replace('syscall', 'system call')} [{tried}]"
         )
+    if facts.uffd == "user-mode" and facts.has_sigbus:
+        return Finding("userfaultfd", f"unprivileged: user mode only, enough for inline [{tried}]")
     if facts.uffd == "user-mode":
         return Finding(
             "userfaultfd",
