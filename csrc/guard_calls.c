@@ -133,7 +133,7 @@ enum { STAT = sizeof(struct stat), TS = sizeof(struct timespec), ITS = 2 * TS, S
     X(msgctl, -1, OUT(2, sizeof(struct msqid_ds))) X(shmctl, -1, OUT(2, sizeof(struct shmid_ds)))
 
 #define NAMED(name, fail, ...) CALL_##name,
-enum { CALLS(NAMED) IOCTL, FCNTL, FCNTL64, FCNTL_, PRCTL, SEMCTL, SYSCALL };
+enum { CALLS(NAMED) IOCTL, FCNTL, FCNTL64, FCNTL_, PRCTL, SEMCTL, MLOCK, MLOCK2, MADVISE, MADVISE_, SYSCALL };
 #define OTHER(i) ((us_call_t)us_guard_calls[i].other)
 
 #define OPERANDS(name, fail, ...) static const us_op_t ops_##name[] = {__VA_ARGS__ __VA_OPT__(,) {.kind = US_OP_FIXED}};
@@ -247,6 +247,42 @@ static long guarded_semctl(long id, long number, long command, long arg) {
     return us_call_held(OTHER(SEMCTL), &op, 1, -1, a);
 }
 
+/* ---- what faults all of a range in ---------------------------------------------------------------------- */
+
+/* Piece by piece, each as large as can be held: what is done to one stays done. */
+static __attribute__((noinline)) long range_in_pieces(us_call_t call, long addr, uint64_t len, long how, bool write) {
+    for (uint64_t done = 0;;) {
+        us_holds_t h = {.n = 0};
+        const int64_t n = us_holds_part(&h, (const void *)(addr + (long)done), len - done, write);
+        if (n < 0)
+            errno = (int)-n;
+        const long result = n < 0 ? -1 : call(addr + (long)done, n, how, 0, 0, 0);
+        us_holds_end(&h);
+        if (result != 0 || (done += (uint64_t)n) >= len)
+            return result;
+    }
+}
+
+static long guarded_mlock(long addr, long len) {
+    return us_guard_near((const void *)addr, (uint64_t)len)
+               ? range_in_pieces(OTHER(MLOCK), addr, (uint64_t)len, 0, true)
+               : OTHER(MLOCK)(addr, len, 0, 0, 0, 0);
+}
+
+static long guarded_mlock2(long addr, long len, long flags) {
+    enum { ON_FAULT = 1 };
+    return us_guard_near((const void *)addr, (uint64_t)len) && !(flags & ON_FAULT)
+               ? range_in_pieces(OTHER(MLOCK2), addr, (uint64_t)len, flags, true)
+               : OTHER(MLOCK2)(addr, len, flags, 0, 0, 0);
+}
+
+static long guarded_madvise(long addr, long len, long advice) {
+    enum { POPULATE_READ = 22, POPULATE_WRITE = 23 };
+    return us_guard_near((const void *)addr, (uint64_t)len) && (advice == POPULATE_READ || advice == POPULATE_WRITE)
+               ? range_in_pieces(OTHER(MADVISE), addr, (uint64_t)len, advice, advice == POPULATE_WRITE)
+               : OTHER(MADVISE)(addr, len, advice, 0, 0, 0);
+}
+
 /* ---- syscall() ----------------------------------------------------------------------------------------- */
 
 /* Those whose arguments are as libc's. */
@@ -278,8 +314,13 @@ static long guarded_syscall(long number, long p, long q, long r, long s, long t,
         call = us_vec_by_number(number);
     if (call)
         return call(p, q, r, s, t, u);
-    if (number == SYS_ioctl)
-        return guarded_ioctl(p, q, r);
+    switch (number) {
+    case SYS_ioctl: return guarded_ioctl(p, q, r);
+    case SYS_mlock: return guarded_mlock(p, q);
+    case SYS_mlock2: return guarded_mlock2(p, q, r);
+    case SYS_madvise: return guarded_madvise(p, q, r);
+    default: break;
+    }
     const struct by_number *k = number >= 0 && number < 512 ? &by_number[number] : NULL;
     if (!k || !k->ops || !us_ops_near(k->ops, k->n, a))
         return ((us_syscall_t)us_guard_calls[SYSCALL].other)(number, p, q, r, s, t, u);
@@ -294,6 +335,10 @@ us_guard_t us_guard_calls[] = {
     [FCNTL_] = {.name = "__fcntl", .ours = guarded_fcntl},
     [PRCTL] = {.name = "prctl", .ours = guarded_prctl},
     [SEMCTL] = {.name = "semctl", .ours = guarded_semctl},
+    [MLOCK] = {.name = "mlock", .ours = guarded_mlock},
+    [MLOCK2] = {.name = "mlock2", .ours = guarded_mlock2},
+    [MADVISE] = {.name = "madvise", .ours = guarded_madvise},
+    [MADVISE_] = {.name = "__madvise", .ours = guarded_madvise},
     [SYSCALL] = {.name = "syscall", .ours = guarded_syscall},
     {.name = NULL},
 };

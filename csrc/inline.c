@@ -320,7 +320,8 @@ static bool reserve(const us_range_t *r, uint64_t len) {
 /* How many blocks the fault's is the first of. */
 static uint32_t run_of(us_slot_t *s, const us_touch_t *t) {
     const uint64_t at = addr_of(t->r, t->i);
-    const uint32_t most = (uint32_t)us_max(1, RUN_BYTES >> t->r->shift);
+    const uint64_t ahead = us_atomic_load_explicit(&t->r->of.space->in->ahead, memory_order_relaxed);
+    const uint32_t most = us_max((uint32_t)(us_min(RUN_BYTES, ahead) >> t->r->shift), 1u);
     for (int k = 0; k < RUNS; k++) {
         if (s->run[k].next != at)
             continue;

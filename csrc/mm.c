@@ -17,7 +17,8 @@ void us_mm_limit(us_mm_t *m, uint64_t limit) {
     m->mark_high = limit - slack;
     m->mark_low = limit - 2 * slack;
     us_atomic_store(&m->space.in->limit, limit);
-    us_atomic_store(&m->space.in->mark, m->mark_high);
+    us_atomic_store(&m->space.in->mark, m->follows ? 0 : m->mark_high);
+    us_atomic_store(&m->space.in->ahead, us_min(m->cfg.readahead, limit / 16));
 }
 
 bool us_mm_admit(us_mm_t *m, uint64_t len, uint64_t most) {

@@ -117,7 +117,7 @@ bool us_notes_wait(us_pager_t *p) {
     us_inline_t *in = m->space.in;
     const uint32_t n = us_atomic_load(&in->note_head) - us_atomic_load(&in->note_tail);
     return us_atomic_load(&in->asked) != m->asks_seen || n > US_NOTES / 2 ||
-           (n > 0 && us_mm_resident(m) > m->mark_high);
+           (n > 0 && us_mm_resident(m) > us_atomic_load(&in->mark));
 }
 
 /* ---- asks -------------------------------------------------------------------------------------------- */

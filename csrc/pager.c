@@ -132,7 +132,11 @@ int us_pager_swap(us_pager_t *p, int fd, uint64_t bytes, uint32_t segment, int e
 
 int us_pager_trace(us_pager_t *p, int fd) {
     US_LOCKED(p);
-    return p->mm.live > 0 || p->trace.on ? -EBUSY : us_trace_open(&p->trace, fd, US_TRACE_RING);
+    if (p->mm.live > 0 || p->trace.on)
+        return -EBUSY;
+    p->mm.follows = true;
+    us_mm_limit(&p->mm, p->mm.cfg.limit);
+    return us_trace_open(&p->trace, fd, US_TRACE_RING);
 }
 
 int64_t us_pager_trace_end(us_pager_t *p) {

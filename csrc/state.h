@@ -132,6 +132,7 @@ typedef struct us_mm {
     uint32_t asks_seen;   /* of space.in->asked */
     uint32_t ask_hand;    /* the next of space.in->ask to look at */
     uint32_t handled;     /* inline regions */
+    bool follows;         /* each note is read at once */
     uint64_t plain;       /* of these: PLAIN */
     uint64_t plain_until; /* ns: registering failed, and is not tried again until then */
     uint64_t leaving;     /* of these: in posted commands */

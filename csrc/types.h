@@ -229,6 +229,7 @@ typedef struct us_inline {
      * swaps in adds first, and never above `limit` but where nothing can leave. */
     _Alignas(64) _Atomic uint64_t resident;
     _Alignas(64) _Atomic uint64_t limit, mark; /* the pager publishes them; above the mark it wants to evict */
+    _Atomic uint64_t ahead;                    /* bytes that may come along, at most */
     _Atomic uint8_t writable[US_BIASES];       /* by region: clean blocks are not worth it */
     _Alignas(64) _Atomic uint32_t note_head;
     _Alignas(64) _Atomic uint32_t note_tail;

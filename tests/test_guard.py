@@ -643,13 +643,47 @@ def test_cancelled(library: Path, tmp_path: Path) -> None:
     )
 
 
+def test_ranges(library: Path) -> None:
+    """What faults a range in does so piece by piece: mlock, mlock2, madvise to populate, also by number."""
+    run(
+        library,
+        """
+        opened()
+        libc.mlock.argtypes = libc.munlock.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+        libc.mlock2.argtypes = libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+        pages = (ctypes.c_ubyte * N)()
+        def resident():
+            assert libc.mincore(ctypes.c_void_p(base), ctypes.c_size_t(N * BLOCK), pages) == 0
+            return sum(page & 1 for page in pages)
+        for _ in limits():
+            for call in (
+                lambda: libc.mlock(base, N * BLOCK),
+                lambda: libc.mlock2(base, N * BLOCK, 0),
+                lambda: libc.madvise(base, N * BLOCK, 22),
+                lambda: libc.madvise(base, N * BLOCK, 23),
+                lambda: libc.syscall(ctypes.c_long(149), ctypes.c_void_p(base), ctypes.c_size_t(N * BLOCK)),
+                lambda: libc.syscall(
+                    ctypes.c_long(28), ctypes.c_void_p(base), ctypes.c_size_t(N * BLOCK), ctypes.c_long(23)
+                ),
+            ):
+                data = random()
+                assert resident() == 0
+                assert call() == 0, os.strerror(ctypes.get_errno())
+                assert lib.double_held() == 0 and resident() == N and m == data
+                assert libc.munlock(base, N * BLOCK) == 0
+        assert libc.madvise(base + 1, BLOCK, 22) == -1 and ctypes.get_errno() == 22
+        assert libc.mlock2(base, N * BLOCK, 1) == 0
+        """,
+    )
+
+
 # ---- is the list complete?
 
 # System calls of libc's functions that take no memory of the caller's.
 NO_MEMORY = """alarm arch_prctl brk clone close close_range dup dup2 dup3 epoll_create epoll_create1 eventfd2 exit exit_group fadvise64
     fallocate fanotify_init fchdir fchmod fchown fdatasync flock fsync ftruncate fsmount getegid geteuid getgid getpgid getpgrp
     getpid getppid getpriority getsid gettid getuid inotify_init inotify_init1 inotify_rm_watch ioperm iopl kill listen lseek
-    madvise mlock mlock2 mlockall mmap mprotect mremap msgget msync munlock munlockall munmap pause personality pidfd_getfd
+    mlockall mmap mprotect mremap msgget msync munlock munlockall munmap pause personality pidfd_getfd
     pidfd_open pkey_alloc pkey_free pkey_mprotect process_mrelease readahead remap_file_pages sched_get_priority_max
     sched_get_priority_min sched_getscheduler sched_yield semget setfsgid setfsuid setgid setns setpgid setpriority setregid
     setresgid setresuid setreuid setsid setuid shmat shmdt shmget shutdown socket sync sync_file_range syncfs tgkill
@@ -675,6 +709,7 @@ REASONS = {
     "mq_open mq_notify": "names and structures of queues: EFAULT, and not data",
     "fsconfig mount ptrace reboot process_madvise kexec_load": "arguments of administration: EFAULT, and not data",
     "create_module get_kernel_syms query_module nfsservctl": "not in Linux any more",
+    "posix_madvise": "gives no advice that faults memory in",
     "fcntl": "by commands",
 }
 
