@@ -154,8 +154,11 @@ static int serve_leaving(us_pager_t *p, const us_fault_t *x, us_entry_t e) {
  * was lost, and protected. */
 static int serve_lost(us_pager_t *p, const us_fault_t *x) {
     const bool protected = (x->f->flags & US_FAULT_WP) != 0;
-    const int err =
-        protected ? us_sys_protect(x->r->uffd, x->page, US_PAGE, false) : us_install_mark(x->r, x->page, US_PAGE);
+    int err = 0; /* a handler knows that the block is lost */
+    if (protected)
+        err = us_sys_protect(x->r->uffd, x->page, US_PAGE, false);
+    else if (!x->r->handled)
+        err = us_install_mark(x->r, x->page, US_PAGE);
     if (err == -EAGAIN)
         return US_AGAIN;
     if (err != 0 && !protected)

@@ -329,7 +329,7 @@ STOPPED = """
     import hashlib, os, random, sys
     import uswap
     data = random.Random(2).randbytes(16 << 20)
-    pager = uswap.Pager(limit="4MiB", pool="32MiB")
+    pager = uswap.Pager(limit="4MiB", pool="32MiB", faults="message")
     region = pager.region(len(data))
     view = memoryview(region)
     view[:] = data
@@ -373,7 +373,10 @@ def read_stopped(code: str) -> None:
 
 
 def test_stopped_is_read() -> None:
-    """A process is stopped, and another one reads its memory: the limit gives way, and no byte is wrong."""
+    """A process is stopped, and another one reads its memory: the limit gives way, and no byte is wrong.
+
+    With inline faults the reader is told EFAULT of what is out.
+    """
     import textwrap
 
     if os.geteuid():
