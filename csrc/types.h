@@ -89,7 +89,8 @@
  *   E3  CLEAN implies RESIDENT or LEAVING;  KEPT implies CLEAN
  *   E4  an object of a pool has exactly one entry that names it, and its header names that entry
  *   E5  a slot in use is of a posted MOVE or COPY, or a job's of the outbox; OUTBOX and LEAVING (MOVE, COPY) name one each
- *   E6  resident bytes = sum over RESIDENT, LEAVING and PLAIN blocks, and those that a worker or a read swaps in
+ *   E6  resident bytes = sum over RESIDENT, LEAVING and PLAIN blocks, and those that a worker or a read swaps in; the shared
+ *       count has what handlers swap in, or have and is not in the books, beside them
  *   E7  RESIDENT blocks are in exactly one queue of the policy; those that have rounds left, in the main one
  *   E8  PLAIN blocks are those of [plain_from, plain_to) of their region, and no others
  *   E9  live bytes of a segment = sum over STORED blocks and kept copies that lie there; the log's own invariants
