@@ -287,6 +287,7 @@ static bool is_writable(const us_range_t *r) {
 /* What was done to n blocks from i on, for the pager's books. The first is the fault's. */
 static void note(const us_touch_t *t, uint32_t n) {
     us_inline_t *in = t->r->of.space->in;
+    US_DELAY(US_D_SERVED);
     const uint32_t first = us_atomic_fetch_add(&in->note_head, n);
     while (first + n - us_atomic_load_explicit(&in->note_tail, memory_order_acquire) > US_NOTES) {
         ring(&t->r->of);
@@ -398,6 +399,7 @@ static void swap_in(us_touch_t *t) {
     uint64_t total, off = 0;
     const uint8_t *src = bytes_of_run(t, &total);
     t->err = src == NULL ? -EILSEQ : 0;
+    US_DELAY(US_D_SWAP_IN);
     for (int tries = 0; t->err == 0 && off < total && tries < COPY_TRIES; tries++) {
         uint64_t copied;
         const int err = us_sys_copy(t->r->of.uffd, dst + off, src + off, total - off, t->clean, &copied);
@@ -407,6 +409,7 @@ static void swap_in(us_touch_t *t) {
     }
     if (t->err == 0 && off < total)
         t->err = -EAGAIN;
+    US_DELAY(US_D_SWAPPED_IN);
     uint64_t in = 0;
     for (t->done = 0; t->done < t->n && (in += len_of(t->r, t->i + t->done)) <= off; t->done++)
         us_claim_give(&t->r->of.space->claim[t->i + t->done], US_CLAIM_BUSY,
@@ -513,6 +516,7 @@ static void swap_in_run(us_touch_t *t) {
 
 /* false: there is nothing to wait for. */
 static bool serve(us_touch_t *t) {
+    US_DELAY(US_D_SERVE);
     us_space_t *s = t->r->of.space;
     us_claim_t *claim = &s->claim[t->i];
     for (;;) {

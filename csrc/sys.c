@@ -135,7 +135,8 @@ int us_delay_set(const char *point, uint32_t usec) {
 
 /* Threads of a process are numbered in the order of their first delays. */
 uint32_t us_delay_pick(uint32_t usec) {
-    static _Thread_local uint64_t state;
+    /* initial-exec: a handler may not allocate it */
+    static _Thread_local __attribute__((tls_model("initial-exec"))) uint64_t state;
     if (state == 0) {
         const uint64_t thread = us_atomic_fetch_add(&delay_threads, 1) + 1;
         state = ((thread << 32 | delay_seed) * 0x9E3779B97F4A7C15ull) | 1;

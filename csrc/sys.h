@@ -78,11 +78,11 @@ enum {
     US_D_STATUS,     /* the mover, before it raises the flag */
     US_D_COMPRESS,   /* a worker, before it compresses */
     US_D_COMPRESSED, /* a worker, before it hands the result over */
-    US_D_SWAP_IN,    /* a worker, between decompression and copy */
-    US_D_SWAPPED_IN, /* a worker, after the copy */
+    US_D_SWAP_IN,    /* a worker or a handler, between decompression and copy */
+    US_D_SWAPPED_IN, /* a worker, after the copy; a handler, before it gives the claim */
     US_D_COMMIT,     /* the loop, before it commits a completion */
-    US_D_SERVE,      /* the loop, before it serves a fault */
-    US_D_SERVED,     /* the loop, between copy and commit */
+    US_D_SERVE,      /* the loop or a handler, before it serves a fault */
+    US_D_SERVED,     /* the loop, between copy and commit; a handler, before its note */
     US_D_PLAIN,      /* the loop, between registering and looking what is there */
     US_DELAYS
 };
