@@ -705,7 +705,7 @@ def test_too_little_is_resident(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--size 16 MiB is too small for --over 16: of it 1 MiB" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", programs.PROGRAMS)
+@pytest.mark.parametrize("name", programs.NUMPY)
 def test_program(name: str) -> None:
     """Each does what it says, on any memory, and finds a word that is another."""
     np = pytest.importorskip("numpy")
