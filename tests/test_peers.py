@@ -547,6 +547,18 @@ def test_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [case.name for case in cases] == ["uswap", "naive", "plain"]
 
 
+def test_raised_again(tmp_path: Path) -> None:
+    """A cgroup that is raised already gets still more, as a limit that is no higher wakes nobody."""
+    limits = tmp_path / "memory.limit_in_bytes"
+    limits.write_text("")
+    counted = kernel._Counted(tmp_path, 1, 4 * MIB)
+    before = 4 * MIB
+    for _ in range(3):
+        counted._raise()
+        assert before < int(limits.read_text()) < 6 * MIB
+        before = int(limits.read_text())
+
+
 def test_cgroup_version_2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Under version 2 the memory controller is switched on if need be, and off again; the limit is memory.max."""
     monkeypatch.setattr(kernel, "CGROUPS", tmp_path)
