@@ -752,6 +752,26 @@ def test_program(name: str) -> None:
         one.run(name, 60)
 
 
+def run_programs() -> list[str]:
+    """Run all of NumPy's; the modules that were imported meanwhile."""
+    import numpy as np
+
+    chunk = random.Random(1).randbytes(64 << 10)
+    memory = bytearray(chunk * 16)
+    one = programs.Programs(np, len(memory), chunk, 0)
+    one.attach(memoryview(memory))
+    before = set(sys.modules)
+    for name in programs.NUMPY:
+        one.run(name, 60)
+    return sorted(set(sys.modules) - before)
+
+
+def test_programs_import_nothing() -> None:
+    """What a program needs is imported before it is measured, and before its cgroup has a limit."""
+    pytest.importorskip("numpy")
+    assert run_child(run_programs).json == []
+
+
 def test_names() -> None:
     """The command offers what the benchmark knows."""
     assert tuple(peers.PEERS) == bench_peers.PEERS

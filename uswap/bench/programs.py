@@ -70,6 +70,9 @@ class Programs:
         _, self.ranks = numpy.unique(self.chunk.view(f"S{ROW}"), return_inverse=True)
         self.order = numpy.random.default_rng(SEED + number).permutation(self.rows)
         self.side = math.isqrt(self.half // WORD)
+        self._some(
+            self.rows
+        )  # numpy.unique imports numpy.ma, which is to be before the limit is there
         self.source: Any = None
         self.target: Any = None
 
