@@ -547,6 +547,18 @@ def test_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [case.name for case in cases] == ["uswap", "naive", "plain"]
 
 
+def test_raised_again(tmp_path: Path) -> None:
+    """A cgroup that is raised already gets still more, as a limit that is no higher wakes nobody."""
+    limits = tmp_path / "memory.limit_in_bytes"
+    limits.write_text("")
+    counted = kernel._Counted(tmp_path, 1, 4 * MIB)
+    before = 4 * MIB
+    for _ in range(3):
+        counted._raise()
+        assert before < int(limits.read_text()) < 6 * MIB
+        before = int(limits.read_text())
+
+
 def test_cgroup_version_2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Under version 2 the memory controller is switched on if need be, and off again; the limit is memory.max."""
     monkeypatch.setattr(kernel, "CGROUPS", tmp_path)
@@ -706,7 +718,7 @@ def test_too_little_is_resident(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--size 16 MiB is too small for --over 16: of it 1 MiB" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", programs.PROGRAMS)
+@pytest.mark.parametrize("name", programs.NUMPY)
 def test_program(name: str) -> None:
     """Each does what it says, on any memory, and finds a word that is another."""
     np = pytest.importorskip("numpy")
@@ -739,6 +751,26 @@ def test_program(name: str) -> None:
     one.source[:] = before ^ np.uint64(1)
     with pytest.raises(subject.WrongBytes):
         one.run(name, 60)
+
+
+def run_programs() -> list[str]:
+    """Run all of NumPy's; the modules that were imported meanwhile."""
+    import numpy as np
+
+    chunk = random.Random(1).randbytes(64 << 10)
+    memory = bytearray(chunk * 16)
+    one = programs.Programs(np, len(memory), chunk, 0)
+    one.attach(memoryview(memory))
+    before = set(sys.modules)
+    for name in programs.NUMPY:
+        one.run(name, 60)
+    return sorted(set(sys.modules) - before)
+
+
+def test_programs_import_nothing() -> None:
+    """What a program needs is imported before it is measured, and before its cgroup has a limit."""
+    pytest.importorskip("numpy")
+    assert run_child(run_programs).json == []
 
 
 def test_names() -> None:

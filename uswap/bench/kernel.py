@@ -266,7 +266,7 @@ class _Counted:
         self._limits = path / ("memory.limit_in_bytes" if version == 1 else "memory.max")
         self._limit = limit
         self._version = version
-        self._lowered = True
+        self._slack = 0  # over the limit now
         self._end = self._told = -1
         self._thread = threading.Thread(target=self._run, name="uswap-counted")
         self.resumed = 0
@@ -280,16 +280,20 @@ class _Counted:
             if self._told in ready:
                 os.eventfd_read(self._told)
                 self.resumed += 1
-                self._lowered = False
+                if self._slack:
+                    time.sleep(COUNT)  # room over the limit grows by a page at a time
                 self._raise()
-            if not self._lowered:
+            if self._slack:
                 with contextlib.suppress(OSError):  # busy: it can't reclaim so much just now
                     self._limits.write_text(str(self._limit))
-                    self._lowered = True
+                    self._slack = 0
 
     def _raise(self) -> None:
-        """Give more room, even if for a moment: it makes the kernel wake who waits for it."""
-        slack = SLACK
+        """Give more room, even if for a moment: it makes the kernel wake who waits for it.
+
+        A limit that is not higher than before wakes nobody.
+        """
+        slack = self._slack + PAGE if self._slack else SLACK
         while True:
             try:
                 self._limits.write_text(str(self._limit + slack))
@@ -298,6 +302,7 @@ class _Counted:
                     raise
                 slack *= 2  # that much is in use, and none of it could be reclaimed
             else:
+                self._slack = slack
                 return
 
     def start(self) -> None:

@@ -14,10 +14,21 @@ from typing import Any
 
 from .common import SEED, WrongBytes
 
-__all__ = ["PROGRAMS", "Programs"]
+__all__ = ["LIBRARIES", "NUMPY", "PROGRAMS", "ROW", "WORD", "Found", "Programs", "pieces"]
 
-#: By name, in the order in which they are run.
-PROGRAMS = ("gather", "scatter", "columns", "transpose", "argsort", "exchange")
+#: Those of NumPy by name, in the order in which they are run.
+NUMPY = ("gather", "scatter", "columns", "transpose", "argsort", "exchange")
+#: Those of other libraries (see libraries.py), which are run after them, and the modules that each imports.
+LIBRARIES = {
+    "sklearn-split": ("sklearn.model_selection",),
+    "sklearn-forest": ("sklearn.ensemble",),
+    "pandas-sort": ("pandas",),
+    "polars-sort": ("polars", "pyarrow"),
+    "arrow-sort": ("pyarrow", "pyarrow.compute"),
+    "numba-histogram": ("numba",),
+    "numba-columns": ("numba",),
+}
+PROGRAMS = (*NUMPY, *LIBRARIES)
 
 ROW = 512  # bytes
 WORD = 8
@@ -26,6 +37,19 @@ EXCHANGED = 2048  # pairs of rows in a piece
 LOOKED = 256  # rows or words that are compared at the end
 
 Found = tuple[int, int, int]  # pieces' count, bytes, nanoseconds
+
+
+def pieces(
+    count: int, each: int, seconds: float, step: Callable[[int, int], None]
+) -> tuple[int, int]:
+    """Call step(first, last) for pieces of at most `each`; return how many were done, and nanoseconds."""
+    done, ns, start = 0, 0, time.perf_counter_ns()
+    while done < count and ns < seconds * 1e9:
+        last = min(count, done + each)
+        step(done, last)
+        done = last
+        ns = time.perf_counter_ns() - start
+    return done, ns
 
 
 class Programs:
@@ -46,6 +70,9 @@ class Programs:
         _, self.ranks = numpy.unique(self.chunk.view(f"S{ROW}"), return_inverse=True)
         self.order = numpy.random.default_rng(SEED + number).permutation(self.rows)
         self.side = math.isqrt(self.half // WORD)
+        self._some(
+            self.rows
+        )  # numpy.unique imports numpy.ma, which is to be before the limit is there
         self.source: Any = None
         self.target: Any = None
 
@@ -69,18 +96,6 @@ class Programs:
         """
         run: Callable[[float], Found] = getattr(self, f"_{name}")
         return run(seconds)
-
-    def _pieces(
-        self, count: int, each: int, seconds: float, step: Callable[[int, int], None]
-    ) -> tuple[int, int]:
-        """Call step(first, last) for pieces of at most `each`; return how many were done, and nanoseconds."""
-        done, ns, start = 0, 0, time.perf_counter_ns()
-        while done < count and ns < seconds * 1e9:
-            last = min(count, done + each)
-            step(done, last)
-            done = last
-            ns = time.perf_counter_ns() - start
-        return done, ns
 
     def _truth(self, words: Any) -> Any:
         """What the source holds at these words."""
@@ -111,7 +126,7 @@ class Programs:
                 source, self.order[first:last], axis=0, out=target[first:last], mode="clip"
             )
 
-        done, ns = self._pieces(self.rows, TAKEN, seconds, step)
+        done, ns = pieces(self.rows, TAKEN, seconds, step)
         some = self._some(done)
         self._compare(target[some], self._row_words(self.order[some]))
         return done, done * ROW, ns
@@ -123,7 +138,7 @@ class Programs:
         def step(first: int, last: int) -> None:
             target[self.order[first:last]] = source[first:last]
 
-        done, ns = self._pieces(self.rows, TAKEN, seconds, step)
+        done, ns = pieces(self.rows, TAKEN, seconds, step)
         some = self._some(done)
         self._compare(target[self.order[some]], self._row_words(some))
         return done, done * ROW, ns
@@ -137,7 +152,7 @@ class Programs:
         def step(first: int, _last: int) -> None:
             sums[first] = square[:, first].sum()
 
-        done, ns = self._pieces(side, 1, seconds, step)
+        done, ns = pieces(side, 1, seconds, step)
         for column in self._some(done)[:4]:
             words = self.np.arange(side) * side + column
             if int(sums[column]) != int(self._truth(words).sum()):
@@ -153,7 +168,7 @@ class Programs:
         def step(first: int, _last: int) -> None:
             turned[first] = square[:, first]
 
-        done, ns = self._pieces(side, 1, seconds, step)
+        done, ns = pieces(side, 1, seconds, step)
         some = self._some(done)
         self._compare(turned[some, 0], some)
         self._compare(turned[some, side - 1], (side - 1) * side + some)
@@ -171,7 +186,7 @@ class Programs:
         return self.rows, self.rows * ROW, ns
 
     def _exchange(self, seconds: float) -> Found:
-        """Random rows change places in pairs, as a shuffle does. The last: the source is not what it was."""
+        """Random rows change places in pairs, as a shuffle does. The last of them: the source is not what it was."""
         rows, pairs = self._as_rows(self.source), self.rows // 2
         one, other = self.order[:pairs], self.order[pairs : 2 * pairs]
 
@@ -181,7 +196,7 @@ class Programs:
             rows[a] = rows[b]
             rows[b] = kept
 
-        done, ns = self._pieces(pairs, EXCHANGED, seconds, step)
+        done, ns = pieces(pairs, EXCHANGED, seconds, step)
         some = self._some(done)
         self._compare(rows[one[some]], self._row_words(other[some]))
         self._compare(rows[other[some]], self._row_words(one[some]))

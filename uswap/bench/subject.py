@@ -37,7 +37,8 @@ from .._core import ffi, lib
 from ..client import Pager
 from ..trace.patterns import zipf
 from .common import SEED, WrongBytes, address_of, load_codec
-from .programs import PROGRAMS, Programs
+from .libraries import Libraries
+from .programs import LIBRARIES, NUMPY, PROGRAMS, Programs
 
 __all__ = ["BY_NUMPY", "FITS", "WORKS", "WrongBytes", "main"]
 
@@ -328,13 +329,18 @@ class Subject:
         self.samples = array("I", bytes(4 * 2 * ROOM))
         self.numpy: Any = None
         self.programs: Programs | None = None
+        self.libraries: Libraries | None = None
+        self.holds: bytes | None = None  # what the memory was given for a library
         if set(BY_NUMPY) & set(spec["work"]):
             import numpy as np
 
             self.numpy = np
             self._prepare_panels()
-            if set(PROGRAMS) & set(spec["work"]):
+            if set(NUMPY) & set(spec["work"]):
                 self.programs = Programs(np, self.size, chunk, spec["round"])
+            if names := [one for one in LIBRARIES if one in spec["work"]]:
+                kind = NUMBERS.get(spec["data"], "uint8")
+                self.libraries = Libraries(np, names, self.size, chunk, kind, spec["round"])
 
     def run(self, memory: Memory) -> None:
         """Run the workloads that were asked for."""
@@ -343,8 +349,10 @@ class Subject:
             self._measure("fill", self._fill)
         _answer(density=memory.density(), out=memory.out())
         for work in WORKS[1:]:
-            if work in PROGRAMS and work in self.spec["work"]:
+            if work in NUMPY and work in self.spec["work"]:
                 self._measure(work, functools.partial(self._program, work))
+            elif work in LIBRARIES and work in self.spec["work"]:
+                self._measure(work, functools.partial(self._library, work))
             elif work in self.spec["work"]:
                 self._measure(work, getattr(self, f"_{work}"))
         if self.programs is not None:
@@ -358,7 +366,11 @@ class Subject:
             _answer(work={work: found})
 
     def _fill(self) -> dict[str, Any]:
-        view, chunk = self.memory.view, memoryview(self.chunk)
+        return self._put(self.chunk)
+
+    def _put(self, data: bytes) -> dict[str, Any]:
+        """Give the memory these data, repeated."""
+        view, chunk = self.memory.view, memoryview(data)
         start = time.perf_counter_ns()
         for at in range(0, self.size, len(chunk)):
             part = min(len(chunk), self.size - at)
@@ -514,12 +526,21 @@ class Subject:
         return _rate(done, done * length // steps, ns)
 
     def _program(self, work: str) -> dict[str, Any]:
-        """One of programs.PROGRAMS, after the memory was given its data anew."""
+        """One of programs.NUMPY, after the memory was given its data anew."""
         assert self.programs is not None
         if self.programs.source is None:
             self._fill()
             self.programs.attach(self.memory.view)
         return _rate(*self.programs.run(work, WHOLE * self.seconds))
+
+    def _library(self, work: str) -> dict[str, Any]:
+        """One of programs.LIBRARIES, on the data that it is for."""
+        assert self.libraries is not None
+        data = self.libraries.data_of(work)
+        if self.holds is not data:
+            self._put(data)
+            self.holds = data
+        return _rate(*self.libraries.run(work, self.memory.view, WHOLE * self.seconds))
 
     def _sort(self) -> dict[str, Any]:
         """More than the limit's bytes, or all there are, in place; then they are looked at."""
@@ -527,7 +548,9 @@ class Subject:
         kind = np.dtype(NUMBERS.get(self.spec["data"], "int64"))
         length = min(self.size, int(SORTED * self.limit)) // PAGE * PAGE
         words = np.frombuffer(self.memory.view[:length], kind)
-        if self.programs is not None:  # which keep no sums
+        if self.holds is not None:
+            self._fill()
+        if self.programs is not None or self.holds is not None:  # which keep no sums
             lib.us_page_sums(self.memory.address, length // PAGE, self.sums)
         start = time.perf_counter_ns()
         words.sort()

@@ -22,8 +22,13 @@ WORKS = (
     *("read", "rmw", "strided", "random", "zipf", "tenth", "write"),
     *("random2", "write2", "loaded", "matmul", "sort"),
 )
-PROGRAMS = ("gather", "scatter", "columns", "transpose", "argsort", "exchange")
 FAULTS = ("message", "inline", "auto")
+NUMPY = ("gather", "scatter", "columns", "transpose", "argsort", "exchange")
+LIBRARIES = (
+    *("sklearn-split", "sklearn-forest", "pandas-sort", "polars-sort", "arrow-sort"),
+    *("numba-histogram", "numba-columns"),
+)
+PROGRAMS = (*NUMPY, *LIBRARIES)
 DEFAULT = "default"  # in place of a value: as if the option were not given
 
 
@@ -65,7 +70,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=WORKS,
         metavar="WORK,...",
         help=f"workloads (default: all of these): {', '.join(WORKS)}; what NumPy programs do: "
-        f"{', '.join(PROGRAMS)}, or programs for all of these",
+        f"{', '.join(NUMPY)}; of other libraries, of which those are measured that are installed "
+        f"(pip install 'uswap[bench]'): {', '.join(LIBRARIES)}; programs: all that programs do",
     )
     parser.add_argument(
         "--data",

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..programs import PROGRAMS
+from ..programs import LIBRARIES, PROGRAMS
 from ..subject import WORKS
 
 __all__ = ["GROUPS", "GROUP_WORK", "LEAST", "MARGIN", "MIB", "PEERS", "USUAL", "Peers"]
@@ -25,12 +25,17 @@ GROUPS = {
     "pooled": ("uswap", "zram", "naive", "plain"),
     "disk": ("uswap", "zswap", "memmap", "plain"),
 }
+#: One call of a library each, which can't be cut short. From a disk, and where the kernel reads ahead at each random
+#: access, it takes minutes to hours.
+_CALLS = tuple(one for one in LIBRARIES if not one.startswith("numba"))
 #: And by which workloads.
 GROUP_WORK = {
     "pooled": WORKS,
-    "disk": tuple(one for one in WORKS if one not in ("tenth", "random2", "write2", "loaded")),
+    "disk": tuple(
+        one for one in WORKS if one not in ("tenth", "random2", "write2", "loaded", *_CALLS)
+    ),
 }
-#: What is measured where nothing is said: all but what programs do, which takes as long again.
+#: What is measured where nothing is said: all but what programs do, which takes longer than the rest.
 USUAL = tuple(one for one in WORKS if one not in PROGRAMS)
 MIB = 1 << 20
 LEAST = 2 * MIB  # of the limit: below, neither the kernel nor uswap has room to work in

@@ -105,6 +105,24 @@ ROWS = {
         Row("transpose", "transpose", "transpose", "rate", "MB/s", 1e-6),
         Row("argsort", "stable argsort of such rows", "argsort", "rate", "MB/s", 1e-6),
         Row("exchange", "shuffle of rows, 512 bytes each", "exchange", "rate", "MB/s", 1e-6),
+        Row(
+            "sklearn-split", "scikit-learn: train_test_split", "sklearn-split", "rate", "MB/s", 1e-6
+        ),
+        Row(
+            "sklearn-forest", "scikit-learn: random forest", "sklearn-forest", "rate", "MB/s", 1e-6
+        ),
+        Row("pandas-sort", "pandas: sort_values", "pandas-sort", "rate", "MB/s", 1e-6),
+        Row("polars-sort", "Polars: sort", "polars-sort", "rate", "MB/s", 1e-6),
+        Row("arrow-sort", "Arrow: sort_indices", "arrow-sort", "rate", "MB/s", 1e-6),
+        Row(
+            "numba-histogram",
+            "Numba: histogram of rows",
+            "numba-histogram",
+            "rate",
+            "MB/s",
+            1e-6,
+        ),
+        Row("numba-columns", "Numba: sums of columns", "numba-columns", "rate", "MB/s", 1e-6),
         Row("sort", "sort in place", "sort", "rate", "MB/s", 1e-6),
     )
 }

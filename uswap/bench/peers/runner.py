@@ -8,11 +8,14 @@ import functools
 import importlib.util
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from .. import kernel
 from ..common import CHUNK, DATA, Load, Machine, Progress, load_codec, make_data
+from ..programs import LIBRARIES
 from ..subject import BY_NUMPY, WORKS
 from .case import Case, Column, cases_of, columns_of
 from .comparison import MARGIN, Peers
@@ -25,6 +28,9 @@ __all__ = ["TRIES", "measure"]
 SLOWEST = 4 << 20  # bytes a second: what takes longer has hung
 START = 120.0  # seconds more
 TRIES = 3  # of a run that the kernel ends, out of memory
+IMPORT = 120.0  # seconds
+#: What is installed to have a module, where it is called otherwise.
+PACKAGES = {"sklearn": "scikit-learn"}
 
 
 def _skipped(config: Peers) -> dict[str, str]:
@@ -52,7 +58,39 @@ def _skipped(config: Peers) -> dict[str, str]:
     if importlib.util.find_spec("numpy") is None:
         for work in set(config.work) & set(BY_NUMPY):
             found[work] = "needs numpy: pip install 'uswap[numpy]'"
+    why_not = functools.cache(_why_not)
+    for work, modules in LIBRARIES.items():
+        if work in config.work and work not in found:
+            reasons = [text for module in modules if (text := why_not(module))]
+            if reasons:
+                found[work] = "; ".join(dict.fromkeys(reasons))
     return found
+
+
+def _why_not(module: str) -> str | None:
+    """Say why a library's module can't be had; None where it can.
+
+    It is tried in a process of its own: one that was built for another NumPy, or another CPU, may take the
+    process with it.
+    """
+    library = module.partition(".")[0]
+    if importlib.util.find_spec(library) is None:
+        return f"needs {PACKAGES.get(library, library)}: pip install 'uswap[bench]'"
+    code = f"import sys; sys.path[:] = {sys.path!r}; import {module}"
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            timeout=IMPORT,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return f"{module} can't be imported: no answer in {IMPORT:.0f} s"
+    if done.returncode == 0:
+        return None
+    last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+    return f"{module} can't be imported: {last}"
 
 
 def measure(config: Peers, progress: Progress = lambda _what, _part: None) -> Result:
