@@ -218,7 +218,9 @@ static void ring(const us_handling_t *of) {
 
 static us_entry_t read_entry(const us_touch_t *t) {
     us_entry_t e;
+    us_point();
     const __m128i v = _mm_load_si128((const __m128i *)(const void *)&t->r->of.space->table[t->i]);
+    us_point();
     memcpy(&e, &v, sizeof e);
     return e;
 }
@@ -294,6 +296,9 @@ static void swap_in(us_touch_t *t) {
 }
 
 /* Calls function(t) on the slot's stack: the thread's own, or its alternate one, may be small. */
+#ifdef US_SIMULATED
+static void on_slot_stack(us_touch_t *t, void (*function)(us_touch_t *)) { function(t); }
+#else
 __attribute__((noinline)) static void on_slot_stack(us_touch_t *t, void (*function)(us_touch_t *)) {
     uint8_t *top = t->slot->stack + STACK - 64;
     __asm__ volatile("movq %%rsp, %%rbx\n\t"
@@ -306,6 +311,7 @@ __attribute__((noinline)) static void on_slot_stack(us_touch_t *t, void (*functi
                        "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13",
                        "xmm14", "xmm15");
 }
+#endif
 
 /* Of a block that was taken as `from` and is clean: its first write. */
 static bool unprotect(us_touch_t *t, uint8_t from) {
@@ -480,6 +486,10 @@ static const us_range_t *first_in(uint64_t addr, uint64_t end) {
 
 /* Touches a byte as the kernel will. A write of what is there is one for the page's protection, and no change for others. */
 static void touch(uint64_t at, bool write) {
+#ifdef US_SIMULATED
+    sim_access(at, write);
+    return;
+#endif
     uint8_t *byte = (uint8_t *)(uintptr_t)at;
     if (write)
         __atomic_fetch_or(byte, 0, __ATOMIC_RELAXED);

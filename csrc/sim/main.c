@@ -19,7 +19,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "../claim.h"
 #include "../codec.h"
+#include "../inline.h"
 #include "../state.h"
 #include "loop.h"
 #include "disk.h"
@@ -37,6 +39,8 @@ typedef struct area {
     bool given_back[PAGES_MAX]; /* ever: a pin may find it missing, or just coming */
     bool dma[PAGES_MAX];        /* a device has it */
     bool gone[PAGES_MAX];       /* unmapped by the user */
+    uint32_t backs[PAGES_MAX];  /* so often it was given back */
+    bool handled;               /* inline */
     us_registration_t *reg;
     us_registration_info_t info;
     uint32_t users;    /* calls under way that need it registered */
@@ -48,11 +52,14 @@ typedef struct area {
 static struct {
     uint32_t areas, users, ops;
     bool copy, lossy, tricks, stops, limits, ends, unmaps;
+    bool handled;   /* there are inline regions */
+    bool adjacent;  /* areas lie next to each other */
     bool overwrite; /* at random, in a file that is nearly full: the cleaner is busy */
     uint64_t total;
     uint64_t patience; /* ns: that an access may take at most */
 } plan;
 static area_t area[AREAS];
+static uint64_t holds; /* system calls on inline regions */
 static us_client_t *client;
 static sim_pager_t pager;
 static uint64_t accesses;
@@ -88,7 +95,12 @@ void __wrap_us_must_hold(us_pager_t *p) {
     }
 }
 
-/* What the entries say of the client's pages. pre: no point is passed meanwhile. */
+/* Who has the block. No point is passed. */
+static uint8_t claim_of(us_pager_t *p, const area_t *a, uint32_t i) {
+    return a->handled ? __atomic_load_n((uint8_t *)(uintptr_t)&p->mm.space.claim[i], __ATOMIC_RELAXED) & US_CLAIM_WHO : US_CLAIM_FREE;
+}
+
+/* What the entries and claims say of the client's pages. pre: no point is passed meanwhile. */
 static void check_pages(us_pager_t *p) {
     const bool left_behind =
         sim_kernel.again_one_in != 0 || plan.tricks || excused(); /* COPY and drops may have been cut short */
@@ -100,12 +112,16 @@ static void check_pages(us_pager_t *p) {
             const uint64_t addr = (uint64_t)(uintptr_t)memory(a, page);
             const uint32_t i = (uint32_t)a->info.first + (page >> (a->shift - US_PAGE_SHIFT));
             const us_entry_t e = p->mm.space.table[i];
-            const bool locked = (e.flags & US_F_LOCKED) != 0, clean = (e.flags & US_F_CLEAN) != 0;
-            const bool out =
-                e.state != US_RESIDENT && e.state != US_PLAIN && e.state != US_LEAVING && e.state != US_LOST;
+            const uint8_t who = claim_of(p, a, i);
+            if (who == US_CLAIM_BUSY || who == US_CLAIM_PAGER)
+                continue;
+            const bool locked = (e.flags & US_F_LOCKED) != 0;
+            const bool clean = who == US_CLAIM_FREE ? (e.flags & US_F_CLEAN) != 0 : who == US_CLAIM_CLEAN;
+            const bool in = e.state == US_RESIDENT || who != US_CLAIM_FREE;
+            const bool out = !in && e.state != US_PLAIN && e.state != US_LEAVING && e.state != US_LOST;
             SIM_CHECK(!(out && !locked && !left_behind) || !sim_is_present(addr),
                       "page %u of area %u is there, and its block (state %d) is out", page, k, e.state);
-            if (e.state != US_RESIDENT || !clean || a->gone[page])
+            if (!in || !clean || a->gone[page])
                 continue;
             SIM_CHECK(!sim_is_present(addr) || sim_is_protected(addr), "page %u of area %u is clean and not protected",
                       page, k);
@@ -243,6 +259,68 @@ static int ask(uint32_t op, int region, uint64_t a0, uint64_t a1, uint64_t a2) {
     return -reply.error;
 }
 
+/* A system call on the user's memory, as the guard makes it: what it may hand over is held, and then neither missing nor
+ * protected, since the kernel waits for nobody. */
+static void system_call(area_t *a) {
+    const uint32_t n = pages_of(a), from = sim_below(n);
+    const uint64_t addr = a->addr + (uint64_t)from * US_PAGE + sim_below(US_PAGE);
+    uint64_t end = addr + 1 + sim_below(US_PAGE << sim_below(7));
+    const bool write = sim_one_in(2);
+    area_t *of[AREAS];
+    uint32_t areas = 0;
+    for (uint32_t k = 0; k < plan.areas; k++) { /* those that it meets stay, as those do that are touched */
+        area_t *b = &area[k];
+        if (b->addr >= end || b->addr + b->len <= addr)
+            continue;
+        if (b->dead) /* up to there */
+            end = us_min(end, us_max(b->addr, addr));
+        else
+            of[areas++] = b;
+    }
+    if (end == addr)
+        return;
+    uint32_t backs[AREAS][PAGES_MAX];
+    for (uint32_t k = 0; k < areas; k++) {
+        of[k]->accesses++;
+        memcpy(backs[k], of[k]->backs, sizeof backs[k]);
+    }
+    const uint64_t began = sim_now;
+    const int64_t got = us_inline_hold(addr, end - addr, write);
+    SIM_CHECK(got > 0 && (uint64_t)got <= end - addr, "a hold answers %lld", (long long)got);
+    SIM_CHECK(sim_now - began < plan.patience, "a hold of %#llx took %.3f s", (unsigned long long)addr,
+              (double)(sim_now - began) / 1e9);
+    for (uint64_t at = addr, next; at < addr + (uint64_t)got; at = next) {
+        next = us_min((at & ~(uint64_t)(US_PAGE - 1)) + US_PAGE, addr + (uint64_t)got);
+        uint32_t k = 0;
+        while (k < areas && at - of[k]->addr >= of[k]->len)
+            k++;
+        if (k == areas || !of[k]->handled)
+            continue;
+        area_t *b = of[k];
+        const uint32_t page = (uint32_t)((at - b->addr) / US_PAGE);
+        const sim_touch_t is = sim_kernel_touch(at, write);
+        const bool given_back = b->backs[page] != backs[k][page];
+        SIM_CHECK(is == SIM_OK || b->gone[page] || given_back || (plan.lossy && sim_is_poisoned(at)),
+                  "a system call that %s page %u of area %u, which is held, is EFAULT", write ? "writes" : "reads", page, k);
+        if (is != SIM_OK)
+            continue;
+        compare(b, page, write ? "a system call writes" : "a system call reads");
+        if (write) {
+            memset((void *)(uintptr_t)at, (int)sim_below(256), next - at);
+            memcpy(model(b, page), memory(b, page), US_PAGE);
+            b->maybe_zero[page] = false;
+        }
+        if (sim_one_in(3))
+            sim_wait(NULL, NULL, sim_now + 1 + sim_below(SIM_MS), "a system call");
+        else
+            sim_point();
+    }
+    us_inline_release(addr, (uint64_t)got);
+    holds++;
+    for (uint32_t k = 0; k < areas; k++)
+        of[k]->accesses--;
+}
+
 static uint32_t blocks_of(const area_t *a) { return (uint32_t)((a->len + (1ull << a->shift) - 1) >> a->shift); }
 
 static void range_call(area_t *a, uint32_t op) {
@@ -294,14 +372,16 @@ static void give_back(area_t *a) { /* MADV_DONTNEED by the user */
     const uint32_t at = sim_below(pages_of(a)), run = 1 + sim_below(4);
     for (uint32_t k = at; k < at + run && k < pages_of(a); k++) {
         const uint64_t addr = (uint64_t)(uintptr_t)memory(a, k);
-        const uint8_t state =
-            pager.pager->mm.space.table[(uint32_t)a->info.first + (k >> (a->shift - US_PAGE_SHIFT))].state;
+        const uint32_t i = (uint32_t)a->info.first + (k >> (a->shift - US_PAGE_SHIFT));
+        const uint8_t who = claim_of(pager.pager, a, i);
+        const uint8_t state = who == US_CLAIM_CLEAN || who == US_CLAIM_DIRTY ? US_RESIDENT : pager.pager->mm.space.table[i].state;
         /* A page that a COPY which was cut short has left may have been written: what comes back is from before that. */
         if (a->dma[k] || a->gone[k] || (sim_is_present(addr) && state != US_RESIDENT && state != US_PLAIN))
             continue;
         if (sim_is_present(addr) || sim_is_poisoned(addr))
             a->maybe_zero[k] = true;
         a->given_back[k] = true;
+        a->backs[k]++;
         sim_dontneed(addr, US_PAGE);
     }
 }
@@ -349,7 +429,8 @@ static void begin_area(area_t *a, bool fresh) {
     us_registration_t *reg = us_registration_new(client);
     const int err = reg == NULL
                         ? -ENOMEM
-                        : us_registration_begin(reg, a->addr, a->len, 1u << a->shift, item, !fresh, 0, 0, US_END_RESTORE);
+                        : us_registration_begin(reg, a->addr, a->len, 1u << a->shift, item, !fresh, a->handled, 0,
+                                                US_END_RESTORE);
     SIM_CHECK(err == 0 || excused(), "a region's begin answers %d", err);
     if (err != 0) { /* it is ordinary memory, as before */
         if (reg != NULL)
@@ -435,6 +516,8 @@ static void *user(void *number) {
         a->accesses += touches;
         if (touches && plan.overwrite && !sim_one_in(8))
             overwrite(a);
+        else if (touches && plan.handled && sim_one_in(4))
+            system_call(a);
         else if (what < 66)
             access_some(a);
         else if (what < 72)
@@ -566,6 +649,16 @@ static void draw(us_pager_config_t *c, us_mm_config_t *m, uint64_t *outbox) {
         !plan.unmaps && !plan.lossy && sim_one_in(4); /* else what can't be read just then ends the process */
     pager.check_one_in = (uint32_t)PICK(1, 8, 8, 32);
     pager.trace = sim_one_in(4);
+    plan.handled = sim_one_in(2);
+    plan.adjacent = sim_one_in(2);
+    m->sigbus = plan.handled ? SIM_SIGBUS : -1;
+    if (plan.handled) { /* as client.py has it */
+        c->follow = 0;
+        c->servers = 1;
+    }
+    const bool all = sim_one_in(2);
+    for (uint32_t k = 0; k < plan.areas; k++)
+        area[k].handled = plan.handled && (all || sim_one_in(2));
 }
 
 /* What --with asks for. */
@@ -651,6 +744,9 @@ static void run_seed(uint64_t seed) {
             m->pagemap, plan.lossy ? ", lossy" : "", plan.tricks ? ", tricks" : "", plan.stops ? ", stops" : "",
             plan.limits ? ", limits" : "", plan.ends ? ", ends" : "", plan.unmaps ? ", unmaps" : "",
             plan.overwrite ? ", overwrites" : "");
+    for (uint32_t k = 0; k < plan.areas; k++)
+        sim_log("area %u: %llu bytes, blocks of %u%s", k, (unsigned long long)area[k].len, 1u << area[k].shift,
+                area[k].handled ? ", inline" : "");
     const uint64_t budgets[US_POOLS] = {c->pool[0].budget, c->pool[1].budget, c->pool[2].budget};
     m->space_fd = us_space_create(outbox, budgets, 1 << 14, &layout);
     SIM_CHECK(m->space_fd >= 0, "no space: %d", m->space_fd);
@@ -662,7 +758,7 @@ static void run_seed(uint64_t seed) {
     SIM_CHECK(client != NULL || excused(), "there is no client");
     if (client == NULL)
         done(seed, NULL);
-    int err = us_client_open(client, m->uffd, -1, m->space_fd, m->doorbell, m->notify,
+    int err = us_client_open(client, m->uffd, m->sigbus, m->space_fd, m->doorbell, m->notify,
                              sim_kernel.vector ? US_DROP_VECTOR : US_DROP_SINGLE);
     SIM_CHECK(err == 0 || excused(), "the client does not open: %d", err);
     if (err != 0) {
@@ -680,9 +776,11 @@ static void run_seed(uint64_t seed) {
     }
     err = us_client_attach(client, SIM_SOCK, SIM_PIDFD);
     SIM_CHECK(err == 0, "attach: %d", err);
+    uint64_t together = plan.adjacent ? sim_map(plan.total) : 0;
     for (uint32_t k = 0; k < plan.areas; k++) {
         area_t *a = &area[k];
-        a->addr = sim_map(a->len);
+        a->addr = plan.adjacent ? together : sim_map(a->len);
+        together += a->len;
         a->model = zeros(a->len);
         const bool fresh = sim_one_in(2);
         for (uint32_t page = 0; !fresh && page < pages_of(a); page++) {
