@@ -40,6 +40,7 @@ typedef struct us_range {
     us_handling_t of;
     uint32_t first, id;
     uint8_t shift;
+    bool ending; /* no more holds */
 } us_range_t;
 
 /* Sorted by address. A change makes a new one; the old one goes when no handler can be reading it. */
@@ -127,6 +128,21 @@ void us_inline_remove(uint64_t addr) {
         by->n = old->n - 1;
         for (uint32_t i = 0; i < by->n; i++)
             by->at[i] = old->at[i + (i >= k)];
+        replace(by);
+    }
+    pthread_mutex_unlock(&changing);
+}
+
+void us_inline_ending(uint64_t addr, bool on) {
+    pthread_mutex_lock(&changing);
+    const us_ranges_t *old = us_atomic_load(&ranges);
+    const us_range_t *x = before(old, addr);
+    us_ranges_t *by = NULL;
+    while (x != NULL && x->addr == addr && (by = us_malloc(sizeof *by + old->n * sizeof by->at[0])) == NULL)
+        sched_yield();
+    if (by != NULL) {
+        memcpy(by, old, sizeof *by + old->n * sizeof by->at[0]);
+        by->at[x - old->at].ending = on;
         replace(by);
     }
     pthread_mutex_unlock(&changing);
@@ -497,12 +513,18 @@ static void touch(uint64_t at, bool write) {
         (void)*(volatile uint8_t *)byte;
 }
 
-/* Holds block i of r, of which [from, to) will be handed over. false: it has all holds that there are. */
+/* Holds block i of r, of which [from, to) will be handed over. false: it has all holds that there are.
+ *
+ * That a page can be touched does not say that its block is in: a copy or a drop that was cut short leaves pages of a block
+ * that is out. The pager brings such a block in when it is asked. A block that is lost is held as it is, and not touched:
+ * the kernel answers EFAULT, where a touch would be SIGBUS. */
 static bool hold_block(const us_range_t *r, uint32_t i, uint64_t from, uint64_t to, bool write) {
     _Atomic uint8_t *claim = &r->of.space->claim[i];
-    const us_touch_t t = {.r = r, .i = i};
+    us_touch_t t = {.r = r, .page = from & ~(uint64_t)(US_PAGE - 1), .i = i, .write = write};
     for (;;) {
-        touch(from, write);
+        t.e = read_entry(&t);
+        if (t.e.state != US_LOST)
+            touch(from, write);
         uint8_t now = us_claim_of(claim);
         const uint8_t who = now & US_CLAIM_WHO;
         if (who == US_CLAIM_PAGER || who == US_CLAIM_BUSY) {
@@ -515,11 +537,17 @@ static bool hold_block(const us_range_t *r, uint32_t i, uint64_t from, uint64_t 
             continue;
         /* Held it can't leave any more; has it, since it was touched, or is it clean again? */
         const us_entry_t e = read_entry(&t);
+        if (e.state == US_LOST)
+            return true;
         const bool in = who != US_CLAIM_FREE || e.state == US_PLAIN || (e.state == US_RESIDENT && !(e.flags & US_F_LOCKED));
         const bool clean = who == US_CLAIM_CLEAN || (who == US_CLAIM_FREE && (e.flags & US_F_CLEAN) != 0);
         if (in && !(write && clean))
             break;
         us_atomic_fetch_sub(claim, US_CLAIM_HOLD);
+        if (!in) {
+            t.since = us_now_ns();
+            ask(&t);
+        }
     }
     for (uint64_t at = (from & ~(uint64_t)(US_PAGE - 1)) + US_PAGE; at < to; at += US_PAGE)
         touch(at, write); /* single pages may be missing, or protected */
@@ -528,11 +556,22 @@ static bool hold_block(const us_range_t *r, uint32_t i, uint64_t from, uint64_t 
 
 int64_t us_inline_hold(uint64_t addr, uint64_t len, bool write) {
     const uint64_t end = addr + len;
-    const uint32_t then = enter(); /* until the release: the region stays */
+    uint32_t then = enter();
     uint64_t at = addr, held = 0;
     int64_t res = 0;
     for (const us_range_t *r; at < end && (r = first_in(at, end)) != NULL;) {
         at = us_max(at, r->addr);
+        if (r->ending) { /* soon it is ordinary memory */
+            if (at > addr) {
+                res = (int64_t)(at - addr);
+                break;
+            }
+            leave(then);
+            const struct timespec pause = {0, 50000};
+            nanosleep(&pause, NULL);
+            then = enter();
+            continue;
+        }
         const uint64_t most = us_atomic_load_explicit(&r->of.space->in->limit, memory_order_relaxed) / HOLD_PART;
         const uint32_t i = r->first + (uint32_t)((at - r->addr) >> r->shift);
         const uint64_t behind = us_min(r->addr + ((uint64_t)(i - r->first + 1) << r->shift), r->addr + r->len);

@@ -41,6 +41,8 @@ typedef struct area {
     bool gone[PAGES_MAX];       /* unmapped by the user */
     uint32_t backs[PAGES_MAX];  /* so often it was given back */
     bool handled;               /* inline */
+    uint32_t holds;             /* system calls under way */
+    bool beginning;             /* there are to be none: its next region does not know of them */
     us_registration_t *reg;
     us_registration_info_t info;
     uint32_t users;    /* calls under way that need it registered */
@@ -225,6 +227,7 @@ static void access_some(area_t *a) {
 /* ---- the users' calls -------------------------------------------------------------------------------- */
 
 static bool is_free(void *of) { return !((area_t *)of)->changing; }
+static bool is_not_held(void *of) { return ((area_t *)of)->holds == 0; }
 static bool is_alone(void *of) { return ((area_t *)of)->users == 0; }
 
 /* The area stays registered until leave(). false: it is not. */
@@ -272,16 +275,26 @@ static void system_call(area_t *a) {
         area_t *b = &area[k];
         if (b->addr >= end || b->addr + b->len <= addr)
             continue;
-        if (b->dead) /* up to there */
+        if (b->dead || b->beginning) /* up to there */
             end = us_min(end, us_max(b->addr, addr));
         else
             of[areas++] = b;
+    }
+    if (end == addr || !us_inline_meets(addr, end - addr))
+        return;
+    for (uint32_t k = 0; k < areas; k++) { /* nor is a hole handed over: the kernel says EFAULT, and a touch ends the process */
+        for (uint32_t page = 0; page < pages_of(of[k]); page++) {
+            const uint64_t hole = (uint64_t)(uintptr_t)memory(of[k], page);
+            if (of[k]->gone[page] && hole + US_PAGE > addr && hole < end)
+                end = us_max(hole, addr);
+        }
     }
     if (end == addr)
         return;
     uint32_t backs[AREAS][PAGES_MAX];
     for (uint32_t k = 0; k < areas; k++) {
         of[k]->accesses++;
+        of[k]->holds++;
         memcpy(backs[k], of[k]->backs, sizeof backs[k]);
     }
     const uint64_t began = sim_now;
@@ -317,8 +330,10 @@ static void system_call(area_t *a) {
     }
     us_inline_release(addr, (uint64_t)got);
     holds++;
-    for (uint32_t k = 0; k < areas; k++)
+    for (uint32_t k = 0; k < areas; k++) {
         of[k]->accesses--;
+        of[k]->holds--;
+    }
 }
 
 static uint32_t blocks_of(const area_t *a) { return (uint32_t)((a->len + (1ull << a->shift) - 1) >> a->shift); }
@@ -388,6 +403,8 @@ static void give_back(area_t *a) { /* MADV_DONTNEED by the user */
 
 static void unmap(area_t *a) {
     const uint32_t at = sim_below(pages_of(a)), run = 1 + sim_below(3);
+    if (a->holds > 0)
+        return;
     for (uint32_t k = at; k < at + run && k < pages_of(a); k++) {
         if (a->dma[k] || a->gone[k])
             continue;
@@ -460,9 +477,11 @@ static void end_and_begin(area_t *a) {
     bool whole = true; /* what has holes can't be registered again */
     for (uint32_t k = 0; k < pages_of(a); k++)
         whole &= !a->gone[k];
+    a->beginning = true;
+    sim_wait(is_not_held, a, SIM_NEVER, "an area's system calls");
     if (whole)
         begin_area(a, false);
-    a->changing = false;
+    a->beginning = a->changing = false;
 }
 
 static bool is_untouched(void *of) { return ((area_t *)of)->accesses == 0; }

@@ -218,7 +218,7 @@ sim_touch_t sim_touch(uint64_t addr, bool write) {
 
 void sim_access(uint64_t addr, bool write) {
     const sim_touch_t got = in_memory((void *)(uintptr_t)addr) ? sim_touch(addr, write) : SIM_OK;
-    (void)got; /* of a page that is lost or not mapped: the user's own access, which ends him, is not simulated */
+    SIM_CHECK(got != SIM_SEGV, "a touch of %#llx is SIGSEGV", (unsigned long long)addr); /* SIGBUS: it was lost just now */
 }
 
 void sim_show_faults(void) {
