@@ -110,7 +110,7 @@ bool us_ask_next(us_mm_t *m, us_msg_t *msg, uint64_t *since) {
     const uint32_t asked = us_atomic_load(&in->asked);
     if (asked == m->asks_seen)
         return false;
-    for (int k = 0; k < US_ASKS; k++) {
+    for (uint32_t k = 0; k < US_ASKS; k++) {
         us_ask_t *a = &in->ask[m->ask_hand];
         m->ask_hand = (m->ask_hand + 1) % US_ASKS;
         if (us_atomic_load_explicit(&a->state, memory_order_acquire) != US_ASK_POSTED)
@@ -128,7 +128,7 @@ bool us_ask_next(us_mm_t *m, us_msg_t *msg, uint64_t *since) {
 bool us_ask_answer(us_mm_t *m, uint64_t addr, uint64_t len) {
     us_inline_t *in = m->space.in;
     bool any = false;
-    for (int k = 0; k < US_ASKS && m->asks > 0; k++) {
+    for (uint32_t k = 0; k < US_ASKS && m->asks > 0; k++) {
         us_ask_t *a = &in->ask[k];
         if (us_atomic_load_explicit(&a->state, memory_order_relaxed) != US_ASK_TAKEN || a->addr - addr >= len)
             continue;

@@ -201,7 +201,9 @@ enum {
 };
 
 /* Handlers write, who has the pager's lock reads. Note n lies at n % US_NOTES, and is there when its turn is n + 1. */
-enum { US_NOTES = 4096 };
+#ifndef US_NOTES
+#define US_NOTES 4096u /* powers of two, as is US_ASKS; the simulation takes few, so that they are full at times */
+#endif
 typedef struct us_note {
     _Atomic uint32_t turn;
     uint32_t entry;
@@ -212,7 +214,10 @@ typedef struct us_note {
 } us_note_t;
 
 /* A fault that a handler can't resolve. state is a futex; the thread waits while it is POSTED or TAKEN. */
-enum { US_ASKS = 256, US_ASK_FREE = 0, US_ASK_FILLED = 1, US_ASK_POSTED = 2, US_ASK_TAKEN = 3, US_ASK_ANSWERED = 4 };
+#ifndef US_ASKS
+#define US_ASKS 256u
+#endif
+enum { US_ASK_FREE = 0, US_ASK_FILLED = 1, US_ASK_POSTED = 2, US_ASK_TAKEN = 3, US_ASK_ANSWERED = 4 };
 typedef struct us_ask {
     _Alignas(64) _Atomic uint32_t state;
     uint32_t flags; /* US_FAULT_* */

@@ -300,7 +300,8 @@ static void system_call(area_t *a) {
     const uint64_t began = sim_now;
     const int64_t got = us_inline_hold(addr, end - addr, write);
     SIM_CHECK(got > 0 && (uint64_t)got <= end - addr, "a hold answers %lld", (long long)got);
-    SIM_CHECK(sim_now - began < plan.patience, "a hold of %#llx took %.3f s", (unsigned long long)addr,
+    /* Each block of it may wait. */
+    SIM_CHECK(sim_now - began < plan.patience * (2 + (end - addr) / US_PAGE / 4), "a hold of %#llx took %.3f s", (unsigned long long)addr,
               (double)(sim_now - began) / 1e9);
     for (uint64_t at = addr, next; at < addr + (uint64_t)got; at = next) {
         next = us_min((at & ~(uint64_t)(US_PAGE - 1)) + US_PAGE, addr + (uint64_t)got);
