@@ -99,6 +99,8 @@
  *       and coming are the bytes of its objects in writes and recompressions; no pinned block is LEAVING
  *   E12 the statistics that are gauges are the sums over the entries
  *   E13 a pool's cold queue holds those of its POOLED blocks that are QUEUED, and knows their bytes
+ *   E14 CLEAN and DIRTY claims (below) are of blocks that are EMPTY, FILLED, POOLED or OUTBOX and not LOCKED, or, DIRTY alone,
+ *       RESIDENT clean; space.in->resident is at least m->resident, m->held, and the bytes of those that are out
  */
 typedef struct us_entry {
     uint8_t state;

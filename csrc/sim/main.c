@@ -87,6 +87,8 @@ static bool excused(void) { return sim_failure.at != 0 && sim_failure.calls[sim_
 
 /* ---- what must hold --------------------------------------------------------------------------------- */
 
+static void check_promised(us_pager_t *p);
+
 /* Called after each call of the core; all of it is looked at after some. */
 void __real_us_must_hold(us_pager_t *p);
 void __wrap_us_must_hold(us_pager_t *p);
@@ -94,6 +96,7 @@ void __wrap_us_must_hold(us_pager_t *p) {
     if (sim_one_in(pager.check_one_in)) {
         pager.checks++;
         __real_us_must_hold(p);
+        check_promised(p);
     }
 }
 
@@ -133,9 +136,47 @@ static void check_pages(us_pager_t *p) {
     }
 }
 
+#define PEEK(x) __atomic_load_n((__typeof__((void)0, (x)) *)(uintptr_t)&(x), __ATOMIC_RELAXED) /* no point is passed */
+
+/* What handlers have promised themselves is of the blocks that they have, no more and no less; and never above the limit, where
+ * nothing else can be. */
+static void check_promised(us_pager_t *p) {
+    const us_mm_t *m = &p->mm;
+    const uint64_t all = PEEK(m->space.in->resident), books = m->resident + m->held;
+    uint64_t least = 0, most = 0;
+    for (uint32_t k = 0; k < m->live; k++) {
+        const us_region_t *r = m->byfirst[k];
+        for (uint32_t i = r->first; r->handled && i < r->first + r->count; i++) {
+            const uint8_t who = PEEK(m->space.claim[i]) & US_CLAIM_WHO;
+            const bool in = (who == US_CLAIM_CLEAN || who == US_CLAIM_DIRTY) && m->space.table[i].state != US_RESIDENT;
+            least += in ? us_block_len(r, i) : 0;
+            most += in || who == US_CLAIM_BUSY ? us_block_len(r, i) : 0;
+        }
+    }
+    SIM_CHECK(all >= books + least && all <= books + most, "%llu bytes are promised beside the books, and not %llu to %llu",
+              (unsigned long long)(all - books), (unsigned long long)least, (unsigned long long)most);
+    const bool gave_way = plan.limits || plan.ends || m->s->over_limit > 0 || m->s->refused_noroom > 0 || m->top > 0;
+    SIM_CHECK(gave_way || all <= m->cfg.limit || books > m->cfg.limit, "handlers go %llu bytes above the limit",
+              (unsigned long long)(all - m->cfg.limit));
+}
+
 void sim_check(us_pager_t *p) {
-    if (*(int *)(void *)&p->servers.lock == 0)
-        check_pages(p);
+    if (*(int *)(void *)&p->servers.lock != 0)
+        return;
+    check_pages(p);
+    check_promised(p);
+}
+
+void sim_check_end(us_pager_t *p) {
+    const us_mm_t *m = &p->mm;
+    for (uint32_t k = 0; k < US_ASKS; k++)
+        SIM_CHECK(PEEK(m->space.in->ask[k].state) == US_ASK_FREE, "ask %u is left in state %u", k,
+                  PEEK(m->space.in->ask[k].state));
+    for (uint64_t i = 0; i < m->space.at.table_cap; i++)
+        SIM_CHECK(PEEK(m->space.claim[i]) == 0, "claim %llu is left as %#x", (unsigned long long)i,
+                  PEEK(m->space.claim[i]));
+    SIM_CHECK(m->asks == 0 && PEEK(m->space.in->resident) == 0, "%u asks and %llu resident bytes are left", m->asks,
+              (unsigned long long)PEEK(m->space.in->resident));
 }
 
 /* The page is there: is it what it should be? */
