@@ -352,8 +352,10 @@ static void ask(const us_touch_t *t) {
         uint32_t is_free = US_ASK_FREE;
         if (us_atomic_compare_exchange_strong(&in->ask[k % US_ASKS].state, &is_free, US_ASK_FILLED))
             a = &in->ask[k % US_ASKS];
-        else if (k % US_ASKS == US_ASKS - 1)
-            sched_yield();
+        else if (k % US_ASKS == US_ASKS - 1) { /* all wait for the pager, which wants the CPU */
+            const struct timespec pause = {0, 50000};
+            nanosleep(&pause, NULL);
+        }
     }
     a->addr = t->page;
     a->flags = (t->write ? US_FAULT_WRITE : 0u) | (t->there ? US_FAULT_WP : 0u);
