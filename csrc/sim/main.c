@@ -355,7 +355,9 @@ static void system_call(area_t *a) {
         const uint32_t page = (uint32_t)((at - b->addr) / US_PAGE);
         const sim_touch_t is = sim_kernel_touch(at, write);
         const bool given_back = b->backs[page] != backs[k][page];
-        SIM_CHECK(is == SIM_OK || b->gone[page] || given_back || (plan.lossy && sim_is_poisoned(at)),
+        const uint32_t i = (uint32_t)b->info.first + (page >> (b->shift - US_PAGE_SHIFT));
+        const bool lost = plan.lossy && (sim_is_poisoned(at) || pager.pager->mm.space.table[i].state == US_LOST);
+        SIM_CHECK(is == SIM_OK || b->gone[page] || given_back || lost,
                   "a system call that %s page %u of area %u, which is held, is EFAULT", write ? "writes" : "reads", page, k);
         if (is != SIM_OK)
             continue;
