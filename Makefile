@@ -66,7 +66,7 @@ SIM_DIR ?= build/sim
 # All but the benchmarks' files, Python's destructors, and what changes how the process calls libc.
 SIM_CORE := $(filter-out csrc/measure%.c csrc/naive.c csrc/owned.c csrc/guard%.c csrc/sigchain.c,$(wildcard csrc/*.c))
 SIM_OBJECTS := $(SIM_CORE:csrc/%.c=$(SIM_DIR)/%.o) $(patsubst csrc/sim/%.c,$(SIM_DIR)/sim_%.o,$(wildcard csrc/sim/*.c))
-SIM_CFLAGS = -std=gnu11 -O2 -g -pthread -mcx16 -D_GNU_SOURCE -DUS_DEBUG -Wall -Wextra $(SIM_FLAGS)
+SIM_CFLAGS = -std=gnu11 -O2 -g -pthread -mcx16 -D_GNU_SOURCE -DUS_DEBUG -DUS_NOTES=32u -DUS_ASKS=4u -Wall -Wextra $(SIM_FLAGS)
 $(SIM_DIR)/%.o: csrc/%.c $(wildcard csrc/*.h) csrc/sim/points.h Makefile
 	@mkdir -p $(SIM_DIR)
 	$(CC) $(SIM_CFLAGS) -DUS_ATOMICS='"sim/points.h"' $(if $(filter csrc/mover.c,$<),-Dmemcpy=sim_memcpy) -c -o $@ $<

@@ -23,6 +23,7 @@
 #define us_atomic_fetch_add atomic_fetch_add
 #define us_atomic_fetch_add_explicit atomic_fetch_add_explicit
 #define us_atomic_fetch_sub atomic_fetch_sub
+#define us_point() ((void)0) /* before and after what is shared and not atomic to C */
 #endif
 
 #endif

@@ -200,7 +200,7 @@ void us_entry_unreserve(us_pager_t *p, us_region_t *r, uint32_t i) {
     us_entry_t e = p->mm.space.table[i];
     unlock(p, i, &e);
     put(&p->mm, i, e);
-    us_mm_shrink(&p->mm, us_block_len(r, i));
+    us_mm_withhold(&p->mm, us_block_len(r, i)); /* no handler takes its room before another try has */
 }
 
 void us_entry_dirty(us_pager_t *p, uint32_t i) {

@@ -18,6 +18,7 @@
 
 #include "entry.h"
 #include "install.h"
+#include "mm.h"
 #include "notes.h"
 #include "record.h"
 #include "tier.h"
@@ -133,14 +134,20 @@ uint32_t us_store_fetch_run(us_pager_t *p, us_tier_t *t, us_region_t *r, uint32_
     us_read_t *rd = free_read(&p->store, false);
     if (rd == NULL)
         return 0;
+    /* Promised, not looked at: a handler may take the same room meanwhile. */
+    uint64_t bytes = us_block_len(r, i);
+    if (!us_mm_admit(&p->mm, bytes, most))
+        return 0;
     begin_read(rd, r);
     rd->write = write;
     add_part(&p->mm, rd, i);
-    uint64_t resident = us_mm_resident(&p->mm) + us_block_len(r, i);
     for (uint32_t k = i + 1; k < end && goes_on(p, rd, k); k++) {
-        resident += us_block_len(r, k);
-        if (resident > most)
+        if (!us_mm_admit(&p->mm, bytes + us_block_len(r, k), most)) {
+            if (!us_mm_admit(&p->mm, bytes, most))
+                return 0;
             break;
+        }
+        bytes += us_block_len(r, k);
         add_part(&p->mm, rd, k);
     }
     return post_read(p, r, rd) ? rd->parts : 0;

@@ -263,7 +263,9 @@ static void ring(const us_handling_t *of) {
 
 static us_entry_t read_entry(const us_range_t *r, uint32_t i) {
     us_entry_t e;
+    us_point();
     const __m128i v = _mm_load_si128((const __m128i *)(const void *)&r->of.space->table[i]);
+    us_point();
     memcpy(&e, &v, sizeof e);
     return e;
 }
@@ -417,6 +419,9 @@ static void swap_in(us_touch_t *t) {
 }
 
 /* Calls function(t) on the slot's stack: the thread's own, or its alternate one, may be small. */
+#ifdef US_SIMULATED
+static void on_slot_stack(us_touch_t *t, void (*function)(us_touch_t *)) { function(t); }
+#else
 __attribute__((noinline)) static void on_slot_stack(us_touch_t *t, void (*function)(us_touch_t *)) {
     uint8_t *top = t->slot->stack + STACK - 64;
     __asm__ volatile("movq %%rsp, %%rbx\n\t"
@@ -429,6 +434,7 @@ __attribute__((noinline)) static void on_slot_stack(us_touch_t *t, void (*functi
                        "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12",
                        "xmm13", "xmm14", "xmm15");
 }
+#endif
 
 /* Of a block that was taken as `from` and is clean: its first write. */
 static bool unprotect(us_touch_t *t, uint16_t from) {
@@ -452,8 +458,10 @@ static void ask(const us_touch_t *t) {
         uint32_t is_free = US_ASK_FREE;
         if (us_atomic_compare_exchange_strong(&in->ask[k % US_ASKS].state, &is_free, US_ASK_FILLED))
             a = &in->ask[k % US_ASKS];
-        else if (k % US_ASKS == US_ASKS - 1)
-            sched_yield();
+        else if (k % US_ASKS == US_ASKS - 1) { /* all wait for the pager, which wants the CPU */
+            const struct timespec pause = {0, 50000};
+            nanosleep(&pause, NULL);
+        }
     }
     a->addr = t->page;
     a->flags = (t->write ? US_FAULT_WRITE : 0u) | (t->there ? US_FAULT_WP : 0u);

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT
  *
- * E1 to E13 of types.h as code: all of the pager's books against its entries. Linear in the entries that were ever used
+ * E1 to E14 of types.h as code: all of the pager's books against its entries. Linear in the entries that were ever used
  * and in what is under way. A test asks for it by region or pager .check(); builds with -DUS_DEBUG do so after each step.
  *
  * pre, for all of it: the caller has the pager's lock, and no transition is half done.
  */
 #include "invariants.h"
+#include "claim.h"
 #include "policy.h"
 
 #include <stdio.h>
@@ -20,8 +21,9 @@ typedef struct us_sums {
     uint64_t outbox, filled, lost, pinned;
     uint64_t raw[US_TIERS], bytes[US_TIERS], kept[US_TIERS], objects[US_TIERS];
     uint64_t cold[US_TIERS], cold_bytes[US_TIERS];
-    uint64_t *live; /* by segment; NULL: there is no file, or no memory to count in */
-    uint64_t jobs;  /* of all regions */
+    uint64_t *live;      /* by segment; NULL: there is no file, or no memory to count in */
+    uint64_t jobs;       /* of all regions */
+    uint64_t swapped_in; /* bytes, by handlers, and not in the books */
 } us_sums_t;
 
 static bool is_clean(us_entry_t e) { return (e.flags & US_F_CLEAN) != 0; }
@@ -37,8 +39,24 @@ static bool slot_in_use(const us_mm_t *m, uint64_t slot) {
     return slot < m->outbox.pages && m->outbox.span[slot] != 0 && !(m->outbox.span[slot] & US_SLOT_FREE);
 }
 
+/* E14 of one block. pre: its claim was read before its entry: CLEAN and DIRTY end, and such an entry changes, by who has the
+ * pager's lock alone. */
+static bool check_claim(uint16_t claim, us_entry_t e, uint32_t len, us_sums_t *s) {
+    const uint16_t who = claim & US_CLAIM_WHO;
+    if (who != US_CLAIM_CLEAN && who != US_CLAIM_DIRTY)
+        return who <= US_CLAIM_BUSY;
+    if (e.state == US_RESIDENT)
+        return who == US_CLAIM_DIRTY && is_clean(e) && !is_locked(e);
+    s->swapped_in += len;
+    return !is_locked(e) &&
+           (e.state == US_EMPTY || e.state == US_FILLED || e.state == US_POOLED || e.state == US_OUTBOX);
+}
+
 /* One entry by itself. 0, or which invariant it breaks. */
 static int check_entry(us_pager_t *p, const us_region_t *r, uint32_t i, us_sums_t *s) {
+    /* Not us_claim_of: in the simulation nobody goes on meanwhile. */
+    const uint16_t claim =
+        r->handled ? __atomic_load_n((uint16_t *)(uintptr_t)&p->mm.space.claim[i], __ATOMIC_ACQUIRE) : 0;
     const us_entry_t e = p->mm.space.table[i];
     const uint32_t len = us_block_len(r, i);
     const bool plain = i - r->first >= r->plain_from && i - r->first < r->plain_to;
@@ -53,6 +71,8 @@ static int check_entry(us_pager_t *p, const us_region_t *r, uint32_t i, us_sums_
         return 3;
     if ((e.state == US_PLAIN) != plain && !r->going)
         return 8;
+    if (!check_claim(claim, e, len, s))
+        return 14;
     const bool take = e.state == US_OUTBOX || (e.state == US_LEAVING && !is_kept(e));
     if (take && (!slot_in_use(&p->mm, e.where) || p->mm.outbox.job[e.where] == NULL))
         return 5;
@@ -293,7 +313,10 @@ static int check_all(us_pager_t *p, us_sums_t *s) {
         return 6;
     if (!us_policy_is_valid(&p->mm, &s->queued) || s->queued != s->free_to_leave)
         return 7;
-    return s->plain != p->mm.plain ? 8 : 0;
+    if (s->plain != p->mm.plain)
+        return 8;
+    const uint64_t all = __atomic_load_n((uint64_t *)(uintptr_t)&p->mm.space.in->resident, __ATOMIC_ACQUIRE);
+    return all < p->mm.resident + p->mm.held + s->swapped_in ? 14 : 0;
 }
 
 int us_invariants(us_pager_t *p) {

@@ -52,6 +52,12 @@ void us_mm_shrink(us_mm_t *m, uint64_t len) {
     m->s->resident = m->resident;
 }
 
+void us_mm_withhold(us_mm_t *m, uint64_t len) {
+    m->held += len;
+    m->resident -= len;
+    m->s->resident = m->resident;
+}
+
 static int open_outbox(us_mm_t *m) {
     us_outbox_t *o = &m->outbox;
     o->pages = (uint32_t)(m->space.at.outbox_len >> US_PAGE_SHIFT);

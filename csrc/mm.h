@@ -15,5 +15,7 @@ bool us_mm_admit(us_mm_t *m, uint64_t len, uint64_t most);
 /* What is resident grows, out of what is promised as far as that goes; and shrinks. */
 void us_mm_grow(us_mm_t *m, uint64_t len);
 void us_mm_shrink(us_mm_t *m, uint64_t len);
+/* What is resident shrinks, and what is promised grows: it may come again before the lock is given back. */
+void us_mm_withhold(us_mm_t *m, uint64_t len);
 
 #endif

@@ -218,9 +218,23 @@ static int copy_in_place(us_mover_t *m, const us_cmd_t *c) {
         if (err == -ENOSYS || err == -EPERM) {
             if (!us_sys_mapped(from, c->len - off))
                 return -EFAULT;
-            /* A page that is not there faults here; the pager knows this thread and gives it zeros. */
-            memcpy(to + off, (void *)(uintptr_t)from, c->len - off);
-            return 0;
+            if (c->spare ==
+                0) { /* a page that is not there faults here; the pager knows this thread and gives it zeros */
+                memcpy(to + off, (void *)(uintptr_t)from, c->len - off);
+                return 0;
+            }
+            /* Of an inline region it would be SIGBUS, which this thread has blocked, and so the process's end. What is there
+             * stays, but for the user's own MADV_DONTNEED just now. Not us_sys_lacks: a page that the kernel has swapped out is
+             * none that is missing. */
+            uint8_t there;
+            if (m->pagemap < 0 || us_present(m->pagemap, from, US_PAGE, US_PAGE, &there) != 0)
+                return err;
+            if (there != 0)
+                memcpy(to + off, (void *)(uintptr_t)from, US_PAGE);
+            else
+                memset(to + off, 0, US_PAGE);
+            off += US_PAGE;
+            continue;
         }
         if (err != -EFAULT || !us_sys_mapped(from, US_PAGE) || !us_sys_lacks(from, US_PAGE))
             return err;

@@ -127,7 +127,7 @@ bool us_ask_next(us_mm_t *m, us_msg_t *msg, uint64_t *since) {
     const uint32_t asked = us_atomic_load(&in->asked);
     if (asked == m->asks_seen)
         return false;
-    for (int k = 0; k < US_ASKS; k++) {
+    for (uint32_t k = 0; k < US_ASKS; k++) {
         us_ask_t *a = &in->ask[m->ask_hand];
         m->ask_hand = (m->ask_hand + 1) % US_ASKS;
         if (us_atomic_load_explicit(&a->state, memory_order_acquire) != US_ASK_POSTED)
@@ -142,16 +142,19 @@ bool us_ask_next(us_mm_t *m, us_msg_t *msg, uint64_t *since) {
     return false;
 }
 
-void us_ask_answer(us_mm_t *m, uint64_t addr, uint64_t len) {
+bool us_ask_answer(us_mm_t *m, uint64_t addr, uint64_t len) {
     us_inline_t *in = m->space.in;
-    for (int k = 0; k < US_ASKS && m->asks > 0; k++) {
+    bool any = false;
+    for (uint32_t k = 0; k < US_ASKS && m->asks > 0; k++) {
         us_ask_t *a = &in->ask[k];
         if (us_atomic_load_explicit(&a->state, memory_order_relaxed) != US_ASK_TAKEN || a->addr - addr >= len)
             continue;
         m->asks--;
         us_atomic_store(&a->state, US_ASK_ANSWERED);
         syscall(SYS_futex, &a->state, FUTEX_WAKE, 1, NULL, NULL, 0);
+        any = true;
     }
+    return any;
 }
 
 void us_wake(us_mm_t *m, const us_region_t *r, uint64_t addr, uint64_t len) {

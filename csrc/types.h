@@ -100,6 +100,8 @@
  *       and coming are the bytes of its objects in writes and recompressions; no pinned block is LEAVING
  *   E12 the statistics that are gauges are the sums over the entries
  *   E13 a pool's cold queue holds those of its POOLED blocks that are QUEUED, and knows their bytes
+ *   E14 CLEAN and DIRTY claims (below) are of blocks that are EMPTY, FILLED, POOLED or OUTBOX and not LOCKED, or, DIRTY alone,
+ *       RESIDENT clean; space.in->resident is at least m->resident, m->held, and the bytes of those that are out
  */
 typedef struct us_entry {
     uint8_t state;
@@ -203,7 +205,9 @@ enum {
 typedef _Atomic uint16_t us_claim_t;
 
 /* Handlers write, who has the pager's lock reads. Note n lies at n % US_NOTES, and is there when its turn is n + 1. */
-enum { US_NOTES = 4096 };
+#ifndef US_NOTES
+#define US_NOTES 4096u /* powers of two, as is US_ASKS; the simulation takes few, so that they are full at times */
+#endif
 typedef struct us_note {
     _Atomic uint32_t turn;
     uint32_t entry;
@@ -215,7 +219,10 @@ typedef struct us_note {
 enum { US_NOTE_AHEAD = US_KINDS };
 
 /* A fault that a handler can't resolve. state is a futex; the thread waits while it is POSTED or TAKEN. */
-enum { US_ASKS = 256, US_ASK_FREE = 0, US_ASK_FILLED = 1, US_ASK_POSTED = 2, US_ASK_TAKEN = 3, US_ASK_ANSWERED = 4 };
+#ifndef US_ASKS
+#define US_ASKS 256u
+#endif
+enum { US_ASK_FREE = 0, US_ASK_FILLED = 1, US_ASK_POSTED = 2, US_ASK_TAKEN = 3, US_ASK_ANSWERED = 4 };
 typedef struct us_ask {
     _Alignas(64) _Atomic uint32_t state;
     uint32_t flags; /* US_FAULT_* */

@@ -132,6 +132,88 @@ FAULTS = {
         "        if (j->status != -EAGAIN)",
         "wrong byte|not there",
     ),
+    # Of inline faults. These were in the code once.
+    "a block that is out is held for ever": Fault(
+        "inline.c",
+        "        if (!in) {\n            t.since = us_now_ns();\n            ask(&t);\n        }\n",
+        "",
+        "took|not done|takes too long",
+    ),
+    "a hold begins in a region that ends": Fault(
+        "client.c",
+        "        us_inline_ending(r->addr, true);\n    const int unregistered",
+        "        us_inline_ending(r->addr, false);\n    const int unregistered",
+        "took|not done|takes too long|claim",
+        ("--with", "ends"),
+    ),
+    "who asks about a region that has gone waits": Fault(
+        "fault.c",
+        "if ((x.r == NULL || x.r->going) && us_ask_answer(&p->mm, x.page, US_PAGE))",
+        "if (false)",
+        "took",
+        ("--with", "ends"),
+    ),
+    # These never were.
+    "a block that is held leaves": Fault(
+        "evict.c",
+        "    if (!us_take_alone(&p->mm, r, i))\n        return NOT_NOW;",
+        "    if (!us_take(&p->mm, r, i))\n        return NOT_NOW;",
+        "EFAULT",
+    ),
+    "held, and a page of it is missing": Fault(
+        "inline.c",
+        "        touch(at, write); /* single pages may be missing, or protected */\n",
+        "        ;\n",
+        "EFAULT",
+    ),
+    "a note is written over": Fault(
+        "inline.c",
+        "while (n - us_atomic_load_explicit(&in->note_tail, memory_order_acquire) >= US_NOTES) {",
+        "while (false) {",
+        "took|not done|takes too long|deadlock|claim",
+    ),
+    "what is promised is not taken back": Fault(
+        "inline.c",
+        "        us_atomic_fetch_sub(&s->in->resident, t->len);\n",
+        "",
+        "promised",
+    ),
+    "committed by a handler before it is copied": Fault(
+        "inline.c",
+        """    uint64_t off = 0;
+    for (int tries = 0; t->err == 0 && off < t->len && tries < COPY_TRIES; tries++) {
+        uint64_t done;
+        const int err = us_sys_copy(t->r->of.uffd, dst + off, src + off, t->len - off, clean, &done);
+        off += done;
+        if (err != 0 && err != -EAGAIN)
+            t->err = err;
+    }
+    if (t->err == 0 && off < t->len)
+        t->err = -EAGAIN;
+    if (t->err == 0)
+        us_claim_give(&t->r->of.space->claim[t->i], US_CLAIM_BUSY, clean ? US_CLAIM_CLEAN : US_CLAIM_DIRTY);
+""",
+        """    if (t->err == 0)
+        us_claim_give(&t->r->of.space->claim[t->i], US_CLAIM_BUSY, clean ? US_CLAIM_CLEAN : US_CLAIM_DIRTY);
+    uint64_t off = 0;
+    for (int tries = 0; t->err == 0 && off < t->len && tries < COPY_TRIES; tries++) {
+        uint64_t done;
+        const int err = us_sys_copy(t->r->of.uffd, dst + off, src + off, t->len - off, clean, &done);
+        off += done;
+        if (err != 0 && err != -EAGAIN)
+            t->err = err;
+    }
+    if (t->err == 0 && off < t->len)
+        t->err = -EAGAIN;
+""",
+        "wrong byte|not there|not done|invariant|promised|claim|aborts",
+    ),
+    "read ahead, and who has asked is not told": Fault(
+        "entry.c",
+        "    us_ask_answer(&p->mm, us_block_addr(r, i), len); /* the copy has woken who waits in the kernel */\n",
+        "",
+        "took|not done|takes too long|deadlock",
+    ),
 }
 
 

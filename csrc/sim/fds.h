@@ -7,6 +7,7 @@
 enum {
     SIM_FD = 10000,
     SIM_UFFD = SIM_FD,
+    SIM_SIGBUS, /* the userfaultfd of inline regions */
     SIM_PAGEMAP,
     SIM_DISK,
     SIM_PIDFD,

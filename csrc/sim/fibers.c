@@ -5,6 +5,7 @@
  * But a futex is as the kernel's: who waits goes on when he is woken, and not because the word has changed meanwhile.
  */
 #include "fibers.h"
+#include "memory.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -29,7 +30,7 @@ enum { FIBERS = 256, STACK = 1 << 20, NAMED = 24, LINES = 400, LINE = 160 };
 struct sim_fiber {
     int id;
     char name[NAMED];
-    bool client, done, blocked, woken, expired;
+    bool client, deaf, done, blocked, woken, expired;
     void *sp;
     uint8_t *stack;
     void *(*run)(void *);
@@ -299,6 +300,7 @@ bool sim_wait(bool (*ready)(void *), void *of, uint64_t until, const char *what)
 }
 
 bool sim_is_client(void) { return me->client; }
+bool sim_hears_nothing(void) { return me->deaf; }
 int sim_tid(void) { return 1000 + me->id; }
 const char *sim_name(void) { return me->name; }
 void sim_stop_client(uint64_t until) { stopped_until = until; }
@@ -312,6 +314,7 @@ int __wrap_pthread_create(pthread_t *out, const pthread_attr_t *attr, void *(*ru
     if (err != 0)
         return -err;
     sim_fiber_t *f = sim_spawn("thread", me->client, run, arg);
+    f->deaf = true; /* us_sys_thread has blocked all signals */
     *out = (pthread_t)(uintptr_t)f;
     sim_point();
     return 0;
@@ -402,10 +405,11 @@ int __wrap_pthread_cond_broadcast(pthread_cond_t *c) {
     return 0;
 }
 
-long sim_futex(_Atomic uint32_t *word, int op, uint32_t value) {
+long sim_futex(_Atomic uint32_t *word, int op, uint32_t value, const struct timespec *most) {
+    const void *key = op & FUTEX_PRIVATE_FLAG ? (const void *)word : sim_shared((const void *)word);
     sim_point();
     if ((op & FUTEX_CMD_MASK) == FUTEX_WAKE) {
-        const int n = wake_up((const void *)word, (int)value);
+        const int n = wake_up(key, (int)value);
         sim_point();
         return n;
     }
@@ -415,8 +419,11 @@ long sim_futex(_Atomic uint32_t *word, int op, uint32_t value) {
     }
     if (sim_spurious())
         return 0;
-    sleep_on((const void *)word, SIM_NEVER, "a futex");
-    return 0;
+    const uint64_t ns = most == NULL ? 0 : (uint64_t)most->tv_sec * 1000000000ull + (uint64_t)most->tv_nsec;
+    if (sleep_on(key, most == NULL ? SIM_NEVER : sim_now + ns, "a futex"))
+        return 0;
+    errno = ETIMEDOUT;
+    return -1;
 }
 
 int __wrap_sched_yield(void) {
@@ -431,6 +438,7 @@ int __wrap_sched_getaffinity(pid_t pid, size_t size, cpu_set_t *set) {
     CPU_SET(1, set);
     return 0;
 }
+int __wrap_sched_getcpu(void) { return (int)sim_below(2); }
 int __wrap_sched_setaffinity(pid_t pid, size_t size, const cpu_set_t *set) {
     (void)pid, (void)size, (void)set;
     return 0;

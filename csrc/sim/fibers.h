@@ -45,6 +45,8 @@ bool sim_wait(bool (*ready)(void *), void *of, uint64_t until, const char *what)
 bool sim_done(const sim_fiber_t *f);
 /* Is the fiber that runs a thread of the client process? */
 bool sim_is_client(void);
+/* It has all signals blocked. */
+bool sim_hears_nothing(void);
 int sim_tid(void);
 const char *sim_name(void);
 /* The client's threads stand still until the clock says so, as after SIGSTOP. */
@@ -73,7 +75,8 @@ extern void (*sim_on_fail)(void);
 void sim_log(const char *format, ...) __attribute__((format(printf, 1, 2)));
 extern bool sim_loud;
 /* futex(2). */
-long sim_futex(_Atomic uint32_t *word, int op, uint32_t value);
+struct timespec;
+long sim_futex(_Atomic uint32_t *word, int op, uint32_t value, const struct timespec *most);
 
 /* ---- one call that fails ---- */
 /* clang-format off */

@@ -379,6 +379,7 @@ void *sim_pager_main(void *of) {
     }
     if (sp->error == 0) {
         sim_check(p);
+        sim_check_end(p);
         us_pager_trace_end(p);
         us_pager_close(p);
     }

@@ -23,6 +23,8 @@ typedef struct sim_pager {
 
 /* Ends the simulation unless the client's pages are as the entries say. */
 void sim_check(us_pager_t *p);
+/* The same when all regions have gone: nothing is left of handlers. */
+void sim_check_end(us_pager_t *p);
 /* The pager's main thread. */
 void *sim_pager_main(void *pager);
 

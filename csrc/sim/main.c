@@ -19,9 +19,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "../guard.h"
-#include "../sigchain.h"
+#include "../claim.h"
 #include "../codec.h"
+#include "../guard.h"
+#include "../inline.h"
+#include "../sigchain.h"
 #include "../state.h"
 #include "loop.h"
 #include "disk.h"
@@ -39,6 +41,10 @@ typedef struct area {
     bool given_back[PAGES_MAX]; /* ever: a pin may find it missing, or just coming */
     bool dma[PAGES_MAX];        /* a device has it */
     bool gone[PAGES_MAX];       /* unmapped by the user */
+    uint32_t backs[PAGES_MAX];  /* so often it was given back */
+    bool handled;               /* inline */
+    uint32_t holds;             /* system calls under way */
+    bool beginning;             /* there are to be none: its next region does not know of them */
     us_registration_t *reg;
     us_registration_info_t info;
     uint32_t users;    /* calls under way that need it registered */
@@ -50,11 +56,14 @@ typedef struct area {
 static struct {
     uint32_t areas, users, ops;
     bool copy, lossy, tricks, stops, limits, ends, unmaps;
+    bool handled;   /* there are inline regions */
+    bool adjacent;  /* areas lie next to each other */
     bool overwrite; /* at random, in a file that is nearly full: the cleaner is busy */
     uint64_t total;
     uint64_t patience; /* ns: that an access may take at most */
 } plan;
 static area_t area[AREAS];
+static uint64_t holds; /* system calls on inline regions */
 static us_client_t *client;
 static sim_pager_t pager;
 static uint64_t accesses;
@@ -80,6 +89,8 @@ static bool excused(void) { return sim_failure.at != 0 && sim_failure.calls[sim_
 
 /* ---- what must hold --------------------------------------------------------------------------------- */
 
+static void check_promised(us_pager_t *p);
+
 /* Called after each call of the core; all of it is looked at after some. */
 void __real_us_must_hold(us_pager_t *p);
 void __wrap_us_must_hold(us_pager_t *p);
@@ -87,10 +98,17 @@ void __wrap_us_must_hold(us_pager_t *p) {
     if (sim_one_in(pager.check_one_in)) {
         pager.checks++;
         __real_us_must_hold(p);
+        check_promised(p);
     }
 }
 
-/* What the entries say of the client's pages. pre: no point is passed meanwhile. */
+/* Who has the block. No point is passed. */
+static uint16_t claim_of(us_pager_t *p, const area_t *a, uint32_t i) {
+    return a->handled ? __atomic_load_n((uint16_t *)(uintptr_t)&p->mm.space.claim[i], __ATOMIC_RELAXED) & US_CLAIM_WHO
+                      : US_CLAIM_FREE;
+}
+
+/* What the entries and claims say of the client's pages. pre: no point is passed meanwhile. */
 static void check_pages(us_pager_t *p) {
     const bool left_behind =
         sim_kernel.again_one_in != 0 || plan.tricks || excused(); /* COPY and drops may have been cut short */
@@ -102,12 +120,16 @@ static void check_pages(us_pager_t *p) {
             const uint64_t addr = (uint64_t)(uintptr_t)memory(a, page);
             const uint32_t i = (uint32_t)a->info.first + (page >> (a->shift - US_PAGE_SHIFT));
             const us_entry_t e = p->mm.space.table[i];
-            const bool locked = (e.flags & US_F_LOCKED) != 0, clean = (e.flags & US_F_CLEAN) != 0;
-            const bool out =
-                e.state != US_RESIDENT && e.state != US_PLAIN && e.state != US_LEAVING && e.state != US_LOST;
+            const uint8_t who = claim_of(p, a, i);
+            if (who == US_CLAIM_BUSY || who == US_CLAIM_PAGER)
+                continue;
+            const bool locked = (e.flags & US_F_LOCKED) != 0;
+            const bool clean = who == US_CLAIM_FREE ? (e.flags & US_F_CLEAN) != 0 : who == US_CLAIM_CLEAN;
+            const bool in = e.state == US_RESIDENT || who != US_CLAIM_FREE;
+            const bool out = !in && e.state != US_PLAIN && e.state != US_LEAVING && e.state != US_LOST;
             SIM_CHECK(!(out && !locked && !left_behind) || !sim_is_present(addr),
                       "page %u of area %u is there, and its block (state %d) is out", page, k, e.state);
-            if (e.state != US_RESIDENT || !clean || a->gone[page])
+            if (!in || !clean || a->gone[page])
                 continue;
             SIM_CHECK(!sim_is_present(addr) || sim_is_protected(addr), "page %u of area %u is clean and not protected",
                       page, k);
@@ -117,9 +139,48 @@ static void check_pages(us_pager_t *p) {
     }
 }
 
+#define PEEK(x) __atomic_load_n((__typeof__((void)0, (x)) *)(uintptr_t)&(x), __ATOMIC_RELAXED) /* no point is passed */
+
+/* What handlers have promised themselves is of the blocks that they have, no more and no less; and never above the limit, where
+ * nothing else can be. */
+static void check_promised(us_pager_t *p) {
+    const us_mm_t *m = &p->mm;
+    const uint64_t all = PEEK(m->space.in->resident), books = m->resident + m->held;
+    uint64_t least = 0, most = 0;
+    for (uint32_t k = 0; k < m->live; k++) {
+        const us_region_t *r = m->byfirst[k];
+        for (uint32_t i = r->first; r->handled && i < r->first + r->count; i++) {
+            const uint8_t who = PEEK(m->space.claim[i]) & US_CLAIM_WHO;
+            const bool in = (who == US_CLAIM_CLEAN || who == US_CLAIM_DIRTY) && m->space.table[i].state != US_RESIDENT;
+            least += in ? us_block_len(r, i) : 0;
+            most += in || who == US_CLAIM_BUSY ? us_block_len(r, i) : 0;
+        }
+    }
+    SIM_CHECK(all >= books + least && all <= books + most,
+              "%llu bytes are promised beside the books, and not %llu to %llu", (unsigned long long)(all - books),
+              (unsigned long long)least, (unsigned long long)most);
+    const bool gave_way = plan.limits || plan.ends || m->s->over_limit > 0 || m->s->refused_noroom > 0 || m->top > 0;
+    SIM_CHECK(gave_way || all <= m->cfg.limit || books > m->cfg.limit, "handlers go %llu bytes above the limit",
+              (unsigned long long)(all - m->cfg.limit));
+}
+
 void sim_check(us_pager_t *p) {
-    if (*(int *)(void *)&p->servers.lock == 0)
-        check_pages(p);
+    if (*(int *)(void *)&p->servers.lock != 0)
+        return;
+    check_pages(p);
+    check_promised(p);
+}
+
+void sim_check_end(us_pager_t *p) {
+    const us_mm_t *m = &p->mm;
+    for (uint32_t k = 0; k < US_ASKS; k++)
+        SIM_CHECK(PEEK(m->space.in->ask[k].state) == US_ASK_FREE, "ask %u is left in state %u", k,
+                  PEEK(m->space.in->ask[k].state));
+    for (uint64_t i = 0; i < m->space.at.table_cap; i++)
+        SIM_CHECK(PEEK(m->space.claim[i]) == 0, "claim %llu is left as %#x", (unsigned long long)i,
+                  PEEK(m->space.claim[i]));
+    SIM_CHECK(m->asks == 0 && PEEK(m->space.in->resident) == 0, "%u asks and %llu resident bytes are left", m->asks,
+              (unsigned long long)PEEK(m->space.in->resident));
 }
 
 /* The page is there: is it what it should be? */
@@ -211,6 +272,7 @@ static void access_some(area_t *a) {
 /* ---- the users' calls -------------------------------------------------------------------------------- */
 
 static bool is_free(void *of) { return !((area_t *)of)->changing; }
+static bool is_not_held(void *of) { return ((area_t *)of)->holds == 0; }
 static bool is_alone(void *of) { return ((area_t *)of)->users == 0; }
 
 /* The area stays registered until leave(). false: it is not. */
@@ -243,6 +305,88 @@ static int ask(uint32_t op, int region, uint64_t a0, uint64_t a1, uint64_t a2) {
     sim_log("op %u region %d [%llu, %llu) %llu: %d", op, region, (unsigned long long)a0, (unsigned long long)a1,
             (unsigned long long)a2, -reply.error);
     return -reply.error;
+}
+
+/* A system call on the user's memory, as the guard makes it: what it may hand over is held, and then neither missing nor
+ * protected, since the kernel waits for nobody. */
+static void system_call(area_t *a) {
+    const uint32_t n = pages_of(a), from = sim_below(n);
+    const uint64_t addr = a->addr + (uint64_t)from * US_PAGE + sim_below(US_PAGE);
+    uint64_t end = addr + 1 + sim_below(US_PAGE << sim_below(7));
+    const bool write = sim_one_in(2);
+    area_t *of[AREAS];
+    uint32_t areas = 0;
+    for (uint32_t k = 0; k < plan.areas; k++) { /* those that it meets stay, as those do that are touched */
+        area_t *b = &area[k];
+        if (b->addr >= end || b->addr + b->len <= addr)
+            continue;
+        if (b->dead || b->beginning) /* up to there */
+            end = us_min(end, us_max(b->addr, addr));
+        else
+            of[areas++] = b;
+    }
+    if (end == addr || !us_inline_meets(addr, end - addr))
+        return;
+    for (uint32_t k = 0; k < areas;
+         k++) { /* nor is a hole handed over: the kernel says EFAULT, and a touch ends the process */
+        for (uint32_t page = 0; page < pages_of(of[k]); page++) {
+            const uint64_t hole = (uint64_t)(uintptr_t)memory(of[k], page);
+            if (of[k]->gone[page] && hole + US_PAGE > addr && hole < end)
+                end = us_max(hole, addr);
+        }
+    }
+    if (end == addr)
+        return;
+    uint32_t backs[AREAS][PAGES_MAX];
+    for (uint32_t k = 0; k < areas; k++) {
+        of[k]->accesses++;
+        of[k]->holds++;
+        memcpy(backs[k], of[k]->backs, sizeof backs[k]);
+    }
+    const uint64_t began = sim_now;
+    uint64_t since;
+    int64_t got = us_inline_hold(addr, end - addr, write, &since);
+    if (got == -EFAULT && plan.lossy)
+        got = 0;
+    SIM_CHECK((got > 0 || plan.lossy) && (uint64_t)got <= end - addr, "a hold answers %lld", (long long)got);
+    /* Each block of it may wait. */
+    SIM_CHECK(sim_now - began < plan.patience * (2 + (end - addr) / US_PAGE / 4), "a hold of %#llx took %.3f s",
+              (unsigned long long)addr, (double)(sim_now - began) / 1e9);
+    for (uint64_t at = addr, next; at < addr + (uint64_t)got; at = next) {
+        next = us_min((at & ~(uint64_t)(US_PAGE - 1)) + US_PAGE, addr + (uint64_t)got);
+        uint32_t k = 0;
+        while (k < areas && at - of[k]->addr >= of[k]->len)
+            k++;
+        if (k == areas || !of[k]->handled)
+            continue;
+        area_t *b = of[k];
+        const uint32_t page = (uint32_t)((at - b->addr) / US_PAGE);
+        const sim_touch_t is = sim_kernel_touch(at, write);
+        const bool given_back = b->backs[page] != backs[k][page];
+        const uint32_t i = (uint32_t)b->info.first + (page >> (b->shift - US_PAGE_SHIFT));
+        const bool lost = plan.lossy && (sim_is_poisoned(at) || pager.pager->mm.space.table[i].state == US_LOST);
+        SIM_CHECK(is == SIM_OK || b->gone[page] || given_back || lost,
+                  "a system call that %s page %u of area %u, which is held, is EFAULT", write ? "writes" : "reads",
+                  page, k);
+        if (is != SIM_OK)
+            continue;
+        compare(b, page, write ? "a system call writes" : "a system call reads");
+        if (write) {
+            memset((void *)(uintptr_t)at, (int)sim_below(256), next - at);
+            memcpy(model(b, page), memory(b, page), US_PAGE);
+            b->maybe_zero[page] = false;
+        }
+        if (sim_one_in(3))
+            sim_wait(NULL, NULL, sim_now + 1 + sim_below(SIM_MS), "a system call");
+        else
+            sim_point();
+    }
+    us_inline_release(addr, (uint64_t)got, since);
+    holds++;
+    for (uint32_t k = 0; k < areas; k++) {
+        of[k]->accesses--;
+        of[k]->holds--;
+    }
 }
 
 static uint32_t blocks_of(const area_t *a) { return (uint32_t)((a->len + (1ull << a->shift) - 1) >> a->shift); }
@@ -296,20 +440,25 @@ static void give_back(area_t *a) { /* MADV_DONTNEED by the user */
     const uint32_t at = sim_below(pages_of(a)), run = 1 + sim_below(4);
     for (uint32_t k = at; k < at + run && k < pages_of(a); k++) {
         const uint64_t addr = (uint64_t)(uintptr_t)memory(a, k);
+        const uint32_t i = (uint32_t)a->info.first + (k >> (a->shift - US_PAGE_SHIFT));
+        const uint8_t who = claim_of(pager.pager, a, i);
         const uint8_t state =
-            pager.pager->mm.space.table[(uint32_t)a->info.first + (k >> (a->shift - US_PAGE_SHIFT))].state;
+            who == US_CLAIM_CLEAN || who == US_CLAIM_DIRTY ? US_RESIDENT : pager.pager->mm.space.table[i].state;
         /* A page that a COPY which was cut short has left may have been written: what comes back is from before that. */
         if (a->dma[k] || a->gone[k] || (sim_is_present(addr) && state != US_RESIDENT && state != US_PLAIN))
             continue;
         if (sim_is_present(addr) || sim_is_poisoned(addr))
             a->maybe_zero[k] = true;
         a->given_back[k] = true;
+        a->backs[k]++;
         sim_dontneed(addr, US_PAGE);
     }
 }
 
 static void unmap(area_t *a) {
     const uint32_t at = sim_below(pages_of(a)), run = 1 + sim_below(3);
+    if (a->holds > 0)
+        return;
     for (uint32_t k = at; k < at + run && k < pages_of(a); k++) {
         if (a->dma[k] || a->gone[k])
             continue;
@@ -349,9 +498,9 @@ static void trick(area_t *a) {
 static void begin_area(area_t *a, bool fresh) {
     const uint32_t item = sim_one_in(2) ? 8 : 0;
     us_registration_t *reg = us_registration_new(client);
-    const int err =
-        reg == NULL ? -ENOMEM
-                    : us_registration_begin(reg, a->addr, a->len, 1u << a->shift, item, !fresh, 0, 0, US_END_RESTORE);
+    const int err = reg == NULL ? -ENOMEM
+                                : us_registration_begin(reg, a->addr, a->len, 1u << a->shift, item, !fresh, a->handled,
+                                                        0, US_END_RESTORE);
     SIM_CHECK(err == 0 || excused(), "a region's begin answers %d", err);
     if (err != 0) { /* it is ordinary memory, as before */
         if (reg != NULL)
@@ -381,9 +530,11 @@ static void end_and_begin(area_t *a) {
     bool whole = true; /* what has holes can't be registered again */
     for (uint32_t k = 0; k < pages_of(a); k++)
         whole &= !a->gone[k];
+    a->beginning = true;
+    sim_wait(is_not_held, a, SIM_NEVER, "an area's system calls");
     if (whole)
         begin_area(a, false);
-    a->changing = false;
+    a->beginning = a->changing = false;
 }
 
 static bool is_untouched(void *of) { return ((area_t *)of)->accesses == 0; }
@@ -437,6 +588,8 @@ static void *user(void *number) {
         a->accesses += touches;
         if (touches && plan.overwrite && !sim_one_in(8))
             overwrite(a);
+        else if (touches && plan.handled && sim_one_in(4))
+            system_call(a);
         else if (what < 66)
             access_some(a);
         else if (what < 72)
@@ -568,6 +721,16 @@ static void draw(us_pager_config_t *c, us_mm_config_t *m, uint64_t *outbox) {
         !plan.unmaps && !plan.lossy && sim_one_in(4); /* else what can't be read just then ends the process */
     pager.check_one_in = (uint32_t)PICK(1, 8, 8, 32);
     pager.trace = sim_one_in(4);
+    plan.handled = sim_one_in(2);
+    plan.adjacent = sim_one_in(2);
+    m->sigbus = plan.handled ? SIM_SIGBUS : -1;
+    if (plan.handled) { /* as client.py has it */
+        c->follow = 0;
+        c->servers = 1;
+    }
+    const bool all = sim_one_in(2);
+    for (uint32_t k = 0; k < plan.areas; k++)
+        area[k].handled = plan.handled && (all || sim_one_in(2));
 }
 
 /* What --with asks for. */
@@ -657,6 +820,9 @@ static void run_seed(uint64_t seed) {
             m->pagemap, plan.lossy ? ", lossy" : "", plan.tricks ? ", tricks" : "", plan.stops ? ", stops" : "",
             plan.limits ? ", limits" : "", plan.ends ? ", ends" : "", plan.unmaps ? ", unmaps" : "",
             plan.overwrite ? ", overwrites" : "");
+    for (uint32_t k = 0; k < plan.areas; k++)
+        sim_log("area %u: %llu bytes, blocks of %u%s", k, (unsigned long long)area[k].len, 1u << area[k].shift,
+                area[k].handled ? ", inline" : "");
     const uint64_t budgets[US_POOLS] = {c->pool[0].budget, c->pool[1].budget, c->pool[2].budget};
     m->space_fd = us_space_create(outbox, budgets, 1 << 14, &layout);
     SIM_CHECK(m->space_fd >= 0, "no space: %d", m->space_fd);
@@ -668,7 +834,7 @@ static void run_seed(uint64_t seed) {
     SIM_CHECK(client != NULL || excused(), "there is no client");
     if (client == NULL)
         done(seed, NULL);
-    int err = us_client_open(client, m->uffd, -1, m->space_fd, m->doorbell, m->notify,
+    int err = us_client_open(client, m->uffd, m->sigbus, m->space_fd, m->doorbell, m->notify,
                              sim_kernel.vector ? US_DROP_VECTOR : US_DROP_SINGLE);
     SIM_CHECK(err == 0 || excused(), "the client does not open: %d", err);
     if (err != 0) {
@@ -686,9 +852,11 @@ static void run_seed(uint64_t seed) {
     }
     err = us_client_attach(client, SIM_SOCK, SIM_PIDFD);
     SIM_CHECK(err == 0, "attach: %d", err);
+    uint64_t together = plan.adjacent ? sim_map(plan.total) : 0;
     for (uint32_t k = 0; k < plan.areas; k++) {
         area_t *a = &area[k];
-        a->addr = sim_map(a->len);
+        a->addr = plan.adjacent ? together : sim_map(a->len);
+        together += a->len;
         a->model = zeros(a->len);
         const bool fresh = sim_one_in(2);
         for (uint32_t page = 0; !fresh && page < pages_of(a); page++) {

@@ -16,16 +16,19 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/uio.h>
+#include <signal.h>
+#include <ucontext.h>
 #include <unistd.h>
 
 #include "fds.h"
 
-enum { PAGE = 4096, PAGES = 8192, GONE = 0xdb, FIRST_GAP = 16 };
+enum { PAGE = 4096, PAGES = 8192, GONE = 0xdb, FIRST_GAP = 16, SIGNALS_MAX = 1 << 20, SHARED_MAX = 64 };
 #define BASE 0x300000000000ull
 #define END (BASE + (uint64_t)PAGES * PAGE)
 
 typedef struct page {
     bool mapped, registered, present, protected, poison, forbidden;
+    bool handled;     /* registered with SIM_SIGBUS */
     uint8_t what;     /* SIM_PINNED, ... */
     uint16_t mapping; /* which one; its borders are the kernel's VMAs' */
 } page_t;
@@ -145,12 +148,40 @@ static void wake(uint64_t addr, uint64_t len) {
     }
 }
 
+uint64_t sim_signals;
+
 static bool must_wait(const page_t *g, bool write) {
     return g->registered && !g->poison && (!g->present || (write && g->protected));
 }
 
+bool us_inline_fault(const siginfo_t *info, void *context);
+
+/* The signal of an access to memory of SIM_SIGBUS, as x86-64 has it. */
+static void raise_sigbus(uint64_t addr, bool write, bool there) {
+    siginfo_t info;
+    ucontext_t context;
+    memset(&info, 0, sizeof info);
+    memset(&context, 0, sizeof context);
+    info.si_signo = SIGBUS;
+    info.si_code = BUS_ADRERR;
+    info.si_addr = (void *)(uintptr_t)addr;
+    context.uc_mcontext.gregs[REG_ERR] = 4 | (write ? 2 : 0) | (there ? 1 : 0);
+    sim_signals++;
+    sim_point();
+    SIM_CHECK(us_inline_fault(&info, &context), "a SIGBUS at %#llx is nobody's", (unsigned long long)addr);
+    sim_point();
+}
+
+/* The kernel's own access, in a system call: it waits for nobody. */
+sim_touch_t sim_kernel_touch(uint64_t addr, bool write) {
+    const page_t *g = page_of(addr);
+    if (must_wait(g, write) && (g->handled || sim_kernel.user_mode) && g->mapped && !g->forbidden)
+        return SIM_BUS;
+    return sim_touch(addr, write);
+}
+
 sim_touch_t sim_touch(uint64_t addr, bool write) {
-    for (;;) {
+    for (uint32_t signals = 0;;) {
         page_t *g = page_of(addr);
         if (!g->mapped || g->forbidden)
             return SIM_SEGV;
@@ -165,6 +196,13 @@ sim_touch_t sim_touch(uint64_t addr, bool write) {
                 g->what &= (uint8_t)~SIM_SHARED;
             return SIM_OK;
         }
+        if (g->handled) {
+            if (sim_hears_nothing()) /* a signal that is blocked ends the process */
+                return SIM_BUS;
+            SIM_CHECK(++signals < SIGNALS_MAX, "an access at %#llx is tried for ever", (unsigned long long)addr);
+            raise_sigbus(addr, write, g->present);
+            continue;
+        }
         fault_t f = {.addr = addr, .tid = sim_tid(), .pending = true};
         f.flags = write ? UFFD_PAGEFAULT_FLAG_WRITE : 0;
         if (g->present)
@@ -176,6 +214,12 @@ sim_touch_t sim_touch(uint64_t addr, bool write) {
             sim_wait(is_woken, &f, SIM_NEVER, "its fault");
         forget(&f);
     }
+}
+
+void sim_access(uint64_t addr, bool write) {
+    const sim_touch_t got = in_memory((void *)(uintptr_t)addr) ? sim_touch(addr, write) : SIM_OK;
+    SIM_CHECK(got != SIM_SEGV, "a touch of %#llx is SIGSEGV",
+              (unsigned long long)addr); /* SIGBUS: it was lost just now */
 }
 
 void sim_show_faults(void) {
@@ -324,13 +368,17 @@ static int protect(uint64_t addr, uint64_t len, bool on) {
 }
 
 /* Holes are passed by; a range of nothing else is refused. */
-static int set_registered(uint64_t addr, uint64_t len, bool on) {
+static int set_registered(uint64_t addr, uint64_t len, bool on, bool handled) {
     const int err = sim_call(on ? SIM_CALL_REGISTER : SIM_CALL_UNREGISTER);
     bool any = false;
     for (uint64_t off = 0; off < len; off += PAGE)
         any |= page_of(addr + off)->mapped;
     if (err != 0 || !any)
         return err != 0 ? err : -EINVAL;
+    for (uint64_t off = 0; off < len; off += PAGE) {
+        if (page_of(addr + off)->registered && page_of(addr + off)->handled != handled)
+            return on ? -EBUSY : -EINVAL;
+    }
     if (!on) { /* wakes before it takes the mapping out: who is woken may come back first */
         wake(addr, len);
         sim_point();
@@ -340,6 +388,7 @@ static int set_registered(uint64_t addr, uint64_t len, bool on) {
         page_t *g = page_of(addr + off);
         same &= g->mapped && g->mapping == page_of(addr)->mapping;
         g->registered = on && g->mapped;
+        g->handled = g->registered && handled;
         if (!on)
             g->protected = false;
     }
@@ -353,9 +402,22 @@ static int set_registered(uint64_t addr, uint64_t len, bool on) {
     return 0;
 }
 
-static int ioctl_of(unsigned long op, void *arg) {
+/* The kernel looks only whether a range is registered; the core is to name the right descriptor all the same. */
+static void expect(uint64_t addr, uint64_t len, bool handled) {
+    for (uint64_t off = 0; off < len; off += PAGE) {
+        const page_t *g = page_of(addr + off);
+        SIM_CHECK(!g->registered || g->handled == handled, "the %s userfaultfd is asked for %#llx",
+                  handled ? "inline" : "message", (unsigned long long)(addr + off));
+    }
+}
+
+static int ioctl_of(unsigned long op, void *arg, bool handled) {
     int err;
     uint64_t done;
+    if (op == UFFDIO_COPY || op == UFFDIO_ZEROPAGE || op == IOC_MOVE || op == UFFDIO_WRITEPROTECT || op == IOC_POISON) {
+        const uint64_t *a = arg;
+        expect(a[0], op == UFFDIO_COPY || op == IOC_MOVE ? a[2] : a[1], handled);
+    }
     switch (op) {
     case UFFDIO_COPY: {
         struct uffdio_copy *c = arg;
@@ -397,11 +459,11 @@ static int ioctl_of(unsigned long op, void *arg) {
     }
     case UFFDIO_REGISTER: {
         struct uffdio_register *r = arg;
-        return set_registered(r->range.start, r->range.len, true);
+        return set_registered(r->range.start, r->range.len, true, handled);
     }
     case UFFDIO_UNREGISTER: {
         struct uffdio_range *r = arg;
-        return set_registered(r->start, r->len, false);
+        return set_registered(r->start, r->len, false, handled);
     }
     case IOC_POISON: {
         poison_arg_t *p = arg;
@@ -421,9 +483,9 @@ static int ioctl_of(unsigned long op, void *arg) {
 }
 
 int __wrap_ioctl(int fd, unsigned long op, void *arg) {
-    SIM_CHECK(fd == SIM_UFFD, "ioctl of descriptor %d", fd);
+    SIM_CHECK(fd == SIM_UFFD || fd == SIM_SIGBUS, "ioctl of descriptor %d", fd);
     sim_point();
-    const int err = ioctl_of(op, arg);
+    const int err = ioctl_of(op, arg, fd == SIM_SIGBUS);
     if (sim_loud) {
         static const char *const names[16] = {"register", "unregister", "wake",     "copy",  "zero",
                                               "move",     "protect",    "continue", "poison"};
@@ -438,6 +500,23 @@ int __wrap_ioctl(int fd, unsigned long op, void *arg) {
 
 /* ---- mappings --------------------------------------------------------------------------------------- */
 
+/* The space, as client and pager have it mapped: a futex in it is one, by its place in the file. */
+typedef struct shared {
+    uint64_t addr, len, off;
+} shared_t;
+static shared_t shared[SHARED_MAX];
+static uint32_t shared_n;
+static bool
+    staged; /* staging is mapped; what the client maps from then on is the handlers', and no kernel looks at it */
+
+const void *sim_shared(const void *at) {
+    for (uint32_t k = 0; k < shared_n; k++) {
+        if ((uintptr_t)at - shared[k].addr < shared[k].len)
+            return (const void *)((uintptr_t)at - shared[k].addr + shared[k].off + 1);
+    }
+    return at;
+}
+
 void *__wrap_mmap(void *at, size_t len, int prot, int flags, int fd, off_t off) {
     if (fd == SIM_DISK) {
         errno = ENODEV;
@@ -445,15 +524,27 @@ void *__wrap_mmap(void *at, size_t len, int prot, int flags, int fd, off_t off) 
     }
     if (sim_fails(SIM_CALL_MMAP))
         return MAP_FAILED;
-    if (fd >= 0 || !sim_is_client() || !(flags & MAP_NORESERVE))
-        return __real_mmap(at, len, prot, flags, fd, off);
+    if (fd >= 0 || !sim_is_client() || !(flags & MAP_NORESERVE) || staged) {
+        void *got = __real_mmap(at, len, prot, flags, fd, off);
+        if (got != MAP_FAILED && fd >= 0 && (flags & MAP_SHARED)) {
+            SIM_CHECK(shared_n < SHARED_MAX, "more than %d shared mappings", SHARED_MAX);
+            shared[shared_n++] = (shared_t){(uintptr_t)got, len, (uint64_t)off};
+        }
+        return got;
+    }
+    staged = true;
     return (void *)(uintptr_t)sim_map(len); /* staging */
 }
 
 int __real_munmap(void *at, size_t len);
 int __wrap_munmap(void *at, size_t len) {
-    if (!in_memory(at))
+    if (!in_memory(at)) {
+        for (uint32_t k = 0; k < shared_n; k++) {
+            if (shared[k].addr == (uintptr_t)at)
+                shared[k--] = shared[--shared_n];
+        }
         return __real_munmap(at, len);
+    }
     const uint64_t addr = (uint64_t)(uintptr_t)at;
     for (uint64_t off = 0; off < len; off += PAGE) {
         lose(page_of(addr + off), addr + off);
@@ -489,7 +580,8 @@ int __wrap_madvise(void *at, size_t len, int advice) {
         err = sim_dontneed(addr, len);
     } else if (advice == 23) { /* MADV_POPULATE_WRITE */
         for (uint64_t off = 0; off < len && err == 0; off += PAGE)
-            err = sim_touch(addr + off, true) == SIM_OK ? 0 : -EFAULT;
+            err =
+                (page_of(addr + off)->handled ? sim_kernel_touch : sim_touch)(addr + off, true) == SIM_OK ? 0 : -EFAULT;
     }
     if (sim_loud)
         sim_log("madvise %#llx %zu %d: %d", (unsigned long long)addr, len, advice, err);
@@ -549,8 +641,7 @@ ssize_t __wrap_process_vm_readv(pid_t pid, const struct iovec *to, unsigned long
     size_t done = 0;
     for (; done < from->iov_len; done += PAGE) {
         const uint64_t addr = (uint64_t)(uintptr_t)from->iov_base + done;
-        const bool missing = page_of(addr)->registered && !page_of(addr)->present;
-        if (!page_of(addr)->mapped || (missing && sim_kernel.user_mode) || sim_touch(addr, false) != SIM_OK)
+        if (!page_of(addr)->mapped || sim_kernel_touch(addr, false) != SIM_OK)
             break;
         memcpy((uint8_t *)to->iov_base + done, bytes_of(addr), PAGE);
         sim_point();
@@ -561,12 +652,17 @@ ssize_t __wrap_process_vm_readv(pid_t pid, const struct iovec *to, unsigned long
 }
 
 int __wrap_munlock(void *at, size_t len) {
+    if (!in_memory(at))
+        return 0;
     for (uint64_t off = 0; off < len; off += PAGE)
         page_of((uint64_t)(uintptr_t)at + off)->what &= (uint8_t)~SIM_LOCKED;
     return 0;
 }
 
+int __real_mprotect(void *at, size_t len, int prot);
 int __wrap_mprotect(void *at, size_t len, int prot) {
+    if (!in_memory(at))
+        return __real_mprotect(at, len, prot);
     for (uint64_t off = 0; off < len; off += PAGE)
         page_of((uint64_t)(uintptr_t)at + off)->forbidden = prot == PROT_NONE;
     return 0;

@@ -25,6 +25,11 @@ uint64_t sim_map(uint64_t len);
 void sim_map_again(uint64_t addr, uint64_t len);
 /* As an access of the running thread to one page: on SIM_OK it is there, and writable if write, until the next point. */
 sim_touch_t sim_touch(uint64_t addr, bool write);
+/* As one of the kernel's in a system call: SIM_BUS (EFAULT) where it may not wait. */
+sim_touch_t sim_kernel_touch(uint64_t addr, bool write);
+extern uint64_t sim_signals; /* that accesses have raised */
+/* Where a word in shared memory is, whoever has mapped it where. */
+const void *sim_shared(const void *at);
 bool sim_is_present(uint64_t addr);
 bool sim_is_protected(uint64_t addr);
 bool sim_is_poisoned(uint64_t addr); /* lost, and marked so */

@@ -9,9 +9,16 @@
 
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stdint.h>
 
 void sim_point(void);
 bool sim_spurious(void);
+
+#define us_point sim_point
+
+/* Of inline.c: an access of the thread's, which may fault; and no other stack, since a fiber has one of its own. */
+#define US_SIMULATED 1
+void sim_access(uint64_t addr, bool write);
 
 #define SIM_TYPE(p) __typeof__((void)0, *(p))
 
