@@ -375,9 +375,15 @@ static int end(us_client_t *c, us_registration_t *r, int how) {
         return err;
     if (how == US_END_DISCARD) /* never zeros, should anybody still have a pointer to it */
         mprotect((void *)(uintptr_t)r->addr, r->len, PROT_NONE);
+    if (r->handled) /* blocks that were never touched stay out, and to bring one in for a call would fail for ever */
+        us_inline_ending(r->addr, true);
     const int unregistered = unregister_memory(uffd_of(r), r->addr, r->len, how == US_END_RESTORE && r->hugepage);
-    if (unregistered == -ENOMEM) /* it is still registered: the pager goes on serving it, and this can be tried again */
+    if (unregistered ==
+        -ENOMEM) { /* it is still registered: the pager goes on serving it, and this can be tried again */
+        if (r->handled)
+            us_inline_ending(r->addr, false);
         return unregistered;
+    }
     if (r->handled)
         us_inline_remove(r->addr);
     err = ask(c, US_OP_REMOVE, r->info.id, arg, NULL);

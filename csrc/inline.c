@@ -41,6 +41,7 @@ typedef struct us_range {
     uint64_t added; /* the how manieth */
     uint32_t first, id;
     uint8_t shift;
+    bool ending; /* no more holds */
 } us_range_t;
 
 /* Sorted by address. A change makes a new one; the old one goes when no handler can be reading it. */
@@ -137,6 +138,21 @@ void us_inline_remove(uint64_t addr) {
         by->since = old->since;
         for (uint32_t i = 0; i < by->n; i++)
             by->at[i] = old->at[i + (i >= k)];
+        replace(by);
+    }
+    pthread_mutex_unlock(&changing);
+}
+
+void us_inline_ending(uint64_t addr, bool on) {
+    pthread_mutex_lock(&changing);
+    const us_ranges_t *old = us_atomic_load(&ranges);
+    const us_range_t *x = before(old, addr);
+    us_ranges_t *by = NULL;
+    while (x != NULL && x->addr == addr && (by = us_malloc(sizeof *by + old->n * sizeof by->at[0])) == NULL)
+        sched_yield();
+    if (by != NULL) {
+        memcpy(by, old, sizeof *by + old->n * sizeof by->at[0]);
+        by->at[x - old->at].ending = on;
         replace(by);
     }
     pthread_mutex_unlock(&changing);
@@ -629,6 +645,26 @@ static bool add_hold(us_claim_t *claim, uint16_t now) {
     return us_atomic_compare_exchange_strong(claim, &now, (uint16_t)(now + US_CLAIM_HOLD));
 }
 
+/* A block that is plain is registered at any moment, with the pages that it has then: those of a call must be there. 0; -EAGAIN:
+ * it is not plain any more; -EFAULT. */
+static int populate(uint64_t from, uint64_t to, bool write) {
+    const uint64_t first = from & ~(uint64_t)(US_PAGE - 1), len = us_align_up(to, US_PAGE) - first;
+    const int err = us_sys_populate(first, len, write);
+    if (err == -EFAULT)
+        return us_sys_mapped(first, len) ? -EAGAIN : -EFAULT;
+    /* Not mapped, or may not be so used: the call itself will say. */
+    if (err != -EINVAL || us_sys_populate((uintptr_t)slot[0].stack, US_PAGE, true) == 0)
+        return 0;
+    for (uint64_t at = first; at < first + len; at += US_PAGE) { /* before Linux 5.14 */
+        uint8_t *byte = (uint8_t *)(uintptr_t)at;
+        if (write)
+            __atomic_fetch_or(byte, 0, __ATOMIC_RELAXED);
+        else
+            (void)*(volatile uint8_t *)byte;
+    }
+    return 0;
+}
+
 /* Single pages of a held block may be missing, or protected: what the user has given back, or what a copy or a drop that was
  * cut short has left. 0 or -EFAULT. */
 static int complete(const us_range_t *r, uint64_t from, uint64_t to, bool write) {
@@ -668,10 +704,14 @@ static int hold_block(const us_range_t *r, uint32_t i, uint64_t from, uint64_t t
             who != US_CLAIM_FREE || t.e.state == US_PLAIN || (t.e.state == US_RESIDENT && !(t.e.flags & US_F_LOCKED));
         const bool clean = who == US_CLAIM_CLEAN || (who == US_CLAIM_FREE && (t.e.flags & US_F_CLEAN) != 0);
         if (in && !(write && clean)) {
-            const int err = t.e.state == US_PLAIN ? 0 : complete(r, from, to, write);
+            const int err = t.e.state == US_PLAIN ? populate(from, to, write) : complete(r, from, to, write);
             if (err != 0)
                 us_atomic_fetch_sub(claim, US_CLAIM_HOLD);
-            return err;
+            if (err != -EAGAIN)
+                return err;
+            const struct timespec pause = {0, 50000}; /* it is registered, and will be RESIDENT or EMPTY in a moment */
+            nanosleep(&pause, NULL);
+            continue;
         }
         us_atomic_fetch_sub(claim, US_CLAIM_HOLD);
         if (t.e.state == US_LOST)
@@ -686,13 +726,26 @@ static int hold_block(const us_range_t *r, uint32_t i, uint64_t from, uint64_t t
 
 int64_t us_inline_hold(uint64_t addr, uint64_t len, bool write, uint64_t *since) {
     const uint64_t end = addr + len;
-    const uint32_t then = enter();
+    uint32_t then = enter();
     const us_ranges_t *all = us_atomic_load(&ranges);
     uint64_t at = addr, held = 0;
     int64_t res = (int64_t)len;
     *since = all == NULL ? 0 : all->since;
     for (const us_range_t *r; all != NULL && at < end && (r = first_in(all, at, end)) != NULL;) {
         at = us_max(at, r->addr);
+        if (r->ending && at > addr) {
+            res = (int64_t)(at - addr);
+            break;
+        }
+        if (r->ending) { /* soon it is ordinary memory */
+            leave(then);
+            const struct timespec pause = {0, 50000};
+            nanosleep(&pause, NULL);
+            then = enter();
+            all = us_atomic_load(&ranges);
+            *since = all->since;
+            continue;
+        }
         const uint64_t most = us_atomic_load_explicit(&r->of.space->in->limit, memory_order_relaxed) / HOLD_PART;
         const uint32_t i = r->first + (uint32_t)((at - r->addr) >> r->shift);
         const uint64_t behind = us_min(r->addr + ((uint64_t)(i - r->first + 1) << r->shift), r->addr + r->len);

@@ -23,6 +23,8 @@ typedef struct us_handling {
 int us_inline_open(uint32_t block);
 /* From here on a touch of [addr, addr+len) that is out is a handler's; first: its entry in the table. 0 or -ENOMEM. */
 int us_inline_add(const us_handling_t *of, uint64_t addr, uint64_t len, uint32_t first, uint32_t id, uint32_t block);
+/* on: no system call holds a block of it from here on that does not hold it already; off: they may again. */
+void us_inline_ending(uint64_t addr, bool on);
 /* No more. No handler works on it after the return. */
 void us_inline_remove(uint64_t addr);
 

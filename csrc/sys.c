@@ -440,6 +440,11 @@ int us_sys_unshare(uint64_t addr, uint64_t len) {
     return 0;
 }
 
+int us_sys_populate(uint64_t addr, uint64_t len, bool write) {
+    const int advice = write ? MADV_POPULATE_WRITE : MADV_POPULATE_WRITE - 1;
+    return madvise((void *)(uintptr_t)addr, len, advice) == 0 ? 0 : -errno;
+}
+
 bool us_sys_lacks(uint64_t addr, uint64_t len) {
     unsigned char there[LOOK_PAGES];
     for (uint64_t off = 0; off < len; off += sizeof there * US_PAGE) {

@@ -46,6 +46,8 @@ int us_sys_dontneed(uint64_t addr, uint64_t len);
  * copy on write become this process's alone. What is missing stays so. pre: len is at most that of a block. */
 int us_sys_unshare(uint64_t addr, uint64_t len);
 
+/* Faults all pages of it in. -EFAULT: a userfaultfd would have to; -EINVAL: before Linux 5.14. */
+int us_sys_populate(uint64_t addr, uint64_t len, bool write);
 /* Is any page of [addr, addr+len) missing? So it is said of a range that is not mapped too, and of pages that the kernel
  * has swapped out. */
 bool us_sys_lacks(uint64_t addr, uint64_t len);

@@ -133,17 +133,17 @@ FAULTS = {
         "wrong byte|not there",
     ),
     # Of inline faults. These were in the code once.
-    "a block that is out is held for ever": Fault(
+    "a hold does not bring its block in": Fault(
         "inline.c",
-        "        if (!in) {\n            t.since = us_now_ns();\n            ask(&t);\n        }\n",
-        "",
-        "took|not done|takes too long",
+        "        t.there = in;\n        serve(&t);\n",
+        "        t.there = in;\n",
+        "a hold answers",
     ),
     "a hold begins in a region that ends": Fault(
         "client.c",
         "        us_inline_ending(r->addr, true);\n    const int unregistered",
         "        us_inline_ending(r->addr, false);\n    const int unregistered",
-        "took|not done|takes too long|claim",
+        "took|not done|takes too long|claim|a hold answers",
         ("--with", "ends"),
     ),
     "who asks about a region that has gone waits": Fault(
@@ -162,50 +162,32 @@ FAULTS = {
     ),
     "held, and a page of it is missing": Fault(
         "inline.c",
-        "        touch(at, write); /* single pages may be missing, or protected */\n",
-        "        ;\n",
+        "                serve(&t); /* what the kernel",
+        "                ; /* what the kernel",
+        "EFAULT",
+    ),
+    "held, and a page of it is protected": Fault(
+        "inline.c",
+        "    int err = write ? -EAGAIN : 0;\n",
+        "    int err = 0;\n",
         "EFAULT",
     ),
     "a note is written over": Fault(
         "inline.c",
-        "while (n - us_atomic_load_explicit(&in->note_tail, memory_order_acquire) >= US_NOTES) {",
+        "while (first + n - us_atomic_load_explicit(&in->note_tail, memory_order_acquire) > US_NOTES) {",
         "while (false) {",
         "took|not done|takes too long|deadlock|claim",
     ),
     "what is promised is not taken back": Fault(
         "inline.c",
-        "        us_atomic_fetch_sub(&s->in->resident, t->len);\n",
-        "",
+        "        us_atomic_fetch_sub(&t->r->of.space->in->resident, back);\n",
+        "        ;\n",
         "promised",
     ),
-    "committed by a handler before it is copied": Fault(
+    "a handler takes a copy that is cut short for whole": Fault(
         "inline.c",
-        """    uint64_t off = 0;
-    for (int tries = 0; t->err == 0 && off < t->len && tries < COPY_TRIES; tries++) {
-        uint64_t done;
-        const int err = us_sys_copy(t->r->of.uffd, dst + off, src + off, t->len - off, clean, &done);
-        off += done;
-        if (err != 0 && err != -EAGAIN)
-            t->err = err;
-    }
-    if (t->err == 0 && off < t->len)
-        t->err = -EAGAIN;
-    if (t->err == 0)
-        us_claim_give(&t->r->of.space->claim[t->i], US_CLAIM_BUSY, clean ? US_CLAIM_CLEAN : US_CLAIM_DIRTY);
-""",
-        """    if (t->err == 0)
-        us_claim_give(&t->r->of.space->claim[t->i], US_CLAIM_BUSY, clean ? US_CLAIM_CLEAN : US_CLAIM_DIRTY);
-    uint64_t off = 0;
-    for (int tries = 0; t->err == 0 && off < t->len && tries < COPY_TRIES; tries++) {
-        uint64_t done;
-        const int err = us_sys_copy(t->r->of.uffd, dst + off, src + off, t->len - off, clean, &done);
-        off += done;
-        if (err != 0 && err != -EAGAIN)
-            t->err = err;
-    }
-    if (t->err == 0 && off < t->len)
-        t->err = -EAGAIN;
-""",
+        "(in += len_of(t->r, t->i + t->done)) <= off; t->done++)",
+        "(in += len_of(t->r, t->i + t->done)) <= total; t->done++)",
         "wrong byte|not there|not done|invariant|promised|claim|aborts",
     ),
     "read ahead, and who has asked is not told": Fault(

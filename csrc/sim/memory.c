@@ -156,8 +156,8 @@ static bool must_wait(const page_t *g, bool write) {
 
 bool us_inline_fault(const siginfo_t *info, void *context);
 
-/* The signal of an access to memory of SIM_SIGBUS, as x86-64 has it. */
-static void raise_sigbus(uint64_t addr, bool write, bool there) {
+/* The signal of an access to memory of SIM_SIGBUS, as x86-64 has it. false: it is nobody's, as of a lost block. */
+static bool raise_sigbus(uint64_t addr, bool write, bool there) {
     siginfo_t info;
     ucontext_t context;
     memset(&info, 0, sizeof info);
@@ -168,8 +168,9 @@ static void raise_sigbus(uint64_t addr, bool write, bool there) {
     context.uc_mcontext.gregs[REG_ERR] = 4 | (write ? 2 : 0) | (there ? 1 : 0);
     sim_signals++;
     sim_point();
-    SIM_CHECK(us_inline_fault(&info, &context), "a SIGBUS at %#llx is nobody's", (unsigned long long)addr);
+    const bool ours = us_inline_fault(&info, &context);
     sim_point();
+    return ours;
 }
 
 /* The kernel's own access, in a system call: it waits for nobody. */
@@ -200,7 +201,8 @@ sim_touch_t sim_touch(uint64_t addr, bool write) {
             if (sim_hears_nothing()) /* a signal that is blocked ends the process */
                 return SIM_BUS;
             SIM_CHECK(++signals < SIGNALS_MAX, "an access at %#llx is tried for ever", (unsigned long long)addr);
-            raise_sigbus(addr, write, g->present);
+            if (!raise_sigbus(addr, write, g->present))
+                return SIM_BUS;
             continue;
         }
         fault_t f = {.addr = addr, .tid = sim_tid(), .pending = true};
@@ -578,10 +580,11 @@ int __wrap_madvise(void *at, size_t len, int advice) {
     int err = advice == MADV_DONTNEED ? sim_call(SIM_CALL_MADVISE) : 0;
     if (err == 0 && advice == MADV_DONTNEED) {
         err = sim_dontneed(addr, len);
-    } else if (advice == 23) { /* MADV_POPULATE_WRITE */
-        for (uint64_t off = 0; off < len && err == 0; off += PAGE)
-            err =
-                (page_of(addr + off)->handled ? sim_kernel_touch : sim_touch)(addr + off, true) == SIM_OK ? 0 : -EFAULT;
+    } else if (advice == 22 || advice == 23) { /* MADV_POPULATE_READ, MADV_POPULATE_WRITE */
+        for (uint64_t off = 0; off < len && err == 0; off += PAGE) {
+            const bool handled = page_of(addr + off)->handled;
+            err = (handled ? sim_kernel_touch : sim_touch)(addr + off, advice == 23) == SIM_OK ? 0 : -EFAULT;
+        }
     }
     if (sim_loud)
         sim_log("madvise %#llx %zu %d: %d", (unsigned long long)addr, len, advice, err);
