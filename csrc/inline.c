@@ -241,13 +241,19 @@ static us_entry_t read_entry(const us_touch_t *t) {
     return e;
 }
 
+/* The pager has something to do first, and wants the CPU. */
+static void give_way(void) {
+    const struct timespec pause = {0, 50000};
+    nanosleep(&pause, NULL);
+}
+
 /* What was done, for the pager's books. */
 static void note(const us_touch_t *t) {
     us_inline_t *in = t->r->of.space->in;
     const uint32_t n = us_atomic_fetch_add(&in->note_head, 1);
     while (n - us_atomic_load_explicit(&in->note_tail, memory_order_acquire) >= US_NOTES) {
         ring(&t->r->of);
-        sched_yield();
+        give_way();
     }
     us_note_t *at = &in->note[n % US_NOTES];
     at->entry = t->i;
@@ -352,10 +358,8 @@ static void ask(const us_touch_t *t) {
         uint32_t is_free = US_ASK_FREE;
         if (us_atomic_compare_exchange_strong(&in->ask[k % US_ASKS].state, &is_free, US_ASK_FILLED))
             a = &in->ask[k % US_ASKS];
-        else if (k % US_ASKS == US_ASKS - 1) { /* all wait for the pager, which wants the CPU */
-            const struct timespec pause = {0, 50000};
-            nanosleep(&pause, NULL);
-        }
+        else if (k % US_ASKS == US_ASKS - 1)
+            give_way();
     }
     a->addr = t->page;
     a->flags = (t->write ? US_FAULT_WRITE : 0u) | (t->there ? US_FAULT_WP : 0u);
@@ -379,10 +383,8 @@ static void wait_turn(_Atomic uint8_t *claim, uint8_t who) {
             _mm_pause();
         else if (n < 2000)
             sched_yield();
-        else {
-            const struct timespec pause = {0, 50000};
-            nanosleep(&pause, NULL);
-        }
+        else
+            give_way();
     }
 }
 
@@ -569,8 +571,7 @@ int64_t us_inline_hold(uint64_t addr, uint64_t len, bool write) {
                 break;
             }
             leave(then);
-            const struct timespec pause = {0, 50000};
-            nanosleep(&pause, NULL);
+            give_way();
             then = enter();
             continue;
         }

@@ -133,12 +133,6 @@ FAULTS = {
         "wrong byte|not there",
     ),
     # Of inline faults. These were in the code once.
-    "a block that is out is held for ever": Fault(
-        "inline.c",
-        "        if (!in) {\n            t.since = us_now_ns();\n            ask(&t);\n        }\n",
-        "",
-        "took|not done|takes too long",
-    ),
     "a hold begins in a region that ends": Fault(
         "client.c",
         "        us_inline_ending(r->addr, true);\n    const int unregistered",
