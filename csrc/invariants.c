@@ -21,8 +21,8 @@ typedef struct us_sums {
     uint64_t outbox, filled, lost, pinned;
     uint64_t raw[US_TIERS], bytes[US_TIERS], kept[US_TIERS], objects[US_TIERS];
     uint64_t cold[US_TIERS], cold_bytes[US_TIERS];
-    uint64_t *live; /* by segment; NULL: there is no file, or no memory to count in */
-    uint64_t jobs;  /* of all regions */
+    uint64_t *live;      /* by segment; NULL: there is no file, or no memory to count in */
+    uint64_t jobs;       /* of all regions */
     uint64_t swapped_in; /* bytes, by handlers, and not in the books */
 } us_sums_t;
 
@@ -55,7 +55,8 @@ static bool check_claim(uint8_t claim, us_entry_t e, uint32_t len, us_sums_t *s)
 /* One entry by itself. 0, or which invariant it breaks. */
 static int check_entry(us_pager_t *p, const us_region_t *r, uint32_t i, us_sums_t *s) {
     /* Not us_claim_of: in the simulation nobody goes on meanwhile. */
-    const uint8_t claim = r->handled ? __atomic_load_n((uint8_t *)(uintptr_t)&p->mm.space.claim[i], __ATOMIC_ACQUIRE) : 0;
+    const uint8_t claim =
+        r->handled ? __atomic_load_n((uint8_t *)(uintptr_t)&p->mm.space.claim[i], __ATOMIC_ACQUIRE) : 0;
     const us_entry_t e = p->mm.space.table[i];
     const uint32_t len = us_block_len(r, i);
     const bool plain = i - r->first >= r->plain_from && i - r->first < r->plain_to;

@@ -212,8 +212,8 @@ long __wrap_syscall(long number, ...) {
         a[k] = va_arg(args, long);
     va_end(args);
     switch (number) {
-    case SYS_futex: return sim_futex((_Atomic uint32_t *)a[0], (int)a[1], (uint32_t)a[2],
-                                      (const struct timespec *)a[3]);
+    case SYS_futex:
+        return sim_futex((_Atomic uint32_t *)a[0], (int)a[1], (uint32_t)a[2], (const struct timespec *)a[3]);
     case SYS_gettid: return sim_tid();
     case SYS_pidfd_open: return sim_kernel.vector ? SIM_PIDFD : said(-ENOSYS);
     case 440: /* process_madvise */ return sim_process_madvise((const struct iovec *)a[1], (size_t)a[2], (int)a[3]);

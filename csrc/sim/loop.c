@@ -178,8 +178,8 @@ static int freeze(task_t *t, int id, uint32_t entries) {
 static int add(task_t *t, us_reply_t *reply) {
     const uint64_t *arg = t->request.arg;
     uint32_t cursor = 0;
-    const int id =
-        us_pager_add(p, arg[0], arg[1], (uint32_t)arg[2], (uint32_t)arg[3], (int)arg[5], &reply->value[1], &reply->value[2]);
+    const int id = us_pager_add(p, arg[0], arg[1], (uint32_t)arg[2], (uint32_t)arg[3], (int)arg[5], &reply->value[1],
+                                &reply->value[2]);
     if (id < 0)
         return id;
     const int64_t plain = us_pager_plain(p, id);

@@ -218,7 +218,8 @@ sim_touch_t sim_touch(uint64_t addr, bool write) {
 
 void sim_access(uint64_t addr, bool write) {
     const sim_touch_t got = in_memory((void *)(uintptr_t)addr) ? sim_touch(addr, write) : SIM_OK;
-    SIM_CHECK(got != SIM_SEGV, "a touch of %#llx is SIGSEGV", (unsigned long long)addr); /* SIGBUS: it was lost just now */
+    SIM_CHECK(got != SIM_SEGV, "a touch of %#llx is SIGSEGV",
+              (unsigned long long)addr); /* SIGBUS: it was lost just now */
 }
 
 void sim_show_faults(void) {
@@ -505,7 +506,8 @@ typedef struct shared {
 } shared_t;
 static shared_t shared[SHARED_MAX];
 static uint32_t shared_n;
-static bool staged; /* staging is mapped; what the client maps from then on is the handlers', and no kernel looks at it */
+static bool
+    staged; /* staging is mapped; what the client maps from then on is the handlers', and no kernel looks at it */
 
 const void *sim_shared(const void *at) {
     for (uint32_t k = 0; k < shared_n; k++) {
@@ -578,7 +580,8 @@ int __wrap_madvise(void *at, size_t len, int advice) {
         err = sim_dontneed(addr, len);
     } else if (advice == 23) { /* MADV_POPULATE_WRITE */
         for (uint64_t off = 0; off < len && err == 0; off += PAGE)
-            err = (page_of(addr + off)->handled ? sim_kernel_touch : sim_touch)(addr + off, true) == SIM_OK ? 0 : -EFAULT;
+            err =
+                (page_of(addr + off)->handled ? sim_kernel_touch : sim_touch)(addr + off, true) == SIM_OK ? 0 : -EFAULT;
     }
     if (sim_loud)
         sim_log("madvise %#llx %zu %d: %d", (unsigned long long)addr, len, advice, err);
