@@ -56,6 +56,12 @@ static pthread_mutex_t changing = PTHREAD_MUTEX_INITIALIZER;
 static _Atomic uint32_t readers[2]; /* in handlers and holds, by the parity of `era` when they came */
 static _Atomic uint32_t era;
 
+/* Others have something to do first, and want the CPU. */
+static void give_way(void) {
+    const struct timespec pause = {0, 50000};
+    nanosleep(&pause, NULL);
+}
+
 static uint32_t enter(void) {
     for (;;) {
         const uint32_t now = us_atomic_load(&era) & 1;
@@ -76,8 +82,7 @@ static void replace(us_ranges_t *by) {
     us_atomic_store(&us_inline_hi, by->n == 0 ? 0 : by->at[by->n - 1].addr + by->at[by->n - 1].len);
     const uint32_t then = us_atomic_fetch_add(&era, 1) & 1;
     while (us_atomic_load(&readers[then]) != 0) {
-        const struct timespec pause = {0, 50000};
-        nanosleep(&pause, NULL);
+        give_way();
     }
     free(old);
 }
@@ -125,6 +130,29 @@ int us_inline_add(const us_handling_t *of, uint64_t addr, uint64_t len, uint32_t
     return by == NULL ? -ENOMEM : 0;
 }
 
+/* A thread may have touched what was out, and come to its handler when the region has ended: the memory is ordinary then, and
+ * the instruction is tried again. The last regions that have ended; a page of another's may lie there by now, so that this is
+ * said to a thread so often only. */
+enum { GONE = 1024, AGAIN = 16 };
+static struct {
+    _Atomic uint64_t lo, hi;
+} gone[GONE];
+static uint32_t gone_n; /* by who has `changing` */
+
+static bool was_ours(uint64_t addr) {
+    static _Thread_local __attribute__((tls_model("initial-exec"))) uint64_t at;
+    static _Thread_local __attribute__((tls_model("initial-exec"))) uint32_t n;
+    for (uint32_t k = 0; k < GONE; k++) {
+        if (addr < us_atomic_load_explicit(&gone[k].lo, memory_order_relaxed) ||
+            addr >= us_atomic_load_explicit(&gone[k].hi, memory_order_relaxed))
+            continue;
+        n = at == addr ? n + 1 : 0;
+        at = addr;
+        return n < AGAIN;
+    }
+    return false;
+}
+
 void us_inline_remove(uint64_t addr) {
     pthread_mutex_lock(&changing);
     us_ranges_t *old = us_atomic_load(&ranges);
@@ -138,6 +166,9 @@ void us_inline_remove(uint64_t addr) {
         by->since = old->since;
         for (uint32_t i = 0; i < by->n; i++)
             by->at[i] = old->at[i + (i >= k)];
+        us_atomic_store(&gone[gone_n % GONE].hi, 0);
+        us_atomic_store(&gone[gone_n % GONE].lo, x->addr);
+        us_atomic_store(&gone[gone_n++ % GONE].hi, x->addr + x->len);
         replace(by);
     }
     pthread_mutex_unlock(&changing);
@@ -309,7 +340,7 @@ static void note(const us_touch_t *t, uint32_t n) {
     const uint32_t first = us_atomic_fetch_add(&in->note_head, n);
     while (first + n - us_atomic_load_explicit(&in->note_tail, memory_order_acquire) > US_NOTES) {
         ring(&t->r->of);
-        sched_yield();
+        give_way();
     }
     const uint32_t ns = (uint32_t)us_min(us_now_ns() - t->since, UINT32_MAX);
     for (uint32_t k = 0; k < n; k++) {
@@ -475,8 +506,7 @@ static void ask(const us_touch_t *t) {
         if (us_atomic_compare_exchange_strong(&in->ask[k % US_ASKS].state, &is_free, US_ASK_FILLED))
             a = &in->ask[k % US_ASKS];
         else if (k % US_ASKS == US_ASKS - 1) { /* all wait for the pager, which wants the CPU */
-            const struct timespec pause = {0, 50000};
-            nanosleep(&pause, NULL);
+            give_way();
         }
     }
     a->addr = t->page;
@@ -502,8 +532,7 @@ static void wait_turn(us_claim_t *claim, uint16_t who) {
         else if (n < 2000)
             sched_yield();
         else {
-            const struct timespec pause = {0, 50000};
-            nanosleep(&pause, NULL);
+            give_way();
         }
     }
 }
@@ -610,6 +639,8 @@ bool us_inline_fault(const siginfo_t *info, void *context) {
         const uint64_t error = (uint64_t)u->uc_mcontext.gregs[REG_ERR];
         us_touch_t t = touch_of(r, addr, (error & 2) != 0, (error & 1) != 0);
         ours = serve(&t);
+    } else {
+        ours = was_ours(addr);
     }
     leave(then);
     errno = saved;
@@ -709,8 +740,7 @@ static int hold_block(const us_range_t *r, uint32_t i, uint64_t from, uint64_t t
                 us_atomic_fetch_sub(claim, US_CLAIM_HOLD);
             if (err != -EAGAIN)
                 return err;
-            const struct timespec pause = {0, 50000}; /* it is registered, and will be RESIDENT or EMPTY in a moment */
-            nanosleep(&pause, NULL);
+            give_way(); /* it is registered, and will be RESIDENT or EMPTY in a moment */
             continue;
         }
         us_atomic_fetch_sub(claim, US_CLAIM_HOLD);
@@ -739,8 +769,7 @@ int64_t us_inline_hold(uint64_t addr, uint64_t len, bool write, uint64_t *since)
         }
         if (r->ending) { /* soon it is ordinary memory */
             leave(then);
-            const struct timespec pause = {0, 50000};
-            nanosleep(&pause, NULL);
+            give_way();
             then = enter();
             all = us_atomic_load(&ranges);
             *since = all->since;

@@ -218,8 +218,8 @@ static int copy_in_place(us_mover_t *m, const us_cmd_t *c) {
         if (err == -ENOSYS || err == -EPERM) {
             if (!us_sys_mapped(from, c->len - off))
                 return -EFAULT;
-            if (c->spare ==
-                0) { /* a page that is not there faults here; the pager knows this thread and gives it zeros */
+            /* A page that is not there faults here; the pager knows this thread and gives it zeros. */
+            if (c->spare == 0) {
                 memcpy(to + off, (void *)(uintptr_t)from, c->len - off);
                 return 0;
             }

@@ -64,7 +64,7 @@ def test_repeats(program: Path) -> None:
     assert first == again != other
 
 
-@pytest.mark.parametrize("seed", ["3", "5"])
+@pytest.mark.parametrize("seed", ["3", "6", "8"])  # 8: messages alone; 3 and 6: inline
 def test_each(program: Path, seed: str) -> None:
     """Each call of the kernel's fails once, every 40th of them, in each way: no byte, no wait, no memory is lost by it."""
     done = run(program, "--each", "40", "--from", seed)
@@ -139,6 +139,13 @@ FAULTS = {
         "        t.there = in;\n",
         "a hold answers",
     ),
+    "a handler comes when the region has ended": Fault(
+        "inline.c",
+        "        ours = was_ours(addr);\n",
+        "",
+        "is SIGBUS",
+        ("--with", "ends"),
+    ),
     "a hold begins in a region that ends": Fault(
         "client.c",
         "        us_inline_ending(r->addr, true);\n    const int unregistered",
@@ -152,6 +159,12 @@ FAULTS = {
         "if (false)",
         "took",
         ("--with", "ends"),
+    ),
+    "the mover reads what is missing of an inline region": Fault(
+        "mover.c",
+        "            if (c->spare == 0) {",
+        "            if (true) {",
+        "which ends the process",
     ),
     # These never were.
     "a block that is held leaves": Fault(
