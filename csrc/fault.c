@@ -242,9 +242,6 @@ int us_fault_serve(us_pager_t *p, const us_event_t *f) {
                     .write = (f->flags & US_FAULT_WRITE) != 0,
                     .waited = f->kind == US_EV_FAULT};
     US_DELAY(US_D_SERVE);
-    /* Whoever asked is told: the memory is not registered any more. */
-    if ((x.r == NULL || x.r->going) && us_ask_answer(&p->mm, x.page, US_PAGE))
-        return US_DONE;
     if (x.r == NULL || x.r->going)
         return x.page - p->mm.cfg.staging < p->mm.cfg.staging_len ? zero_page(p, NULL, x.page, false) : US_STRAY;
     x.i = x.r->first + (uint32_t)((x.page - x.r->addr) >> x.r->shift);

@@ -557,12 +557,12 @@ static void swap_in_run(us_touch_t *t) {
     on_slot_stack(t, swap_in);
     us_atomic_store_explicit(&t->slot->busy, 0, memory_order_release);
     uint64_t back = 0;
-    for (uint32_t i = t->i + t->done; i < t->i + t->n; i++) {
+    for (uint32_t i = t->i + t->done; i < t->i + t->n; i++)
         back += len_of(t->r, i);
-        us_claim_give(&t->r->of.space->claim[i], US_CLAIM_BUSY, US_CLAIM_FREE);
-    }
-    if (back > 0)
+    if (back > 0) /* before the claims: what is promised is of blocks that somebody has */
         us_atomic_fetch_sub(&t->r->of.space->in->resident, back);
+    for (uint32_t i = t->i + t->done; i < t->i + t->n; i++)
+        us_claim_give(&t->r->of.space->claim[i], US_CLAIM_BUSY, US_CLAIM_FREE);
     if (t->done > 0)
         note(t, t->done);
 }

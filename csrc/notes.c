@@ -142,9 +142,8 @@ bool us_ask_next(us_mm_t *m, us_msg_t *msg, uint64_t *since) {
     return false;
 }
 
-bool us_ask_answer(us_mm_t *m, uint64_t addr, uint64_t len) {
+void us_ask_answer(us_mm_t *m, uint64_t addr, uint64_t len) {
     us_inline_t *in = m->space.in;
-    bool any = false;
     for (uint32_t k = 0; k < US_ASKS && m->asks > 0; k++) {
         us_ask_t *a = &in->ask[k];
         if (us_atomic_load_explicit(&a->state, memory_order_relaxed) != US_ASK_TAKEN || a->addr - addr >= len)
@@ -152,9 +151,7 @@ bool us_ask_answer(us_mm_t *m, uint64_t addr, uint64_t len) {
         m->asks--;
         us_atomic_store(&a->state, US_ASK_ANSWERED);
         syscall(SYS_futex, &a->state, FUTEX_WAKE, 1, NULL, NULL, 0);
-        any = true;
     }
-    return any;
 }
 
 void us_wake(us_mm_t *m, const us_region_t *r, uint64_t addr, uint64_t len) {

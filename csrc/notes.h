@@ -11,8 +11,8 @@ bool us_notes_wait(us_pager_t *p);
 
 /* The next fault that a handler asks for. false: there is none. */
 bool us_ask_next(us_mm_t *m, us_msg_t *msg, uint64_t *since);
-/* What waits for [addr, addr+len) goes on, and touches again. false: nobody did. */
-bool us_ask_answer(us_mm_t *m, uint64_t addr, uint64_t len);
+/* What waits for [addr, addr+len) goes on, and touches again. */
+void us_ask_answer(us_mm_t *m, uint64_t addr, uint64_t len);
 /* The same, and whoever waits in the kernel. */
 void us_wake(us_mm_t *m, const us_region_t *r, uint64_t addr, uint64_t len);
 

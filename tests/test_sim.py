@@ -102,7 +102,7 @@ FAULTS = {
         "range.c",
         "us_tier_fetch(p, r, i, true, 0);",
         "us_tier_fetch_run(p, r, i, r->first + last, true, UINT64_MAX);",
-        "deadlock|not done|takes too long",
+        "deadlock|not done|takes too long|EFAULT",
     ),
     # These never were.
     "committed before it is copied": Fault(
@@ -151,13 +151,6 @@ FAULTS = {
         "        us_inline_ending(r->addr, true);\n    const int unregistered",
         "        us_inline_ending(r->addr, false);\n    const int unregistered",
         "took|not done|takes too long|claim|a hold answers",
-        ("--with", "ends"),
-    ),
-    "who asks about a region that has gone waits": Fault(
-        "fault.c",
-        "if ((x.r == NULL || x.r->going) && us_ask_answer(&p->mm, x.page, US_PAGE))",
-        "if (false)",
-        "took",
         ("--with", "ends"),
     ),
     "the mover reads what is missing of an inline region": Fault(
