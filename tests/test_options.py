@@ -47,7 +47,7 @@ def test_defaults() -> None:
         swap=8 * GIB,
         segment=1 << 20,
         io="auto",
-        block=16 << 10,
+        block=4 << 10,
         codec="lz4",
         level=0,
         shuffle="auto",

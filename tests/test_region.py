@@ -201,7 +201,7 @@ def moves() -> None:
         evicted(region)
         assert pager.stats().evicted_dirty_blocks == taken
         where = region.residency(0, 100)
-        assert (where.length, where.pooled, where.block) == (16 * KIB, 16 * KIB, 16 * KIB)
+        assert (where.length, where.pooled, where.block) == (4 * KIB, 4 * KIB, 4 * KIB)
         assert view == content
 
 

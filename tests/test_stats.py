@@ -71,13 +71,13 @@ def reprs() -> None:
         memoryview(region)[:] = data("half", 4 * MIB, random.Random(1))
         evicted(region)
         shown = region.residency()
-        assert repr(shown).startswith("<uswap.Residency of 4 MiB in blocks of 16 KiB: ")
+        assert repr(shown).startswith("<uswap.Residency of 4 MiB in blocks of 4 KiB: ")
         assert "dense" in repr(shown)
         assert str(shown) == repr(shown)
         assert len(repr(shown)) < 200
-        assert len(shown.states) == 256
+        assert len(shown.states) == 1024
         nothing = region.residency(0, 0)
-        assert repr(nothing) == "<uswap.Residency of 0 B in blocks of 16 KiB>"
+        assert repr(nothing) == "<uswap.Residency of 0 B in blocks of 4 KiB>"
         assert nothing.fraction == 1.0
         assert len(repr(pager.stats())) < 500
 

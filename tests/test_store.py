@@ -248,7 +248,12 @@ def counting() -> None:
     rng = random.Random(4)
     content = b"".join(data(kind, 16 * KIB, rng) for kind in ("text", "numbers") * 256)
     with uswap.Pager(
-        limit=MIB, pool=16 * MIB, segment="256KiB", swapfile="/var/tmp", swap="64MiB"
+        limit=MIB,
+        pool=16 * MIB,
+        block="16KiB",
+        segment="256KiB",
+        swapfile="/var/tmp",
+        swap="64MiB",
     ) as pager:
         region = pager.region(len(content))
         view = memoryview(region)
@@ -656,6 +661,7 @@ def meanwhile() -> None:
     with uswap.Pager(
         limit=32 * MIB,
         pool=16 * MIB,
+        block=block,
         swapfile="/var/tmp",
         swap="64MiB",
         readahead=0,

@@ -333,7 +333,7 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "block",
-        "16KiB",
+        "4KiB",
         "size, a power of two",
         "what moves in and out as one; smaller suits random access, larger compresses better",
         lambda value, name, _base: parse_block(value, name),
