@@ -13,7 +13,7 @@ STAMPS := build/stamps
 # Arguments of pytest, e.g. `make test ARGS="-k sizes -x"`.
 ARGS ?=
 # pytest as a whole is killed after this many seconds.
-TEST_LIMIT ?= 1700
+TEST_LIMIT ?= 2400
 # The pytest files that compile and run tests/c, with -fsanitize=$$USWAP_SANITIZE.
 C_TESTS ?= $(shell grep -lsE 'USWAP_SANITIZE|tests/c' tests/test_*.py)
 

@@ -307,7 +307,7 @@ def explore(configuration: str, examples: int, steps: int) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("configuration", ["pool", "file", "tiers", "servers"])
-@pytest.mark.parametrize(("examples", "steps"), [(10, 12), (1, 60)], ids=["short", "long"])
+@pytest.mark.parametrize(("examples", "steps"), [(6, 12), (1, 36)], ids=["short", "long"])
 def test_model(examples: int, steps: int, configuration: str) -> None:
     """Any order of writes, reads, evictions, moves, pins, wraps, releases and closes: no difference."""
     result = run_child(explore, args=[configuration, examples, steps], timeout=300)
