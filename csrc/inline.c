@@ -153,22 +153,30 @@ static bool was_ours(uint64_t addr) {
     return false;
 }
 
+/* A copy of the regions, to be changed, and which of them begins at addr; NULL: none does. pre: the caller has `changing`. */
+static us_ranges_t *copy_for(uint64_t addr, uint32_t *which) {
+    const us_ranges_t *old = us_atomic_load(&ranges);
+    const us_range_t *x = before(old, addr);
+    if (x == NULL || x->addr != addr)
+        return NULL;
+    const size_t size = sizeof *old + old->n * sizeof old->at[0];
+    us_ranges_t *by;
+    while ((by = us_malloc(size)) == NULL)
+        sched_yield();
+    memcpy(by, old, size);
+    *which = (uint32_t)(x - old->at);
+    return by;
+}
+
 void us_inline_remove(uint64_t addr) {
     pthread_mutex_lock(&changing);
-    us_ranges_t *old = us_atomic_load(&ranges);
-    const us_range_t *x = before(old, addr);
-    us_ranges_t *by = NULL;
-    while (x != NULL && x->addr == addr && (by = us_malloc(sizeof *by + old->n * sizeof by->at[0])) == NULL)
-        sched_yield();
+    uint32_t k;
+    us_ranges_t *by = copy_for(addr, &k);
     if (by != NULL) {
-        const uint32_t k = (uint32_t)(x - old->at);
-        by->n = old->n - 1;
-        by->since = old->since;
-        for (uint32_t i = 0; i < by->n; i++)
-            by->at[i] = old->at[i + (i >= k)];
         us_atomic_store(&gone[gone_n % GONE].hi, 0);
-        us_atomic_store(&gone[gone_n % GONE].lo, x->addr);
-        us_atomic_store(&gone[gone_n++ % GONE].hi, x->addr + x->len);
+        us_atomic_store(&gone[gone_n % GONE].lo, addr);
+        us_atomic_store(&gone[gone_n++ % GONE].hi, addr + by->at[k].len);
+        memmove(&by->at[k], &by->at[k + 1], (--by->n - k) * sizeof by->at[0]);
         replace(by);
     }
     pthread_mutex_unlock(&changing);
@@ -176,14 +184,10 @@ void us_inline_remove(uint64_t addr) {
 
 void us_inline_ending(uint64_t addr, bool on) {
     pthread_mutex_lock(&changing);
-    const us_ranges_t *old = us_atomic_load(&ranges);
-    const us_range_t *x = before(old, addr);
-    us_ranges_t *by = NULL;
-    while (x != NULL && x->addr == addr && (by = us_malloc(sizeof *by + old->n * sizeof by->at[0])) == NULL)
-        sched_yield();
+    uint32_t k;
+    us_ranges_t *by = copy_for(addr, &k);
     if (by != NULL) {
-        memcpy(by, old, sizeof *by + old->n * sizeof by->at[0]);
-        by->at[x - old->at].ending = on;
+        by->at[k].ending = on;
         replace(by);
     }
     pthread_mutex_unlock(&changing);
@@ -230,9 +234,7 @@ static int fit_slot(us_slot_t *s, uint32_t block) {
     by.room = us_max(by.room, s->room);
     by.stack = us_sys_reserve(STACK);
     by.raw = us_sys_reserve(by.room);
-    const int err = by.stack == NULL || by.raw == NULL
-                        ? -ENOMEM
-                        : us_codec_ctx_new(&by.codec, us_max(by.room, (uint32_t)RUN_BYTES));
+    const int err = by.stack == NULL || by.raw == NULL ? -ENOMEM : us_codec_ctx_new(&by.codec, by.room);
     if (err != 0) {
         free_slot(&by);
         return err;
