@@ -51,11 +51,11 @@
 #include "debug.h"
 #include "event.h"
 #include "mm.h"
-#include "notes.h"
 #include "policy.h"
 #include "region.h"
 #include "work.h"
 #include "sys.h"
+#include "turn.h"
 
 /* What a transition finds: the entry is in one of these states, with these flags and without those. */
 #define IN(state) (1u << (state))

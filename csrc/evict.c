@@ -14,7 +14,6 @@
 #include "entry.h"
 #include "event.h"
 #include "mm.h"
-#include "notes.h"
 #include "outbox.h"
 #include "plain.h"
 #include "policy.h"
@@ -22,6 +21,7 @@
 #include "region.h"
 #include "tier.h"
 #include "sys.h"
+#include "turn.h"
 
 enum { STOPPED_NS = 50 * 1000 * 1000, BATCH_BYTES = 2 << 20, NO_ROOM_SCAN = 32, LOOK_MAX = 16384 };
 

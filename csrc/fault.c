@@ -22,12 +22,12 @@
 #include "tier.h"
 #include "install.h"
 #include "lock.h"
-#include "notes.h"
 #include "policy.h"
 #include "readahead.h"
 #include "record.h"
 #include "region.h"
 #include "sys.h"
+#include "turn.h"
 
 /* The same with the pager's lock given back while the bytes are decompressed and copied in, for the other server. */
 static int install_apart(us_pager_t *p, us_region_t *r, uint32_t i, bool write) {

@@ -19,10 +19,10 @@
 #include "entry.h"
 #include "install.h"
 #include "mm.h"
-#include "notes.h"
 #include "record.h"
 #include "tier.h"
 #include "sys.h"
+#include "turn.h"
 
 enum { READ_TRIES = 3, RUN_MAX = 256 << 10, GAP_MAX = 64 << 10 }; /* bytes: of a run of objects; between two of them */
 

@@ -9,9 +9,9 @@
 #include "entry.h"
 #include "event.h"
 #include "mm.h"
-#include "notes.h"
 #include "policy.h"
 #include "sys.h"
+#include "turn.h"
 
 /* ---- what a block holds ------------------------------------------------------------------------------ */
 

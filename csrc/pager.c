@@ -29,6 +29,7 @@
 #include "work.h"
 #include "writeout.h"
 #include "sys.h"
+#include "turn.h"
 
 /* Messages in a step, while nobody waits in Python, and while somebody does: a task that is woken takes a
  * few turns of the asyncio loop, and who comes by uffd meanwhile must not have all the turns. */

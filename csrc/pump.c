@@ -16,12 +16,12 @@
 #include "event.h"
 #include "evict.h"
 #include "install.h"
-#include "notes.h"
 #include "outbox.h"
 #include "reclaim.h"
 #include "record.h"
 #include "sys.h"
 #include "tier.h"
+#include "turn.h"
 
 static void commit_command(us_pager_t *p, us_posted_t q, int status) {
     if (q.entry == US_NONE)

@@ -14,6 +14,7 @@
 #include "region.h"
 #include "sys.h"
 #include "tier.h"
+#include "turn.h"
 
 static us_region_t *range(us_mm_t *m, int id, const uint32_t *cursor, uint32_t last) {
     us_region_t *r = us_region_by_id(m, id);

@@ -10,8 +10,8 @@
 
 #include "tier.h"
 #include "install.h"
-#include "notes.h"
 #include "policy.h"
+#include "turn.h"
 
 static us_stream_t *stream_for(us_region_t *r, uint32_t b, bool *run) {
     us_stream_t *oldest = &r->stream[0];
